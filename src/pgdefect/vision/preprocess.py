@@ -1,0 +1,283 @@
+"""From a decoded image to the network's input, and back to image coordinates.
+
+Training and inference both go through `Preprocessing.apply`, so that a pixel cannot mean
+one thing to the memory bank and another to an inspection. The settings are plain data and
+part of an extractor's fingerprint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pgdefect.errors import ImageError, UsageError
+from pgdefect.vision.image import load_image
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "batches"]
+
+Float32: TypeAlias = npt.NDArray[np.float32]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MIN_SIZE = 32
+BATCHES_AHEAD = 2
+
+_INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize to `image_size`, cut `center_crop` out of the middle, normalize per channel.
+
+    Sizes are `(height, width)` in pixels, each side at least 32; `mean` and `std` are RGB
+    in units of the value range 0..1. The resize ignores the aspect ratio and antialiases
+    (Pillow's filters). Where the margin is odd, the crop lies half a pixel towards the top
+    left. Raises UsageError for settings that do not fit together.
+    """
+
+    image_size: tuple[int, int] = (256, 256)
+    center_crop: tuple[int, int] | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        self._set("image_size", _checked_size("image_size", self.image_size))
+        if self.center_crop is not None:
+            self._set("center_crop", _checked_size("center_crop", self.center_crop))
+            if any(c > s for c, s in zip(self.center_crop, self.image_size, strict=True)):
+                raise UsageError(
+                    f"center_crop {self.center_crop} is larger than image_size "
+                    f"{self.image_size}. Choose a crop that fits into the resized image."
+                )
+        self._set("mean", _checked_channels("mean", self.mean))
+        self._set("std", _checked_channels("std", self.std))
+        if min(self.std) <= 0:
+            raise UsageError(f"std must be above 0 in every channel, not {self.std}.")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise UsageError(
+                f"Unknown interpolation {self.interpolation!r}. "
+                f"Choose one of: {', '.join(_INTERPOLATIONS)}."
+            )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """`(height, width)` of what the network sees."""
+        return self.center_crop or self.image_size
+
+    @property
+    def crop_offset(self) -> tuple[int, int]:
+        """`(top, left)` of the crop in the resized image, in pixels."""
+        (height, width), (crop_height, crop_width) = self.image_size, self.input_size
+        return (height - crop_height) // 2, (width - crop_width) // 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON types; `from_dict` gives back an equal object."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`. Every key must be there, since a default that fills a
+        gap today may be another one tomorrow. Raises UsageError.
+        """
+        known = {field.name for field in fields(cls)}
+        if settings.keys() != known:
+            unknown, missing = sorted(settings.keys() - known), sorted(known - settings.keys())
+            raise UsageError(
+                f"These are not preprocessing settings: unknown {unknown}, missing {missing}. "
+                f"Expected exactly {sorted(known)}."
+            )
+        return cls(**settings)
+
+    def apply(self, image: npt.NDArray[np.uint8], out: Float32 | None = None) -> Float32:
+        """Prepare one image: uint8 `(height, width, 3)` to float32 `(3, height, width)`.
+
+        `out` receives the result where given and must be float32 of that shape.
+        Raises ValueError for arrays of another shape or dtype.
+        """
+        from PIL import Image
+
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(
+                f"image must be uint8 (height, width, 3), not {image.dtype} {image.shape}"
+            )
+        height, width = self.input_size
+        if out is None:
+            out = np.empty((3, height, width), dtype=np.float32)
+        elif out.dtype != np.float32 or out.shape != (3, height, width):
+            raise ValueError(
+                f"out must be float32 {(3, height, width)}, not {out.dtype} {out.shape}"
+            )
+        resized = Image.fromarray(image).resize(
+            self.image_size[::-1], Image.Resampling[self.interpolation.upper()], reducing_gap=None
+        )
+        top, left = self.crop_offset
+        pixels = np.asarray(resized)[top : top + height, left : left + width]
+        mean, std = np.array(self.mean), np.array(self.std)
+        scale = (1 / (255 * std)).astype(np.float32)
+        offset = (-mean / std).astype(np.float32)
+        np.multiply(pixels.transpose(2, 0, 1), scale[:, None, None], out=out)
+        np.add(out, offset[:, None, None], out=out)
+        return out
+
+    def grid_to_pixels(
+        self, row: int, col: int, grid: tuple[int, int], original: tuple[int, int]
+    ) -> tuple[int, int, int, int]:
+        """Where a cell of the patch grid lies in the original image.
+
+        `grid` is `(rows, cols)`, `original` the image's `(height, width)`. Returns
+        `(x, y, width, height)` in original pixels, always inside the image and at least one
+        pixel each way. Borders are rounded to whole pixels, and neighbours share them: over
+        an image with more pixels than cells the cells tile without gap or overlap.
+        Raises ValueError for a cell outside the grid.
+        """
+        if not (0 <= row < grid[0] and 0 <= col < grid[1]):
+            raise ValueError(f"no cell ({row}, {col}) in a grid of {grid[0]} x {grid[1]}")
+        y, height = self._cell_extent(0, row, grid[0], original[0])
+        x, width = self._cell_extent(1, col, grid[1], original[1])
+        return x, y, width, height
+
+    def _cell_extent(self, axis: int, cell: int, cells: int, length: int) -> tuple[int, int]:
+        first, last = (
+            _round_ratio(
+                (self.crop_offset[axis] * cells + border * self.input_size[axis]) * length,
+                cells * self.image_size[axis],
+            )
+            for border in (cell, cell + 1)
+        )
+        first = min(first, length - 1)
+        return first, max(last - first, 1)
+
+    def map_to_original(
+        self, anomaly_map: npt.NDArray[np.floating], original: tuple[int, int]
+    ) -> Float32:
+        """Lay an anomaly map over the original image.
+
+        `anomaly_map` is `(rows, cols)` over the network's input, `original` the image's
+        `(height, width)`. Returns float32 `(height, width)`: bilinear between cell centres,
+        averaging where the map is finer than the image; 0 outside the center crop, which
+        the network never saw.
+        """
+        if anomaly_map.ndim != 2 or anomaly_map.size == 0:
+            raise ValueError(f"anomaly_map must be (rows, cols), not {anomaly_map.shape}")
+        down = self._axis_weights(0, anomaly_map.shape[0], original[0])
+        across = self._axis_weights(1, anomaly_map.shape[1], original[1])
+        laid_over: Float32 = down @ anomaly_map.astype(np.float32) @ across.T
+        return laid_over
+
+    def _axis_weights(self, axis: int, cells: int, length: int) -> Float32:
+        """`(length, cells)`: how much each cell gives to each original pixel. Rows sum to 1,
+        and to 0 where the pixel's centre is outside the crop.
+        """
+        per_pixel = self.image_size[axis] / length
+        position = (np.arange(length) + 0.5) * per_pixel - self.crop_offset[axis]
+        inside = (position >= 0) & (position < self.input_size[axis])
+        cells_per_input_pixel = cells / self.input_size[axis]
+        centre = position * cells_per_input_pixel - 0.5
+        reach = max(1.0, per_pixel * cells_per_input_pixel)
+        weights = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(cells)) / reach)
+        weights[~inside] = 0
+        weights[inside] /= weights[inside].sum(axis=1, keepdims=True)
+        narrowed: Float32 = weights.astype(np.float32)
+        return narrowed
+
+
+def batches(
+    paths: Iterable[Path | str],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    *,
+    num_threads: int,
+    on_error: Callable[[int, ImageError], None],
+) -> Iterator[tuple[list[int], Float32]]:
+    """Decode and prepare images in threads, at most two batches ahead of the consumer.
+
+    Yields `(indices, inputs)`: positions in `paths`, ascending, and float32
+    `(len(indices), 3, height, width)`, an array of its own each time. A file that cannot be
+    read is passed to `on_error(index, error)`, in the consumer's thread and in order, and
+    left out; later images fill its place, so only the last batch is short. Closing the
+    iterator cancels what has not begun. Raises UsageError for counts below 1.
+    """
+    if batch_size < 1 or num_threads < 1:
+        raise UsageError(
+            f"batch_size and num_threads must be at least 1, not {batch_size} and {num_threads}."
+        )
+    return _batches(paths, preprocessing, batch_size, num_threads, on_error)
+
+
+def _batches(
+    paths: Iterable[Path | str],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    num_threads: int,
+    on_error: Callable[[int, ImageError], None],
+) -> Iterator[tuple[list[int], Float32]]:
+    def prepare(path: Path | str) -> Float32:
+        return preprocessing.apply(load_image(path))
+
+    shape = (batch_size, 3, *preprocessing.input_size)
+    remaining = enumerate(paths)
+    pending: deque[tuple[int, Future[Float32]]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pgdefect-images")
+
+    def top_up() -> None:
+        for index, path in islice(remaining, BATCHES_AHEAD * batch_size - len(pending)):
+            pending.append((index, pool.submit(prepare, path)))
+
+    try:
+        indices: list[int] = []
+        inputs = np.empty(shape, dtype=np.float32)
+        top_up()
+        while pending:
+            index, future = pending.popleft()
+            try:
+                inputs[len(indices)] = future.result()
+                indices.append(index)
+            except ImageError as error:
+                on_error(index, error)
+            top_up()
+            if len(indices) == batch_size:
+                yield indices, inputs
+                indices, inputs = [], np.empty(shape, dtype=np.float32)
+        if indices:
+            yield indices, inputs[: len(indices)]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _checked_size(name: str, value: Any) -> tuple[int, int]:
+    size = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(size) != 2 or any(type(side) is not int or side < MIN_SIZE for side in size):
+        raise UsageError(
+            f"{name} must be (height, width), whole numbers of at least {MIN_SIZE}, not {value!r}."
+        )
+    return size[0], size[1]
+
+
+def _checked_channels(name: str, value: Any) -> tuple[float, float, float]:
+    channels = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(channels) != 3 or any(
+        type(channel) not in (int, float) or not math.isfinite(channel) for channel in channels
+    ):
+        raise UsageError(f"{name} must be three finite numbers, one a channel, not {value!r}.")
+    return float(channels[0]), float(channels[1]), float(channels[2])
+
+
+def _round_ratio(numerator: int, denominator: int) -> int:
+    """Divide to the nearest whole number, halves up, without floats."""
+    return (2 * numerator + denominator) // (2 * denominator)
