@@ -12,7 +12,7 @@ from PIL import Image
 
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.vision import preprocess
-from pgdefect.vision.image import load_image
+from pgdefect.vision.image import ImageFile, load_image, read_image
 from pgdefect.vision.preprocess import Preprocessing, batches
 
 RNG = np.random.default_rng(11)
@@ -217,7 +217,7 @@ def no_error(index: int, error: ImageError) -> None:
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
 def test_batches_are_in_order(files: list[Path], batch_size: int, num_threads: int) -> None:
     seen: list[int] = []
-    for indices, inputs in batches(
+    for indices, inputs, _ in batches(
         files, SMALL, batch_size, num_threads=num_threads, on_error=no_error
     ):
         assert inputs.shape == (len(indices), 3, 32, 32)
@@ -237,9 +237,11 @@ def test_batches_leave_out_what_cannot_be_read(files: list[Path]) -> None:
     found = list(batches(files, SMALL, 4, num_threads=2, on_error=errors.__setitem__))
     assert list(errors) == [3, 4, 22]
     assert all(str(files[index]) in str(error) for index, error in errors.items())
-    assert [indices for indices, _ in found][:2] == [[0, 1, 2, 5], [6, 7, 8, 9]]
-    assert [len(indices) for indices, _ in found] == [4] * 5
-    assert [i for indices, _ in found for i in indices] == [i for i in range(23) if i not in errors]
+    assert [indices for indices, _, _ in found][:2] == [[0, 1, 2, 5], [6, 7, 8, 9]]
+    assert [len(indices) for indices, _, _ in found] == [4] * 5
+    assert [i for indices, _, _ in found for i in indices] == [
+        i for i in range(23) if i not in errors
+    ]
 
 
 def test_batches_of_only_bad_files_and_of_none(tmp_path: Path) -> None:
@@ -281,11 +283,11 @@ def test_batches_run_at_most_two_batches_ahead(
 ) -> None:
     decoded: list[object] = []
 
-    def counting(path: Path) -> np.ndarray:
+    def counting(path: Path) -> tuple[ImageFile, np.ndarray]:
         decoded.append(path)
-        return load_image(path)
+        return read_image(path)
 
-    monkeypatch.setattr(preprocess, "load_image", counting)
+    monkeypatch.setattr(preprocess, "read_image", counting)
     taken: list[Path] = []
 
     def paths() -> Iterator[Path]:
@@ -314,7 +316,7 @@ def test_batches_of_real_images() -> None:
     paths = sorted(MAGNETIC_TILE.glob("test/crack/*.jpg"))
     settings = Preprocessing()
     seen = 0
-    for indices, inputs in batches(paths, settings, 8, num_threads=2, on_error=no_error):
+    for indices, inputs, _ in batches(paths, settings, 8, num_threads=2, on_error=no_error):
         expected = reference(load_image(paths[indices[0]]), settings)
         np.testing.assert_allclose(inputs[0], expected, atol=1e-5)
         seen += len(indices)

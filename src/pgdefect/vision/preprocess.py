@@ -14,15 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pgdefect.errors import ImageError, UsageError
-from pgdefect.vision.image import load_image
+from pgdefect.vision.image import ImageFile, read_image
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "batches"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "Preprocessing", "batches"]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
@@ -197,6 +197,16 @@ class Preprocessing:
         return narrowed
 
 
+class Batch(NamedTuple):
+    """Prepared images: their positions in `paths`, ascending; float32 network input
+    `(len(indices), 3, height, width)`, an array of its own each time; what was read.
+    """
+
+    indices: list[int]
+    inputs: Float32
+    files: list[ImageFile]
+
+
 def batches(
     paths: Iterable[Path | str],
     preprocessing: Preprocessing,
@@ -204,14 +214,12 @@ def batches(
     *,
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
-) -> Iterator[tuple[list[int], Float32]]:
+) -> Iterator[Batch]:
     """Decode and prepare images in threads, at most two batches ahead of the consumer.
 
-    Yields `(indices, inputs)`: positions in `paths`, ascending, and float32
-    `(len(indices), 3, height, width)`, an array of its own each time. A file that cannot be
-    read is passed to `on_error(index, error)`, in the consumer's thread and in order, and
-    left out; later images fill its place, so only the last batch is short. Closing the
-    iterator cancels what has not begun. Raises UsageError for counts below 1.
+    A file that cannot be read is passed to `on_error(index, error)`, in the consumer's
+    thread and in order, and left out; later images fill its place, so only the last batch
+    is short. Closing the iterator cancels what has not begun. Raises UsageError for counts below 1.
     """
     if batch_size < 1 or num_threads < 1:
         raise UsageError(
@@ -226,13 +234,14 @@ def _batches(
     batch_size: int,
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
-) -> Iterator[tuple[list[int], Float32]]:
-    def prepare(path: Path | str) -> Float32:
-        return preprocessing.apply(load_image(path))
+) -> Iterator[Batch]:
+    def prepare(path: Path | str) -> tuple[ImageFile, Float32]:
+        file, pixels = read_image(path)
+        return file, preprocessing.apply(pixels)
 
     shape = (batch_size, 3, *preprocessing.input_size)
     remaining = enumerate(paths)
-    pending: deque[tuple[int, Future[Float32]]] = deque()
+    pending: deque[tuple[int, Future[tuple[ImageFile, Float32]]]] = deque()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pgdefect-images")
 
     def top_up() -> None:
@@ -240,22 +249,22 @@ def _batches(
             pending.append((index, pool.submit(prepare, path)))
 
     try:
-        indices: list[int] = []
-        inputs = np.empty(shape, dtype=np.float32)
+        batch = Batch([], np.empty(shape, dtype=np.float32), [])
         top_up()
         while pending:
             index, future = pending.popleft()
             try:
-                inputs[len(indices)] = future.result()
-                indices.append(index)
+                file, batch.inputs[len(batch.indices)] = future.result()
+                batch.indices.append(index)
+                batch.files.append(file)
             except ImageError as error:
                 on_error(index, error)
             top_up()
-            if len(indices) == batch_size:
-                yield indices, inputs
-                indices, inputs = [], np.empty(shape, dtype=np.float32)
-        if indices:
-            yield indices, inputs[: len(indices)]
+            if len(batch.indices) == batch_size:
+                yield batch
+                batch = Batch([], np.empty(shape, dtype=np.float32), [])
+        if batch.indices:
+            yield batch._replace(inputs=batch.inputs[: len(batch.indices)])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

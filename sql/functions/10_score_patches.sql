@@ -1,0 +1,55 @@
+-- For each query vector its nearest memory-bank vector: what an anomaly map is made of.
+--
+-- bank      the memory bank's id
+-- patches   transformed patch embeddings of one or more images, in one array
+-- ef        HNSW's candidate list; NULL takes the bank's calibrated value
+-- exact     true scans the bank instead of the index
+--
+-- Returns one row per query vector: its place in the array (from 0), the position of the
+-- nearest vector in the bank, and the distance in the bank's metric. A distance from the
+-- index is an upper bound of the true one.
+CREATE OR REPLACE FUNCTION pgdefect.score_patches(
+    bank bigint,
+    patches :"vector_schema".vector[],
+    ef integer DEFAULT NULL,
+    exact boolean DEFAULT false
+) RETURNS TABLE (patch integer, nearest_position integer, distance double precision)
+LANGUAGE plpgsql
+STABLE
+ROWS 1024
+SET search_path = pg_catalog, :"vector_schema"
+SET hnsw.ef_search = 40
+AS $$
+DECLARE
+    b pgdefect.memory_bank;
+    cast_type text;
+BEGIN
+    SELECT * INTO b FROM pgdefect.memory_bank WHERE id = bank;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no memory bank %', bank
+            USING ERRCODE = 'PD404', HINT = 'SELECT * FROM defect.banks lists them.';
+    END IF;
+    cast_type := CASE b.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END;
+    -- The setting ends with this call, because the function has a SET clause for it.
+    PERFORM set_config('hnsw.ef_search', coalesce(ef, b.ef_search)::text, true);
+    RETURN QUERY EXECUTE format(
+        'SELECT q.n::integer - 1, p.position, p.distance
+         FROM (SELECT n, v::%1$s(%2$s) AS v FROM unnest($1) WITH ORDINALITY u(v, n) OFFSET 0) q
+         CROSS JOIN LATERAL (
+             SELECT position, (embedding::%1$s(%2$s) %3$s q.v)::double precision AS distance
+             FROM pgdefect.memory_bank_patch
+             WHERE bank_id = %4$s
+             ORDER BY %5$s
+             LIMIT 1
+         ) p',
+        cast_type, b.embedding_dim, b.operator, b.id,
+        -- Adding zero hides the expression from the index.
+        format(CASE WHEN exact THEN '(embedding::%1$s(%2$s) %3$s q.v) + 0, position'
+                    ELSE 'embedding::%1$s(%2$s) %3$s q.v' END,
+               cast_type, b.embedding_dim, b.operator)
+    ) USING patches;
+END
+$$;
+
+COMMENT ON FUNCTION pgdefect.score_patches IS
+'For each query vector its nearest vector of a memory bank and the distance in the bank''s metric. Used by `pgdefect inspect`; vectors must be transformed as the bank''s are.';

@@ -1,0 +1,41 @@
+-- The one stored image that a word names: its id, the end of its path, or the start of
+-- its sha256 (8 characters or more).
+CREATE OR REPLACE FUNCTION defect.find_image(image text) RETURNS bigint
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog
+AS $$
+DECLARE
+    ids bigint[];
+    suffix text := '%/' || replace(replace(replace(ltrim(image, '/'), '\', '\\'), '%', '\%'), '_', '\_');
+BEGIN
+    IF image ~ '^[0-9]{1,18}$' THEN
+        SELECT array_agg(i.id) INTO ids FROM pgdefect.image i WHERE i.id = image::bigint;
+    END IF;
+    IF ids IS NULL AND image ~ '^[0-9a-f]{8,64}$' THEN
+        SELECT array_agg(i.id ORDER BY i.id) INTO ids
+        FROM pgdefect.image i WHERE i.sha256 LIKE image || '%';
+    END IF;
+    IF ids IS NULL THEN
+        SELECT array_agg(i.id ORDER BY i.id) INTO ids
+        FROM pgdefect.image i JOIN pgdefect.image_root r ON r.id = i.root_id
+        WHERE '/' || ltrim(r.path, '/') || '/' || i.path LIKE suffix;
+    END IF;
+    IF ids IS NULL THEN
+        RAISE EXCEPTION 'no stored image is called %', quote_literal(image)
+            USING ERRCODE = 'PD404',
+                  HINT = 'Name an image by its id, the end of its path, or 8 or more characters of its sha256.';
+    ELSIF cardinality(ids) > 1 THEN
+        RAISE EXCEPTION '% images are called %: %', cardinality(ids), quote_literal(image),
+            (SELECT string_agg(format('%s (%s, %s)', i.id, c.name, i.path), ', ' ORDER BY i.id)
+             FROM unnest(ids[1:5]) u(id) JOIN pgdefect.image i USING (id)
+             JOIN pgdefect.category c ON c.id = i.category_id)
+            || CASE WHEN cardinality(ids) > 5 THEN ', …' ELSE '' END
+            USING ERRCODE = 'PD409', HINT = 'Name one of them by its id.';
+    END IF;
+    RETURN ids[1];
+END
+$$;
+
+COMMENT ON FUNCTION defect.find_image IS
+'The id of the one image named by an id, the end of a path, or the start of a sha256. Example: SELECT defect.find_image(''scratch/003.png'');';

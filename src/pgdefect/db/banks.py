@@ -1,0 +1,296 @@
+"""Detectors and their memory banks: stored whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from psycopg import sql
+from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy.orm import undefer
+
+from pgdefect import errors
+from pgdefect.db.copy import copy_rows
+from pgdefect.db.engine import Database, VectorArray, driver
+from pgdefect.db.models import Category
+from pgdefect.db.models import Detector as DetectorRow
+from pgdefect.db.models import MemoryBank as MemoryBankRow
+from pgdefect.distance import INDEXED_TYPE, Precision, index_expression, metric_named
+from pgdefect.types import (
+    BankInfo,
+    Detector,
+    EmbeddingTransform,
+    Float32,
+    MemoryBank,
+    Threshold,
+)
+
+EF_SEARCH_CHOICES = (10, 20, 40, 80, 160, 320, 640, 1000)
+RECALL_TARGET = 0.99
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Queries to choose ef_search by, and their exact nearest distances.
+
+    queries: `(n, embedding_dim)` transformed and rounded as stored; distances: `(n,)`.
+    """
+
+    queries: Float32
+    distances: Float32
+
+
+def store_detector(
+    database: Database,
+    *,
+    category_id: int,
+    extractor_id: int,
+    bank: MemoryBank,
+    threshold: Threshold,
+    calibration: Calibration,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    library_versions: Mapping[str, str],
+    progress: Progress = lambda stage, done, total: None,
+) -> int:
+    """Store a trained detector and make it the category's active one; returns its id.
+
+    One transaction: rows by binary COPY into a table of their own, primary key, HNSW index,
+    statistics, the choice of ef_search, and at the end the attachment to the parent. Until
+    it commits nobody sees any of it, and if it does not, nothing remains.
+    """
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+        # Nobody may train, delete or retire this category in between.
+        connection.execute(select(Category.id).where(Category.id == category_id).with_for_update())
+        version = 1 + (
+            connection.scalar(
+                select(func.max(DetectorRow.version)).where(DetectorRow.category_id == category_id)
+            )
+            or 0
+        )
+        connection.execute(
+            update(DetectorRow)
+            .where(DetectorRow.category_id == category_id, DetectorRow.active)
+            .values(active=False)
+        )
+        detector_id = connection.execute(
+            insert(DetectorRow)
+            .values(
+                category_id=category_id,
+                extractor_id=extractor_id,
+                kind="patchcore",
+                version=version,
+                state="ready",
+                active=True,
+                threshold=threshold.value,
+                threshold_rule=dict(threshold.rule),
+                score_center=threshold.center,
+                settings=dict(settings),
+                metrics=dict(metrics),
+                library_versions=dict(library_versions),
+            )
+            .returning(DetectorRow.id)
+        ).scalar_one()
+        _check_provenance(connection, bank)
+        _load(connection, detector_id, bank, progress)
+        _index(connection, detector_id, bank, progress)
+        ef_search, recall = _calibrate(connection, detector_id, bank, calibration)
+        _insert_bank(connection, detector_id, bank, ef_search, recall)
+        table = partition_name(detector_id)
+        connection.execute(
+            text(
+                f"ALTER TABLE pgdefect.memory_bank_patch ATTACH PARTITION pgdefect.{table} "
+                f"FOR VALUES IN ({detector_id})"
+            )
+        )
+    return detector_id
+
+
+def partition_name(bank_id: int) -> str:
+    """The table that holds one bank's vectors."""
+    return f"memory_bank_patch_{int(bank_id)}"
+
+
+def _check_provenance(connection: Connection, bank: MemoryBank) -> None:
+    ids = np.unique(bank.image_ids).tolist()
+    found = connection.scalar(
+        text("SELECT count(*) FROM pgdefect.image WHERE id = ANY(:ids)"), {"ids": ids}
+    )
+    if found != len(ids):
+        raise errors.Conflict(
+            f"{len(ids) - (found or 0)} of the training images were deleted during training; "
+            "train again"
+        )
+
+
+def _load(connection: Connection, bank_id: int, bank: MemoryBank, progress: Progress) -> None:
+    table = partition_name(bank_id)
+    count = len(bank.embeddings)
+    connection.execute(text(f"CREATE TABLE pgdefect.{table} (LIKE pgdefect.memory_bank_patch)"))
+    copy_rows(
+        driver(connection),
+        sql.Identifier("pgdefect", table),
+        [
+            ("bank_id", np.full(count, bank_id, dtype=np.int64)),
+            ("position", np.arange(count, dtype=np.int32)),
+            ("image_id", bank.image_ids.astype(np.int64)),
+            ("row", bank.rows.astype(np.int16)),
+            ("col", bank.cols.astype(np.int16)),
+            ("embedding", bank.embeddings),
+        ],
+        progress=lambda done, total: progress("load", done, total),
+    )
+
+
+def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Progress) -> None:
+    table = partition_name(bank_id)
+    dim = bank.embeddings.shape[1]
+    expression = index_expression(bank.precision, dim)
+    progress("index", 0, 1)
+    connection.execute(
+        text(f"""
+        ALTER TABLE pgdefect.{table}
+            ADD CONSTRAINT pk_{table} PRIMARY KEY (bank_id, position),
+            ADD CONSTRAINT ck_{table}_bank CHECK (bank_id = {bank_id}),
+            ADD CONSTRAINT ck_{table}_dim CHECK (vector_dims(embedding) = {dim})""")
+    )
+    connection.execute(
+        text(
+            f"CREATE INDEX {table}_hnsw ON pgdefect.{table} "
+            f"USING hnsw (({expression}) {bank.metric.operator_class(bank.precision)})"
+        )
+    )
+    connection.execute(text(f"ANALYZE pgdefect.{table}"))
+    progress("index", 1, 1)
+
+
+def _calibrate(
+    connection: Connection, bank_id: int, bank: MemoryBank, calibration: Calibration
+) -> tuple[int, float]:
+    """The smallest ef_search whose recall@1 on the queries reaches the target, and it."""
+    kind = INDEXED_TYPE[bank.precision]
+    dim = bank.embeddings.shape[1]
+    distance = f"embedding::{kind}({dim}) {bank.metric.operator} q.v"
+    statement = f"""
+        SELECT p.distance
+        FROM (SELECT n, v::{kind}({dim}) AS v FROM unnest(%s) WITH ORDINALITY u(v, n) OFFSET 0) q
+        CROSS JOIN LATERAL (
+            SELECT ({distance})::double precision AS distance
+            FROM pgdefect.{partition_name(bank_id)} ORDER BY {distance} LIMIT 1
+        ) p ORDER BY q.n"""
+    raw = driver(connection)
+    raw.execute("SET LOCAL enable_seqscan = off")
+    ef_search, recall = EF_SEARCH_CHOICES[-1], 0.0
+    for ef_search in EF_SEARCH_CHOICES:
+        raw.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(ef_search)])
+        rows = raw.execute(statement, [VectorArray(calibration.queries)], binary=True).fetchall()
+        found = np.array([row[0] for row in rows])
+        # A tie, or a distance equal to rounding, is as good as the nearest.
+        tolerance = 1e-4 * calibration.distances + 1e-6
+        recall = float((found <= calibration.distances + tolerance).mean())
+        if recall >= RECALL_TARGET:
+            break
+    raw.execute("SET LOCAL enable_seqscan = on")
+    return ef_search, recall
+
+
+def _insert_bank(
+    connection: Connection, bank_id: int, bank: MemoryBank, ef_search: int, recall: float
+) -> None:
+    transform = bank.transform
+    connection.execute(
+        insert(MemoryBankRow).values(
+            id=bank_id,
+            num_images=bank.num_images,
+            num_vectors=len(bank.embeddings),
+            embedding_dim=bank.embeddings.shape[1],
+            precision=bank.precision,
+            metric=bank.metric.name,
+            operator=bank.metric.operator,
+            transform=transform.kind,
+            transform_mean=None if transform.mean is None else transform.mean.tolist(),
+            transform_components=(
+                None if transform.components is None else transform.components.tolist()
+            ),
+            transform_constant=transform.constant,
+            coreset_ratio=bank.coreset_ratio,
+            covering_radius=bank.covering_radius,
+            num_neighbors=bank.num_neighbors,
+            ef_search=ef_search,
+            ef_search_recall=recall,
+        )
+    )
+
+
+def active_detector(database: Database, category: str) -> Detector:
+    """The category's active detector.
+
+    Raises:
+        UnknownCategory: no such category; the message lists those there are.
+        NoActiveDetector: it has not been trained, or was retired.
+    """
+    with database.session() as session:
+        found = session.scalar(select(Category).where(Category.name == category))
+        if found is None:
+            known = session.scalars(select(Category.name).order_by(Category.name)).all()
+            raise unknown_category(category, known)
+        row = session.scalar(
+            select(DetectorRow).where(DetectorRow.category_id == found.id, DetectorRow.active)
+        )
+        if row is None:
+            raise errors.NoActiveDetector(
+                f"category {category!r} has no active detector. Train one with: "
+                f"pgdefect train {category}"
+            )
+        bank = session.get_one(
+            MemoryBankRow,
+            row.id,
+            options=[
+                undefer(MemoryBankRow.transform_mean),
+                undefer(MemoryBankRow.transform_components),
+            ],
+        )
+        return Detector(
+            id=row.id,
+            category_id=found.id,
+            category=found.name,
+            extractor_id=row.extractor_id,
+            version=row.version,
+            active=row.active,
+            threshold=row.threshold,
+            score_center=row.score_center,
+            bank=_bank_info(bank),
+        )
+
+
+def unknown_category(name: str, known: Any) -> errors.UnknownCategory:
+    """The error for a name that is none of `known`."""
+    listing = f"known: {', '.join(known)}" if known else "there is none yet"
+    return errors.UnknownCategory(
+        f"no category {name!r}; {listing}. Add one with: pgdefect ingest PATH --category NAME"
+    )
+
+
+def _bank_info(row: MemoryBankRow) -> BankInfo:
+    def array(values: Any) -> Float32 | None:
+        return None if values is None else np.asarray(values, dtype=np.float32)
+
+    return BankInfo(
+        id=row.id,
+        num_vectors=row.num_vectors,
+        embedding_dim=row.embedding_dim,
+        metric=metric_named(row.metric),
+        precision=cast(Precision, row.precision),
+        transform=EmbeddingTransform(
+            row.transform,  # type: ignore[arg-type]
+            array(row.transform_mean),
+            array(row.transform_components),
+            row.transform_constant,
+        ),
+        num_neighbors=row.num_neighbors,
+        ef_search=row.ef_search,
+    )

@@ -1,0 +1,385 @@
+"""Categories and images: adding, listing, retiring, deleting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from pgdefect.db.banks import partition_name, unknown_category
+from pgdefect.db.engine import Database
+from pgdefect.db.models import Category, Detector, Image, ImageRoot
+from pgdefect.errors import Conflict, NotFound, UnknownDetector
+from pgdefect.types import CategorySummary
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """A row of ``image`` to be; path is relative to the root."""
+
+    path: str
+    sha256: str
+    num_bytes: int
+    height: int
+    width: int
+    split: str
+    label: str | None = None
+    defect_type: str | None = None
+    mask_path: str | None = None
+    group_name: str | None = None
+    attributes: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class KnownImage:
+    """What tells whether a file on disk is the one that was ingested."""
+
+    id: int
+    path: str
+    sha256: str
+    retired: bool
+
+
+@dataclass(frozen=True)
+class Dependents:
+    """What hangs on a category, detector or image: the preview of a deletion."""
+
+    subject: str
+    images: int = 0
+    detectors: int = 0
+    bank_vectors: int = 0
+    inspections: int = 0
+    embeddings: int = 0
+
+    def __str__(self) -> str:
+        counts = {
+            "images": self.images,
+            "detectors": self.detectors,
+            "memory-bank vectors": self.bank_vectors,
+            "inspections": self.inspections,
+            "image embeddings": self.embeddings,
+        }
+        parts = [f"{count:,} {name}" for name, count in counts.items() if count]
+        return f"{self.subject}: {', '.join(parts) if parts else 'nothing hangs on it'}"
+
+
+def ensure_category(connection: Connection, name: str) -> int:
+    """The category's id; it is made when it is new."""
+    connection.execute(insert(Category).values(name=name).on_conflict_do_nothing())
+    return connection.execute(select(Category.id).where(Category.name == name)).scalar_one()
+
+
+def ensure_root(connection: Connection, path: str) -> int:
+    """The id of an image root; it is made when it is new."""
+    connection.execute(insert(ImageRoot).values(path=path).on_conflict_do_nothing())
+    return connection.execute(select(ImageRoot.id).where(ImageRoot.path == path)).scalar_one()
+
+
+def category_id(connection: Connection, name: str) -> int:
+    """Raises :class:`UnknownCategory`, naming those there are."""
+    found = connection.scalar(select(Category.id).where(Category.name == name))
+    if found is None:
+        known = connection.scalars(select(Category.name).order_by(Category.name)).all()
+        raise unknown_category(name, known)
+    return found
+
+
+def known_images(connection: Connection, category: str, root: str) -> dict[str, KnownImage]:
+    """A category's images under one root, by relative path; empty where either is new."""
+    rows = connection.execute(
+        select(Image.id, Image.path, Image.sha256, Image.retired_at)
+        .join(Category, Category.id == Image.category_id)
+        .join(ImageRoot, ImageRoot.id == Image.root_id)
+        .where(Category.name == category, ImageRoot.path == root)
+    )
+    return {path: KnownImage(id_, path, sha, at is not None) for id_, path, sha, at in rows}
+
+
+def add_images(
+    connection: Connection, category: int, root: int, images: Sequence[NewImage]
+) -> list[int]:
+    """Insert images and return their ids, in order; one that is there already keeps its row."""
+    if not images:
+        return []
+    values = [
+        {
+            "category_id": category,
+            "root_id": root,
+            **{key: getattr(image, key) for key in NewImage.__dataclass_fields__},
+            "attributes": dict(image.attributes or {}),
+        }
+        for image in images
+    ]
+    connection.execute(insert(Image).on_conflict_do_nothing(), values)
+    rows = connection.execute(
+        select(Image.path, Image.id).where(
+            Image.category_id == category,
+            Image.root_id == root,
+            Image.path.in_([image.path for image in images]),
+        )
+    )
+    ids: dict[str, int] = {path: id_ for path, id_ in rows}
+    return [ids[image.path] for image in images]
+
+
+def replace_content(connection: Connection, image_id: int, image: NewImage) -> None:
+    """Accept a changed file: new hash and size; what was computed from the old one goes."""
+    connection.execute(
+        update(Image)
+        .where(Image.id == image_id)
+        .values(
+            sha256=image.sha256,
+            num_bytes=image.num_bytes,
+            height=image.height,
+            width=image.width,
+            retired_at=None,
+        )
+    )
+    connection.execute(
+        text("DELETE FROM pgdefect.image_embedding WHERE image_id = :id"), {"id": image_id}
+    )
+    connection.execute(
+        text("DELETE FROM pgdefect.inspection WHERE image_id = :id"), {"id": image_id}
+    )
+
+
+def set_images_retired(connection: Connection, image_ids: Iterable[int], retired: bool) -> int:
+    """Take images out of training and search, or back in; returns how many changed."""
+    result = connection.execute(
+        update(Image)
+        .where(
+            Image.id.in_(list(image_ids)),
+            Image.retired_at.is_(None) if retired else Image.retired_at.is_not(None),
+        )
+        .values(retired_at=func.now() if retired else None)
+    )
+    return result.rowcount
+
+
+def set_category_retired(database: Database, name: str, retired: bool) -> None:
+    """Hide a category from searches across categories, or show it again."""
+    with database.begin() as connection:
+        connection.execute(
+            update(Category)
+            .where(Category.id == category_id(connection, name))
+            .values(retired_at=func.now() if retired else None)
+        )
+
+
+def move_root(database: Database, old: str, new: str) -> int:
+    """Re-point an image root; returns how many images it holds.
+
+    Raises NotFound, listing the roots there are, and Conflict if `new` is one already.
+    """
+    with database.begin() as connection:
+        root = connection.scalar(select(ImageRoot.id).where(ImageRoot.path == old))
+        if root is None:
+            roots = connection.scalars(select(ImageRoot.path).order_by(ImageRoot.path)).all()
+            listing = ", ".join(roots) if roots else "there is none yet"
+            raise NotFound(f"no images were ingested from {old}; known roots: {listing}")
+        if connection.scalar(select(ImageRoot.id).where(ImageRoot.path == new)) is not None:
+            raise Conflict(f"{new} is an image root already; delete its images first")
+        connection.execute(update(ImageRoot).where(ImageRoot.id == root).values(path=new))
+        return (
+            connection.scalar(select(func.count()).select_from(Image).where(Image.root_id == root))
+            or 0
+        )
+
+
+def list_categories(database: Database) -> list[CategorySummary]:
+    """Every category with its counts and active detector, by name."""
+    with database.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT category, images, train_images, normal_images, anomalous_images, "
+                "inspected_images, rejected_images, detector_id, detector_version, threshold, "
+                "retired_at FROM defect.categories ORDER BY category"
+            )
+        )
+        return [CategorySummary(*row) for row in rows]
+
+
+@dataclass(frozen=True)
+class DetectorSummary:
+    """One row of ``defect.banks``."""
+
+    id: int
+    category: str
+    version: int
+    state: str
+    active: bool
+    backbone: str
+    num_images: int
+    num_vectors: int
+    threshold: float
+    size: str
+    created_at: datetime
+
+
+def list_detectors(database: Database, category: str | None = None) -> list[DetectorSummary]:
+    """Detectors, newest first within their category."""
+    with database.connect() as connection:
+        if category is not None:
+            category_id(connection, category)
+        rows = connection.execute(
+            text(
+                "SELECT bank_id, category, version, state, active, backbone, num_images, "
+                "num_vectors, threshold, size, created_at FROM defect.banks "
+                "WHERE :category IS NULL OR category = :category ORDER BY category, version DESC"
+            ).bindparams(category=category)
+        )
+        return [DetectorSummary(*row) for row in rows]
+
+
+def activate_detector(database: Database, detector_id: int) -> str:
+    """Make a detector its category's active one; returns the category's name."""
+    with database.begin() as connection:
+        row = _detector(connection, detector_id)
+        connection.execute(select(Category.id).where(Category.id == row[0]).with_for_update())
+        connection.execute(
+            update(Detector)
+            .where(Detector.category_id == row[0], Detector.active, Detector.id != detector_id)
+            .values(active=False)
+        )
+        connection.execute(
+            update(Detector).where(Detector.id == detector_id).values(active=True, state="ready")
+        )
+        return row[1]
+
+
+def retire_detector(database: Database, detector_id: int) -> str:
+    """Put a detector out of use; its inspections stay. Returns the category's name."""
+    with database.begin() as connection:
+        row = _detector(connection, detector_id)
+        connection.execute(
+            update(Detector).where(Detector.id == detector_id).values(active=False, state="retired")
+        )
+        return row[1]
+
+
+def dependents(
+    database: Database,
+    *,
+    category: str | None = None,
+    detector_id: int | None = None,
+    image_id: int | None = None,
+) -> Dependents:
+    """What deleting one category, detector or image would take with it."""
+    with database.connect() as connection:
+        if detector_id is not None:
+            subject = f"detector {detector_id} of {_detector(connection, detector_id)[1]}"
+        elif image_id is not None:
+            subject = f"image {image_id}"
+        else:
+            assert category is not None
+            category_id(connection, category)
+            subject = f"category {category}"
+        row = connection.execute(
+            text("""
+            WITH d AS (
+                SELECT d.id FROM pgdefect.detector d
+                JOIN pgdefect.category c ON c.id = d.category_id
+                WHERE d.id = :detector OR c.name = :category
+            ), i AS (
+                SELECT i.id FROM pgdefect.image i
+                JOIN pgdefect.category c ON c.id = i.category_id
+                WHERE i.id = :image OR c.name = :category
+            )
+            SELECT (SELECT count(*) FROM i), (SELECT count(*) FROM d),
+                   (SELECT coalesce(sum(num_vectors), 0) FROM pgdefect.memory_bank
+                    WHERE id IN (SELECT id FROM d)),
+                   (SELECT count(*) FROM pgdefect.inspection
+                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
+                   (SELECT count(*) FROM pgdefect.image_embedding
+                    WHERE image_id IN (SELECT id FROM i))"""),
+            {"detector": detector_id, "category": category, "image": image_id},
+        ).one()
+        images, detectors, vectors, inspections, embeddings = (int(value) for value in row)
+        return Dependents(subject, images, detectors, vectors, inspections, embeddings)
+
+
+def delete_detector(database: Database, detector_id: int) -> None:
+    """Delete a detector with its bank and inspections; running it again finishes a broken one.
+
+    The partition is detached concurrently first, so that readers of other banks never
+    wait; dropping it and deleting the rows is one transaction.
+    """
+    with database.connect() as connection:
+        _detector(connection, detector_id)
+    retire_detector(database, detector_id)
+    _detach(database, detector_id)
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+        connection.execute(text(f"DROP TABLE IF EXISTS pgdefect.{partition_name(detector_id)}"))
+        connection.execute(delete(Detector).where(Detector.id == detector_id))
+
+
+def delete_category(database: Database, name: str) -> None:
+    """Delete a category with its detectors, images and inspections."""
+    with database.connect() as connection:
+        category = category_id(connection, name)
+        detectors = connection.scalars(
+            select(Detector.id).where(Detector.category_id == category)
+        ).all()
+    for detector_id in detectors:
+        delete_detector(database, detector_id)
+    with database.begin() as connection:
+        connection.execute(delete(Image).where(Image.category_id == category))
+        connection.execute(delete(Category).where(Category.id == category))
+        connection.execute(
+            delete(ImageRoot).where(~select(Image.id).where(Image.root_id == ImageRoot.id).exists())
+        )
+
+
+def delete_image(database: Database, image_id: int) -> None:
+    """Delete an image with its embeddings and inspections.
+
+    Raises Conflict while a memory bank holds vectors that came from it.
+    """
+    with database.begin() as connection:
+        banks = connection.scalars(
+            text(
+                "SELECT DISTINCT bank_id FROM pgdefect.memory_bank_patch WHERE image_id = :id "
+                "ORDER BY bank_id"
+            ),
+            {"id": image_id},
+        ).all()
+        if banks:
+            listing = ", ".join(str(bank) for bank in banks)
+            raise Conflict(
+                f"image {image_id} is part of memory bank {listing}; retire the image and train "
+                "again, or delete the detector first"
+            )
+        connection.execute(delete(Image).where(Image.id == image_id))
+
+
+def _detector(connection: Connection, detector_id: int) -> tuple[int, str]:
+    row = connection.execute(
+        select(Category.id, Category.name)
+        .join(Detector, Detector.category_id == Category.id)
+        .where(Detector.id == detector_id)
+    ).one_or_none()
+    if row is None:
+        ids = connection.scalars(select(Detector.id).order_by(Detector.id)).all()
+        listing = ", ".join(map(str, ids)) if ids else "there is none yet"
+        raise UnknownDetector(f"no detector {detector_id}; known: {listing}")
+    return row[0], row[1]
+
+
+def _detach(database: Database, detector_id: int) -> None:
+    table = partition_name(detector_id)
+    with database.autocommit() as connection:
+        connection.execute("SET lock_timeout = '30s'")
+        row = connection.execute(
+            "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(%s)",
+            [f"pgdefect.{table}"],
+        ).fetchone()
+        if row is not None:
+            how = "FINALIZE" if row[0] else "CONCURRENTLY"
+            connection.execute(
+                f"ALTER TABLE pgdefect.memory_bank_patch DETACH PARTITION pgdefect.{table} {how}"
+            )

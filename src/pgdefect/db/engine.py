@@ -1,0 +1,270 @@
+"""Connections: the embedded server or the company's, checked once, errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from sqlalchemy import Connection, Engine, create_engine, exc
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+from pgdefect import errors
+from pgdefect.config import Settings
+from pgdefect.db.copy import vector_array_binary
+
+MIN_POSTGRES = 16
+MIN_PGVECTOR = (0, 8, 4)
+
+
+class VectorArray:
+    """A float32 `(n, dim)` matrix to be sent as ``vector[]`` in the binary protocol."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.values = values
+
+
+_ON_CONNECT = """
+SELECT current_setting('server_version_num')::integer / 10000, e.extversion, n.nspname,
+       t.oid, t.typarray,
+       set_config('search_path', concat_ws(', ', 'public', quote_ident(n.nspname)), false)
+FROM (VALUES (1)) one
+LEFT JOIN pg_extension e ON e.extname = 'vector'
+LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
+LEFT JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = 'vector'
+"""
+
+
+class Database:
+    """One Postgres database and the settings every connection to it gets.
+
+    `url` is a libpq URI (``postgresql://user@host/name``).
+    """
+
+    def __init__(self, url: str) -> None:
+        for scheme in ("postgresql://", "postgres://", "postgresql+psycopg://"):
+            if url.startswith(scheme):
+                self.url = "postgresql://" + url.removeprefix(scheme)
+                break
+        else:
+            raise errors.UsageError(
+                "the database URL must start with postgresql://; "
+                "for example postgresql://user@host:5432/name"
+            )
+
+    @cached_property
+    def engine(self) -> Engine:
+        # psycopg parses the URI itself, so every libpq option in it holds (TLS, service, …).
+        engine = create_engine(
+            "postgresql+psycopg://",
+            creator=self._connect,
+            pool_size=4,
+            max_overflow=8,
+        )
+        return engine
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        try:
+            connection = psycopg.connect(self.url, application_name="pgdefect", connect_timeout=10)
+        except psycopg.Error as error:
+            raise _cannot_connect(error, self.safe_url) from error
+        row = connection.execute(_ON_CONNECT).fetchone()
+        connection.commit()
+        assert row is not None
+        major, extension, _, oid, array_oid, _ = row
+        if major < MIN_POSTGRES:
+            connection.close()
+            raise errors.UnsupportedServer(
+                f"the server at {self.safe_url} is PostgreSQL {major}; pgdefect needs "
+                f"{MIN_POSTGRES} or newer. Upgrade it, or leave out --database-url to use the "
+                "embedded one."
+            )
+        if extension is not None:
+            check_pgvector(extension, self.safe_url)
+            dumper = type(
+                "VectorArrayDumper", (_VectorArrayDumper,), {"oid": array_oid, "element_oid": oid}
+            )
+            connection.adapters.register_dumper(VectorArray, dumper)
+        return connection
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password."""
+        return make_url(self.url).render_as_string(hide_password=True).replace(":***@", "@")
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection whose work is rolled back unless committed."""
+        with translated(self), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A connection in a transaction, committed when the block ends well."""
+        with translated(self), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """An ORM session in a transaction, committed when the block ends well."""
+        with (
+            translated(self),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    @contextmanager
+    def autocommit(self) -> Iterator[psycopg.Connection[Any]]:
+        """A psycopg connection of its own, outside any transaction."""
+        with translated(self):
+            connection = self._connect()
+            try:
+                connection.autocommit = True
+                yield connection
+            finally:
+                connection.close()
+
+    @contextmanager
+    def lock(self, subject: str) -> Iterator[None]:
+        """Hold a named advisory lock for the block; it is gone with the process.
+
+        Raises:
+            Busy: somebody else holds it; the message says who and since when.
+        """
+        with self.autocommit() as connection:
+            connection.execute("SELECT set_config('application_name', %s, false)", [subject[:63]])
+            key = "hashtextextended('pgdefect ' || %s, 0)"
+            got = connection.execute(f"SELECT pg_try_advisory_lock({key})", [subject]).fetchone()
+            if got != (True,):
+                holder = connection.execute(
+                    f"""SELECT a.pid, date_trunc('second', a.backend_start) FROM pg_locks l
+                        JOIN pg_stat_activity a USING (pid)
+                        WHERE l.locktype = 'advisory' AND l.granted
+                          AND l.database = (SELECT oid FROM pg_database
+                                            WHERE datname = current_database())
+                          AND (l.classid::bigint << 32) | l.objid::bigint = {key}""",
+                    [subject],
+                ).fetchone()
+                since = f" since {holder[1]} (server process {holder[0]})" if holder else ""
+                raise errors.Busy(f"{subject} is under way{since}; wait for it to end")
+            yield
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+class _VectorArrayDumper(Dumper):
+    format = Format.BINARY
+    element_oid = 0
+
+    def dump(self, obj: VectorArray) -> bytes:
+        return vector_array_binary(obj.values, self.element_oid)
+
+
+def driver(connection: Connection) -> psycopg.Connection[Any]:
+    """The psycopg connection beneath, for COPY and binary parameters."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)
+    return raw
+
+
+def open_database(settings: Settings) -> Database:
+    """The database the settings name; starts the embedded server when they name none."""
+    if settings.database_url is not None:
+        return Database(settings.database_url.get_secret_value())
+    from pgdefect.db.embedded import EmbeddedServer
+
+    server = EmbeddedServer(settings.data_dir)
+    server.start()
+    return Database(server.url())
+
+
+def check_pgvector(version: str, where: str) -> None:
+    """Raises :class:`UnsupportedServer` for a pgvector that is too old."""
+    parts = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if parts < MIN_PGVECTOR:
+        needed = ".".join(map(str, MIN_PGVECTOR))
+        raise errors.UnsupportedServer(
+            f"{where} has pgvector {version}; pgdefect needs {needed} or newer, because older "
+            "ones can corrupt an index on vacuum. Install it on the server, then run "
+            "ALTER EXTENSION vector UPDATE"
+        )
+
+
+def _cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
+    text = " ".join(str(error).split())
+    lowered = text.lower()
+    if any(
+        phrase in lowered
+        for phrase in ("password", "pg_hba.conf", "authentication failed", "role ")
+    ):
+        return errors.AuthenticationFailed(
+            f"{where} refuses this login: {text}. Check user and password in the URL, "
+            "PGPASSWORD or ~/.pgpass"
+        )
+    return errors.DatabaseUnavailable(
+        f"no database at {where}: {text}. Check PGDEFECT_DATABASE_URL or --database-url; "
+        "without it the embedded server is used"
+    )
+
+
+@contextmanager
+def translated(database: Database) -> Iterator[None]:
+    """Turn the driver's errors into ours, once, keeping the cause."""
+    try:
+        yield
+    except (psycopg.Error, exc.DBAPIError) as error:
+        original = error.orig if isinstance(error, exc.DBAPIError) else error
+        translation = _translate(original, database.safe_url)
+        if translation is None:
+            raise
+        raise translation from error
+
+
+def _translate(error: BaseException | None, where: str) -> errors.PgdefectError | None:
+    if not isinstance(error, psycopg.Error):
+        return None
+    state = error.sqlstate or ""
+    diagnostics = error.diag
+    message = diagnostics.message_primary or " ".join(str(error).split())
+    full = f"{message}. {diagnostics.message_hint}" if diagnostics.message_hint else message
+    match state:
+        case "PD404":
+            return errors.NotFound(full)
+        case "PD409":
+            return errors.Conflict(full)
+        case "53100":
+            return errors.DatabaseFull(
+                f"the server at {where} has no space left: {message}. Nothing was stored; "
+                "free some space and run the command again"
+            )
+        case "53200":
+            return errors.DatabaseFull(
+                f"the server at {where} ran out of memory: {message}. Nothing was stored; "
+                "lower maintenance_work_mem or free memory, and run the command again"
+            )
+        case "55P03":
+            return errors.Busy(f"another session holds a lock this needs: {message}. Try again")
+        case "57014":
+            return errors.DatabaseError(f"the server cancelled the statement: {message}")
+        case "42P01" | "3F000" | "42883" | "42703":
+            return errors.SchemaOutOfDate(
+                f"the database at {where} does not have pgdefect's present schema ({message}). "
+                "Run: pgdefect db upgrade"
+            )
+        case "42501":
+            return errors.DatabaseError(f"this login may not do that: {full}")
+    if state.startswith(("08", "57P")) or isinstance(error, psycopg.OperationalError):
+        return errors.DatabaseUnavailable(
+            f"lost the connection to {where}: {message}. Nothing half-done was stored; "
+            "run the command again"
+        )
+    return None

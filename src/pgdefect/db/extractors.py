@@ -1,0 +1,171 @@
+"""Extractors and the image embeddings they made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from psycopg import sql
+from sqlalchemy import Connection, select, text
+
+from pgdefect.db.copy import copy_rows
+from pgdefect.db.engine import Database, driver
+from pgdefect.db.models import Extractor
+from pgdefect.distance import COSINE, index_expression
+from pgdefect.errors import DatabaseError
+from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
+
+
+def find_extractor(database: Database, fingerprint: str) -> int | None:
+    """The id of the extractor with this fingerprint, if it is stored."""
+    with database.connect() as connection:
+        return connection.scalar(select(Extractor.id).where(Extractor.fingerprint == fingerprint))
+
+
+def store_extractor(database: Database, artifact: ExtractorArtifact) -> int:
+    """Store an extractor and make the partition its image embeddings go to; returns its id.
+
+    The partition's HNSW index is made while it is empty. A second call with the same
+    fingerprint returns the first one's id.
+    """
+    spec = artifact.spec
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended('pgdefect extractor', 0))")
+        )
+        found = connection.scalar(
+            select(Extractor.id).where(Extractor.fingerprint == spec.fingerprint)
+        )
+        if found is not None:
+            return found
+        row = connection.execute(
+            Extractor.__table__.insert()  # type: ignore[attr-defined]
+            .values(
+                fingerprint=spec.fingerprint,
+                backbone=spec.backbone,
+                layers=list(spec.layers),
+                preprocessing=dict(spec.preprocessing),
+                weights_source=spec.weights_source,
+                weights_sha256=spec.weights_sha256,
+                embedding_dim=artifact.embedding_dim,
+                rows=artifact.rows,
+                cols=artifact.cols,
+                onnx=artifact.onnx,
+                onnx_sha256=artifact.onnx_sha256,
+            )
+            .returning(Extractor.id)
+        ).one()
+        extractor_id: int = row[0]
+        _create_partition(connection, extractor_id, artifact.embedding_dim)
+    return extractor_id
+
+
+def _create_partition(connection: Connection, extractor_id: int, dim: int) -> None:
+    name = f"image_embedding_{extractor_id}"
+    expression = index_expression("half", dim)
+    connection.execute(
+        text(f"""
+        CREATE TABLE pgdefect.{name} (
+            LIKE pgdefect.image_embedding,
+            CONSTRAINT pk_{name} PRIMARY KEY (extractor_id, image_id),
+            CONSTRAINT ck_{name}_extractor CHECK (extractor_id = {extractor_id}),
+            CONSTRAINT ck_{name}_dim CHECK (vector_dims(embedding) = {dim})
+        )""")
+    )
+    connection.execute(
+        text(
+            f"CREATE INDEX {name}_hnsw ON pgdefect.{name} "
+            f"USING hnsw (({expression}) {COSINE.operator_class('half')})"
+        )
+    )
+    connection.execute(
+        text(
+            f"ALTER TABLE pgdefect.image_embedding ATTACH PARTITION pgdefect.{name} "
+            f"FOR VALUES IN ({extractor_id})"
+        )
+    )
+
+
+def load_extractor(database: Database, extractor_id: int, cache_dir: Path) -> ExtractorArtifact:
+    """The extractor's graph, from a local cache when it holds the same bytes.
+
+    Raises:
+        DatabaseError: the stored graph does not match its checksum.
+    """
+    with database.session() as session:
+        row = session.get_one(Extractor, extractor_id)
+        cached = cache_dir / "extractors" / f"{row.onnx_sha256}.onnx"
+        onnx = cached.read_bytes() if cached.is_file() else b""
+        if hashlib.sha256(onnx).hexdigest() != row.onnx_sha256:
+            onnx = row.onnx
+            if hashlib.sha256(onnx).hexdigest() != row.onnx_sha256:
+                raise DatabaseError(
+                    f"the graph of extractor {extractor_id} does not match its checksum; "
+                    "train the category again"
+                )
+            _write_cache(cached, onnx)
+        spec = ExtractorSpec(
+            row.backbone,
+            tuple(row.layers),
+            row.preprocessing,
+            row.weights_source,
+            row.weights_sha256,
+        )
+        return ExtractorArtifact(spec, row.embedding_dim, row.rows, row.cols, onnx)
+
+
+def _write_cache(path: Path, content: bytes) -> None:
+    """Best effort: a cache that cannot be written costs time, not correctness."""
+    import os
+
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def images_without_embedding(
+    database: Database, extractor_id: int, image_ids: Sequence[int]
+) -> set[int]:
+    """Those of `image_ids` that this extractor has made no embedding of."""
+    with database.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT id FROM unnest(CAST(:ids AS bigint[])) u(id) "
+                "WHERE NOT EXISTS (SELECT FROM pgdefect.image_embedding e "
+                "WHERE e.extractor_id = :extractor AND e.image_id = u.id)"
+            ),
+            {"ids": list(image_ids), "extractor": extractor_id},
+        )
+        return {row[0] for row in rows}
+
+
+def store_image_embeddings(
+    connection: Connection, extractor_id: int, image_ids: Sequence[int], embeddings: Float32
+) -> None:
+    """COPY one embedding `(n, dim)` per image; an image that has one already keeps it."""
+    raw = driver(connection)
+    raw.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS new_image_embedding "
+        "(extractor_id bigint, image_id bigint, embedding halfvec) ON COMMIT DELETE ROWS"
+    )
+    copy_rows(
+        raw,
+        sql.Identifier("new_image_embedding"),
+        [
+            ("extractor_id", np.full(len(image_ids), extractor_id, dtype=np.int64)),
+            ("image_id", np.asarray(image_ids, dtype=np.int64)),
+            ("embedding", embeddings.astype(np.float16)),
+        ],
+    )
+    raw.execute(
+        "INSERT INTO pgdefect.image_embedding SELECT * FROM new_image_embedding "
+        "ON CONFLICT DO NOTHING"
+    )
+    raw.execute("DELETE FROM new_image_embedding")

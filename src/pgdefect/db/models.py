@@ -1,0 +1,280 @@
+"""The tables of schema ``pgdefect``, as SQLAlchemy models.
+
+Vector columns carry no dimension: partitions of one parent hold vectors of different
+extractors or transforms. Each partition has a CHECK on the dimension and an HNSW index
+on the cast to it (`pgdefect.distance.index_expression`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from pgvector.sqlalchemy import HALFVEC, VECTOR
+from sqlalchemy import (
+    CheckConstraint,
+    Computed,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, JSONB, REAL
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import BigInteger
+
+SCHEMA = "pgdefect"
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Typed columns: str is text, int is bigint unless a column says otherwise."""
+
+    metadata = MetaData(schema=SCHEMA, naming_convention=NAMING)
+    type_annotation_map: ClassVar = {
+        str: Text,
+        int: BigInteger,
+        float: Double,
+        bytes: LargeBinary,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+    }
+
+
+def _created_at() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+def _identity() -> Mapped[int]:
+    return mapped_column(Identity(always=True), primary_key=True)
+
+
+class Category(Base):
+    """A product, as in MVTec AD (``leather``)."""
+
+    __tablename__ = "category"
+    __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),)
+
+    id: Mapped[int] = _identity()
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = _created_at()
+    retired_at: Mapped[datetime | None]
+
+
+class ImageRoot(Base):
+    """A directory that image paths are relative to; one row to change when it moves."""
+
+    __tablename__ = "image_root"
+
+    id: Mapped[int] = _identity()
+    path: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Image(Base):
+    """One photograph of one part."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        UniqueConstraint("category_id", "root_id", "path"),
+        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_hex"),
+        CheckConstraint("split IN ('train', 'test', 'production')", name="split_known"),
+        CheckConstraint("label IN ('normal', 'anomalous')", name="label_known"),
+        CheckConstraint("defect_type IS NULL OR label = 'anomalous'", name="defect_is_anomalous"),
+        CheckConstraint("width > 0 AND height > 0", name="size_positive"),
+        CheckConstraint("jsonb_typeof(attributes) = 'object'", name="attributes_object"),
+        Index("ix_image_sha256", "sha256", postgresql_ops={"sha256": "text_pattern_ops"}),
+        Index("ix_image_root_id", "root_id"),
+    )
+
+    id: Mapped[int] = _identity()
+    category_id: Mapped[int] = mapped_column(ForeignKey(Category.id))
+    root_id: Mapped[int] = mapped_column(ForeignKey(ImageRoot.id))
+    path: Mapped[str]
+    sha256: Mapped[str]
+    num_bytes: Mapped[int]
+    height: Mapped[int] = mapped_column(INTEGER)
+    width: Mapped[int] = mapped_column(INTEGER)
+    split: Mapped[str]
+    label: Mapped[str | None]
+    defect_type: Mapped[str | None]
+    mask_path: Mapped[str | None]
+    group_name: Mapped[str | None]
+    attributes: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    created_at: Mapped[datetime] = _created_at()
+    retired_at: Mapped[datetime | None]
+
+
+class Extractor(Base):
+    """Backbone, layers, preprocessing and weights; vectors of two never meet in one query."""
+
+    __tablename__ = "extractor"
+    __table_args__ = (
+        CheckConstraint("embedding_dim > 0 AND rows > 0 AND cols > 0", name="shape_positive"),
+    )
+
+    id: Mapped[int] = _identity()
+    fingerprint: Mapped[str] = mapped_column(unique=True)
+    backbone: Mapped[str]
+    layers: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    preprocessing: Mapped[dict[str, Any]]
+    weights_source: Mapped[str]
+    weights_sha256: Mapped[str]
+    embedding_dim: Mapped[int] = mapped_column(INTEGER)
+    rows: Mapped[int] = mapped_column(INTEGER)
+    cols: Mapped[int] = mapped_column(INTEGER)
+    onnx: Mapped[bytes] = mapped_column(deferred=True)
+    onnx_sha256: Mapped[str]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Detector(Base):
+    """One trained version for a category; at most one per category and kind is active."""
+
+    __tablename__ = "detector"
+    __table_args__ = (
+        UniqueConstraint("category_id", "kind", "version"),
+        CheckConstraint("kind IN ('patchcore')", name="kind_known"),
+        CheckConstraint("state IN ('ready', 'retired')", name="state_known"),
+        CheckConstraint("state = 'ready' OR NOT active", name="retired_is_inactive"),
+        CheckConstraint("threshold > score_center", name="threshold_above_center"),
+        Index(
+            "uq_detector_active",
+            "category_id",
+            "kind",
+            unique=True,
+            postgresql_where=text("active"),
+        ),
+        Index("ix_detector_extractor_id", "extractor_id"),
+    )
+
+    id: Mapped[int] = _identity()
+    category_id: Mapped[int] = mapped_column(ForeignKey(Category.id))
+    extractor_id: Mapped[int] = mapped_column(ForeignKey(Extractor.id))
+    kind: Mapped[str]
+    version: Mapped[int] = mapped_column(INTEGER)
+    state: Mapped[str]
+    active: Mapped[bool]
+    threshold: Mapped[float]
+    threshold_rule: Mapped[dict[str, Any]]
+    score_center: Mapped[float]
+    settings: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    library_versions: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class MemoryBank(Base):
+    """A PatchCore detector's part; it shares the detector's id."""
+
+    __tablename__ = "memory_bank"
+    __table_args__ = (
+        CheckConstraint("operator IN ('<=>', '<->')", name="operator_known"),
+        CheckConstraint("precision IN ('half', 'single')", name="precision_known"),
+        CheckConstraint("ef_search BETWEEN 1 AND 1000", name="ef_search_range"),
+    )
+
+    id: Mapped[int] = mapped_column(
+        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    num_images: Mapped[int] = mapped_column(INTEGER)
+    num_vectors: Mapped[int] = mapped_column(INTEGER)
+    embedding_dim: Mapped[int] = mapped_column(INTEGER)
+    precision: Mapped[str]
+    metric: Mapped[str]
+    operator: Mapped[str]
+    transform: Mapped[str]
+    transform_mean: Mapped[list[float] | None] = mapped_column(ARRAY(REAL), deferred=True)
+    transform_components: Mapped[list[list[float]] | None] = mapped_column(
+        ARRAY(REAL, dimensions=2), deferred=True
+    )
+    transform_constant: Mapped[float | None]
+    coreset_ratio: Mapped[float]
+    covering_radius: Mapped[float]
+    num_neighbors: Mapped[int] = mapped_column(INTEGER)
+    ef_search: Mapped[int] = mapped_column(INTEGER)
+    ef_search_recall: Mapped[float]
+
+
+class MemoryBankPatch(Base):
+    """A stored patch embedding and the normal image and grid cell it came from.
+
+    No foreign keys: they would make attaching and detaching a bank lock ``image`` and
+    ``memory_bank`` against writers. The writer checks instead.
+    """
+
+    __tablename__ = "memory_bank_patch"
+    __table_args__ = ({"postgresql_partition_by": "LIST (bank_id)"},)
+
+    bank_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(INTEGER, primary_key=True, autoincrement=False)
+    image_id: Mapped[int]
+    row: Mapped[int] = mapped_column(SmallInteger)
+    col: Mapped[int] = mapped_column(SmallInteger)
+    embedding: Mapped[Any] = mapped_column(VECTOR(), nullable=False)
+
+
+class ImageEmbedding(Base):
+    """One vector per image and extractor, for retrieval."""
+
+    __tablename__ = "image_embedding"
+    __table_args__ = (
+        Index("ix_image_embedding_image_id", "image_id"),
+        {"postgresql_partition_by": "LIST (extractor_id)"},
+    )
+
+    extractor_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image_id: Mapped[int] = mapped_column(
+        ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
+
+
+class Inspection(Base):
+    """What a detector said of an image, under the threshold in force then."""
+
+    __tablename__ = "inspection"
+    __table_args__ = (
+        UniqueConstraint("detector_id", "image_id", "threshold"),
+        CheckConstraint("search IN ('hnsw', 'exact')", name="search_known"),
+        Index("ix_inspection_image_id_created_at", "image_id", "created_at"),
+    )
+
+    id: Mapped[int] = _identity()
+    image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    raw_score: Mapped[float]
+    normalized_score: Mapped[float]
+    threshold: Mapped[float]
+    is_anomalous: Mapped[bool] = mapped_column(Computed("raw_score > threshold", persisted=True))
+    worst_row: Mapped[int] = mapped_column(SmallInteger)
+    worst_col: Mapped[int] = mapped_column(SmallInteger)
+    anomaly_map: Mapped[list[list[float]]] = mapped_column(ARRAY(REAL, dimensions=2))
+    nearest_positions: Mapped[list[list[int]]] = mapped_column(ARRAY(INTEGER, dimensions=2))
+    search: Mapped[str]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class SqlFile(Base):
+    """Which version of each file of ``sql/`` the database holds."""
+
+    __tablename__ = "sql_file"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    applied_at: Mapped[datetime] = _created_at()

@@ -1,0 +1,203 @@
+"""The hot queries, one Python function per SQL function of ``sql/functions``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from psycopg.rows import TupleRow
+from sqlalchemy import Connection, text
+
+from pgdefect.db.engine import Database, VectorArray, driver
+from pgdefect.distance import as_stored
+from pgdefect.errors import NotFound, UnknownImage
+from pgdefect.types import (
+    BankInfo,
+    Float32,
+    Int32,
+    Neighbor,
+    PatchNeighbor,
+    StoredImage,
+)
+
+_STORED_IMAGE = """
+    i.id, c.name, r.path || '/' || i.path, i.path, i.split, i.label, i.defect_type,
+    i.group_name, i.mask_path, i.sha256, i.height, i.width
+    FROM pgdefect.image i
+    JOIN pgdefect.category c ON c.id = i.category_id
+    JOIN pgdefect.image_root r ON r.id = i.root_id"""
+
+
+@dataclass(frozen=True)
+class ImageFilter:
+    """Which stored images a search may return; None does not restrict."""
+
+    category: str | None = None
+    label: str | None = None
+    defect_type: str | None = None
+    except_image: int | None = None
+    except_group: bool = False
+    except_sha256: str | None = None
+
+
+def score_patches(
+    connection: Connection,
+    bank: BankInfo,
+    patches: Float32,
+    *,
+    ef: int | None = None,
+    exact: bool = False,
+) -> tuple[Int32, Float32]:
+    """Nearest bank vector of each transformed patch `(n, embedding_dim)`.
+
+    Positions `(n,)` int32 and distances `(n,)` float32 in the bank's metric; from the HNSW
+    index they are upper bounds.
+    """
+    rows = driver(connection).execute(
+        "SELECT patch, nearest_position, distance FROM pgdefect.score_patches(%s, %s, %s, %s)",
+        [bank.id, VectorArray(as_stored(patches, bank.precision)), ef, exact],
+        binary=True,
+    )
+    result = np.array(rows.fetchall(), dtype=np.float64)
+    if len(result) != len(patches):
+        raise NotFound(f"memory bank {bank.id} has no vectors; it was deleted meanwhile")
+    result = result[result[:, 0].argsort()]
+    return result[:, 1].astype(np.int32), result[:, 2].astype(np.float32)
+
+
+def bank_vectors(connection: Connection, bank: BankInfo, positions: Int32) -> Float32:
+    """Vectors of a bank by position, `(len(positions), embedding_dim)`."""
+    rows = driver(connection).execute(
+        "SELECT p.embedding::real[] FROM unnest(%s::integer[]) WITH ORDINALITY u(position, n) "
+        "JOIN pgdefect.memory_bank_patch p ON p.bank_id = %s AND p.position = u.position "
+        "ORDER BY u.n",
+        [[int(p) for p in positions], bank.id],
+        binary=True,
+    )
+    return np.array([row[0] for row in rows.fetchall()], dtype=np.float32)
+
+
+def support_positions(connection: Connection, bank: BankInfo, position: int, count: int) -> Int32:
+    """The `count` bank vectors nearest to the one at `position`, itself first."""
+    rows = driver(connection).execute(
+        "SELECT n.nearest_position FROM pgdefect.memory_bank_patch p, "
+        "pgdefect.nearest_bank_vectors(p.bank_id, p.embedding, %s) n "
+        "WHERE p.bank_id = %s AND p.position = %s "
+        "ORDER BY n.nearest_position <> p.position, n.distance, n.nearest_position",
+        [count, bank.id, position],
+    )
+    return np.array([row[0] for row in rows.fetchall()], dtype=np.int32)
+
+
+def find_image(database: Database, word: str) -> StoredImage:
+    """The stored image named by an id, the end of a path, or the start of a sha256.
+
+    Raises:
+        UnknownImage: none is.
+        Conflict: several are; the message lists them.
+    """
+    with database.connect() as connection:
+        try:
+            image_id = driver(connection).execute("SELECT defect.find_image(%s)", [word]).fetchone()
+        except psycopg.errors.Error as error:
+            if error.sqlstate == "PD404":
+                raise UnknownImage(
+                    f"{error.diag.message_primary}. {error.diag.message_hint}"
+                ) from error
+            raise
+        assert image_id is not None
+        return stored_images(connection, [image_id[0]])[image_id[0]]
+
+
+def stored_images(connection: Connection, image_ids: list[int]) -> dict[int, StoredImage]:
+    """Rows of ``image`` by id."""
+    rows = driver(connection).execute(
+        f"SELECT {_STORED_IMAGE} WHERE i.id = ANY(%s)",
+        [image_ids],
+    )
+    return {row[0]: _stored_image(row) for row in rows.fetchall()}
+
+
+def images_of(
+    database: Database,
+    category: str,
+    *,
+    split: str | None = None,
+    label: str | None = None,
+) -> list[StoredImage]:
+    """A category's images that are not retired, by path."""
+    with database.connect() as connection:
+        rows = driver(connection).execute(
+            f"SELECT {_STORED_IMAGE} WHERE c.name = %s AND i.retired_at IS NULL "
+            "AND (%s::text IS NULL OR i.split = %s) AND (%s::text IS NULL OR i.label = %s) "
+            "ORDER BY r.path, i.path, i.id",
+            [category, split, split, label, label],
+        )
+        return [_stored_image(row) for row in rows.fetchall()]
+
+
+def stored_embedding(database: Database, extractor_id: int, image_id: int) -> Float32 | None:
+    """The image embedding `(embedding_dim,)` an extractor made of a stored image."""
+    with database.connect() as connection:
+        values = connection.scalar(
+            text(
+                "SELECT embedding::real[] FROM pgdefect.image_embedding "
+                "WHERE extractor_id = :extractor AND image_id = :image"
+            ),
+            {"extractor": extractor_id, "image": image_id},
+        )
+    return None if values is None else np.asarray(values, dtype=np.float32)
+
+
+def nearest_images(
+    database: Database,
+    extractor_id: int,
+    embedding: Float32,
+    k: int,
+    where: ImageFilter,
+    *,
+    exact: bool = False,
+) -> list[Neighbor]:
+    """The k stored images nearest to an image embedding `(embedding_dim,)`, nearest first."""
+    vector = "[" + ",".join(repr(float(value)) for value in embedding) + "]"
+    with database.connect() as connection:
+        rows = driver(connection).execute(
+            f"SELECT n.distance, {_STORED_IMAGE} "
+            "JOIN pgdefect.nearest_images(%s, %s::text::halfvec, %s, %s, %s, %s, %s, %s, %s, %s) n "
+            "ON n.image_id = i.id ORDER BY n.distance, i.id",
+            [
+                extractor_id,
+                vector,
+                k,
+                where.category,
+                where.label,
+                where.defect_type,
+                where.except_image,
+                where.except_group,
+                where.except_sha256,
+                exact,
+            ],
+        )
+        return [
+            Neighbor(rank, _stored_image(row[1:]), row[0])
+            for rank, row in enumerate(rows.fetchall(), start=1)
+        ]
+
+
+def similar_patches(database: Database, bank_id: int, position: int, k: int) -> list[PatchNeighbor]:
+    """The k vectors of a bank nearest to one of its own, itself first.
+
+    Raises NotFound for a bank or position there is not.
+    """
+    with database.connect() as connection:
+        rows = driver(connection).execute(
+            'SELECT rank, nearest_position, distance, similarity, image_id, path, "row", col '
+            "FROM defect.similar_patches(%s, %s, %s)",
+            [bank_id, position, k],
+        )
+        return [PatchNeighbor(*row) for row in rows.fetchall()]
+
+
+def _stored_image(row: TupleRow) -> StoredImage:
+    return StoredImage(*row)

@@ -1,0 +1,91 @@
+"""The one table of metrics: SQL operator, HNSW operator class, NumPy reference.
+
+Index and query both read it, so an index built for one metric is never asked for
+another. A memory bank stores the operator it was indexed for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgdefect.errors import UsageError
+
+Precision = Literal["half", "single"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A distance as pgvector spells it; `vector_ops`/`halfvec_ops` name operator classes."""
+
+    name: str
+    operator: str
+    vector_ops: str
+    halfvec_ops: str
+
+    def operator_class(self, precision: Precision) -> str:
+        return self.halfvec_ops if precision == "half" else self.vector_ops
+
+
+COSINE = Metric("cosine", "<=>", "vector_cosine_ops", "halfvec_cosine_ops")
+L2 = Metric("l2", "<->", "vector_l2_ops", "halfvec_l2_ops")
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (COSINE, L2)}
+
+INDEXED_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
+MAX_INDEXED_DIM: dict[Precision, int] = {"half": 4000, "single": 2000}
+"""pgvector's limits for an HNSW index (pgvector README, "HNSW")."""
+
+
+def metric_named(name: str) -> Metric:
+    """The metric called `name`; raises :class:`UsageError` listing the known ones."""
+    try:
+        return METRICS[name]
+    except KeyError:
+        raise UsageError(f"unknown metric {name!r}; known: {', '.join(sorted(METRICS))}") from None
+
+
+def index_expression(precision: Precision, dim: int) -> str:
+    """The indexed expression over the untyped column; a query must use the same one.
+
+    Raises :class:`UsageError` where pgvector cannot index `dim` dimensions.
+    """
+    if not 1 <= dim <= MAX_INDEXED_DIM[precision]:
+        raise UsageError(
+            f"pgvector indexes at most {MAX_INDEXED_DIM[precision]} dimensions in {precision} "
+            f"precision, and these vectors have {dim}; reduce them with --pca-dim"
+        )
+    return f"embedding::{INDEXED_TYPE[precision]}({dim})"
+
+
+def as_stored(vectors: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
+    """Round float32 `(n, dim)` to what the database keeps, so both sides compare alike.
+
+    Raises :class:`ValueError` for values half precision cannot hold.
+    """
+    if precision == "single":
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        half = vectors.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError("embedding values exceed half precision's range of ±65504")
+    return half.astype(np.float32)
+
+
+def pairwise(
+    metric: Metric, queries: NDArray[np.float32], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Distances `(num_queries, num_vectors)`, computed in double precision: the reference."""
+    a = queries.astype(np.float64)
+    b = vectors.astype(np.float64)
+    if metric is COSINE:
+        a = a / np.linalg.norm(a, axis=1, keepdims=True)
+        b = b / np.linalg.norm(b, axis=1, keepdims=True)
+        return np.asarray((1.0 - a @ b.T).clip(0.0, 2.0), dtype=np.float32)
+    squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2.0 * (a @ b.T)
+    return np.asarray(np.sqrt(squared.clip(0.0)), dtype=np.float32)
+
+
+assert set(INDEXED_TYPE) == set(get_args(Precision))

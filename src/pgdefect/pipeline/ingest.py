@@ -1,0 +1,198 @@
+"""Record the images of a data set: what they are and where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgdefect.db import catalog
+from pgdefect.db.engine import Database
+from pgdefect.errors import ImageError, UsageError
+from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.vision.dataset import Dataset, ImageRecord, scan, scan_categories
+from pgdefect.vision.image import ImageFile, probe_image
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of each file; paths are relative to `root`.
+
+    changed: content differs from what was ingested (accepted if `accepted`); vanished:
+    ingested once and gone from disk; failed: path and reason of files that are no readable
+    image; problems: lines about the data set itself.
+    """
+
+    category: str
+    root: str
+    added: int
+    unchanged: int
+    restored: int
+    changed: tuple[str, ...]
+    vanished: tuple[str, ...]
+    accepted: bool
+    failed: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+
+
+def check_category_name(name: str) -> str:
+    """Raises UsageError for a name that is empty, too long or not printable."""
+    if not 1 <= len(name) <= 100 or not name.isprintable() or name != name.strip():
+        raise UsageError(
+            f"a category's name has 1 to 100 printable characters and no space at its ends, "
+            f"not {name!r}"
+        )
+    return name
+
+
+def ingest(
+    database: Database,
+    path: Path,
+    category: str,
+    *,
+    groups: Path | None = None,
+    split: str | None = None,
+    label: str | None = None,
+    accept_changes: bool = False,
+    progress: Progress = silent,
+) -> IngestReport:
+    """Record a folder's or manifest's images under a category.
+
+    Running it again adds what is new and nothing else. Files whose content changed, and
+    files that are gone, are reported; with `accept_changes` the new content replaces the
+    old, with what was computed from it, and vanished images are retired.
+
+    Raises:
+        DatasetError: the path holds no data set.
+    """
+    check_category_name(category)
+    dataset = scan(path, groups=groups, split=split, label=label)
+    return _ingest(database, dataset, category, accept_changes, progress)
+
+
+def ingest_all(
+    database: Database,
+    root: Path,
+    *,
+    accept_changes: bool = False,
+    progress: Progress = silent,
+) -> list[IngestReport]:
+    """Record every category folder under `root`, each under its own name."""
+    reports = []
+    for name, folder in scan_categories(root).items():
+        check_category_name(name)
+        reports.append(_ingest(database, scan(folder), name, accept_changes, progress))
+    return reports
+
+
+def _ingest(
+    database: Database,
+    dataset: Dataset,
+    category: str,
+    accept_changes: bool,
+    progress: Progress,
+) -> IngestReport:
+    root = str(dataset.root)
+    with database.connect() as connection:
+        known = catalog.known_images(connection, category, root)
+    added = unchanged = restored = 0
+    changed: list[str] = []
+    failed: list[tuple[str, str]] = []
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(dataset.records), BATCH):
+            records = dataset.records[start : start + BATCH]
+            probes = pool.map(lambda record: _probe(dataset.root, record, known), records)
+            new: list[catalog.NewImage] = []
+            replaced: list[tuple[int, catalog.NewImage]] = []
+            back: list[int] = []
+            for record, found in zip(records, probes, strict=True):
+                match found:
+                    case ImageError():
+                        failed.append((record.path, str(found)))
+                    case None:
+                        unchanged += 1
+                        if known[record.path].retired and accept_changes:
+                            back.append(known[record.path].id)
+                    case ImageFile() if record.path in known:
+                        changed.append(record.path)
+                        replaced.append((known[record.path].id, _new_image(record, found)))
+                    case ImageFile():
+                        new.append(_new_image(record, found))
+                done += 1
+                progress("ingest", done, len(dataset.records))
+            if not (new or (accept_changes and (replaced or back))):
+                continue
+            with database.begin() as connection:
+                category_id = catalog.ensure_category(connection, category)
+                root_id = catalog.ensure_root(connection, root)
+                catalog.add_images(connection, category_id, root_id, new)
+                if accept_changes:
+                    for image_id, image in replaced:
+                        catalog.replace_content(connection, image_id, image)
+                    restored += catalog.set_images_retired(connection, back, False)
+            added += len(new)
+    vanished = _vanished(dataset, known)
+    if accept_changes and vanished:
+        with database.begin() as connection:
+            catalog.set_images_retired(connection, [known[path].id for path in vanished], True)
+    return IngestReport(
+        category,
+        root,
+        added,
+        unchanged,
+        restored,
+        tuple(changed),
+        tuple(vanished),
+        accept_changes,
+        tuple(failed),
+        dataset.problems,
+    )
+
+
+def _vanished(dataset: Dataset, known: dict[str, catalog.KnownImage]) -> list[str]:
+    """Known images that are neither listed nor on disk; a narrower manifest forgets none."""
+    listed = {record.path for record in dataset.records}
+    return sorted(
+        path
+        for path, image in known.items()
+        if path not in listed and not image.retired and not os.path.lexists(dataset.root / path)
+    )
+
+
+def _probe(
+    root: Path, record: ImageRecord, known: dict[str, catalog.KnownImage]
+) -> ImageFile | ImageError | None:
+    """None where the file is the one already known: it need not be decoded again."""
+    path = root / record.path
+    try:
+        if record.path in known:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest == known[record.path].sha256:
+                return None
+        return probe_image(path)
+    except ImageError as error:
+        return error
+    except OSError as error:
+        return ImageError(f"{str(path)!r} cannot be read: {error.strerror}")
+
+
+def _new_image(record: ImageRecord, file: ImageFile) -> catalog.NewImage:
+    return catalog.NewImage(
+        path=record.path,
+        sha256=file.sha256,
+        num_bytes=file.num_bytes,
+        height=file.height,
+        width=file.width,
+        split=record.split,
+        label=record.label,
+        defect_type=record.defect_type,
+        mask_path=record.mask_path,
+        group_name=record.group,
+        attributes=record.attributes,
+    )

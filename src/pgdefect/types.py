@@ -1,0 +1,239 @@
+"""What crosses between ``vision`` and ``db``: frozen dataclasses over NumPy arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgdefect.distance import Metric, Precision
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+Label = Literal["normal", "anomalous"]
+
+
+@dataclass(frozen=True)
+class ExtractorSpec:
+    """What decides the numbers an extractor makes; two that differ never share a query."""
+
+    backbone: str
+    layers: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+    weights_source: str
+    weights_sha256: str
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything but the weights' whereabouts."""
+        identity = {
+            "backbone": self.backbone,
+            "layers": list(self.layers),
+            "preprocessing": dict(self.preprocessing),
+            "weights_sha256": self.weights_sha256,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ExtractorArtifact:
+    """An exported extractor: a graph from `(n, 3, height, width)` to `(n, rows, cols, dim)`."""
+
+    spec: ExtractorSpec
+    embedding_dim: int
+    rows: int
+    cols: int
+    onnx: bytes = field(repr=False)
+
+    @property
+    def onnx_sha256(self) -> str:
+        return hashlib.sha256(self.onnx).hexdigest()
+
+
+@dataclass(frozen=True)
+class EmbeddingTransform:
+    """Parameters of the map from raw to searched vectors (`pgdefect.vision.transform`).
+
+    kind: ``none`` leaves vectors as they are, ``unit`` scales them to unit length,
+    ``centered`` is normalize([(x - mean) @ components.T, constant]).
+    mean: `(raw_dim,)`; components: `(pca_dim, raw_dim)` or None for no projection.
+    """
+
+    kind: Literal["none", "unit", "centered"]
+    mean: Float32 | None = None
+    components: Float32 | None = None
+    constant: float | None = None
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """The coreset of a category's normal patches, ready to be stored.
+
+    embeddings: `(num_vectors, embedding_dim)`, transformed and rounded as stored;
+    image_ids, rows, cols: `(num_vectors,)`, where each vector came from.
+    """
+
+    embeddings: Float32
+    image_ids: NDArray[np.int64]
+    rows: NDArray[np.int16]
+    cols: NDArray[np.int16]
+    num_images: int
+    transform: EmbeddingTransform
+    metric: Metric
+    precision: Precision
+    coreset_ratio: float
+    covering_radius: float
+    num_neighbors: int
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Raw score above which an image is anomalous, and the rule it came from.
+
+    center is the median raw score of the normal images the rule looked at; the normalized
+    score is measured in units of value - center.
+    """
+
+    value: float
+    center: float
+    rule: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """What a query against a stored memory bank needs to know."""
+
+    id: int
+    num_vectors: int
+    embedding_dim: int
+    metric: Metric
+    precision: Precision
+    transform: EmbeddingTransform
+    num_neighbors: int
+    ef_search: int
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A trained version for one category, as read from the database."""
+
+    id: int
+    category_id: int
+    category: str
+    extractor_id: int
+    version: int
+    active: bool
+    threshold: float
+    score_center: float
+    bank: BankInfo
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A row of ``image`` with its category and full path."""
+
+    id: int
+    category: str
+    path: str
+    relative_path: str
+    split: str
+    label: Label | None
+    defect_type: str | None
+    group: str | None
+    mask_path: str | None
+    sha256: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class PatchScores:
+    """What the memory bank says of one image.
+
+    distances: `(rows, cols)` float32, in the bank's metric; positions: `(rows, cols)`
+    int32, the nearest bank vector of each patch. The worst patch's distance is exact.
+    """
+
+    distances: Float32
+    positions: Int32
+    worst_row: int
+    worst_col: int
+    raw_score: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A detector's judgement of one image file."""
+
+    path: str
+    category: str
+    detector_id: int
+    threshold: float
+    raw_score: float
+    normalized_score: float
+    scores: PatchScores = field(repr=False)
+    worst_box: tuple[int, int, int, int]
+    search: Literal["hnsw", "exact"]
+    image_id: int | None = None
+    inspection_id: int | None = None
+    label: Label | None = None
+    defect_type: str | None = None
+    mask_path: str | None = None
+
+    @property
+    def is_anomalous(self) -> bool:
+        return self.raw_score > self.threshold
+
+    @property
+    def verdict(self) -> Label:
+        return "anomalous" if self.is_anomalous else "normal"
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A retrieved image; distance is the cosine distance of image embeddings, 0 to 2."""
+
+    rank: int
+    image: StoredImage
+    distance: float
+
+    @property
+    def similarity(self) -> float:
+        return 1.0 - self.distance
+
+
+@dataclass(frozen=True)
+class PatchNeighbor:
+    """A retrieved memory-bank vector with the normal image and grid cell it came from."""
+
+    rank: int
+    position: int
+    distance: float
+    similarity: float | None
+    image_id: int
+    path: str | None
+    row: int
+    col: int
+
+
+@dataclass(frozen=True)
+class CategorySummary:
+    """One row of ``defect.categories``."""
+
+    name: str
+    images: int
+    train_images: int
+    normal_images: int
+    anomalous_images: int
+    inspected_images: int
+    rejected_images: int
+    detector_id: int | None
+    detector_version: int | None
+    threshold: float | None
+    retired_at: datetime | None

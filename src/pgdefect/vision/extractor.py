@@ -1,0 +1,56 @@
+"""Patch embeddings from an exported graph, without torch.
+
+OpenVINO runs the graph in full precision: its default on processors with bfloat16 units
+would move the features by one part in a hundred.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from pgdefect.types import ExtractorArtifact, Float32
+from pgdefect.vision.preprocess import Preprocessing
+
+__all__ = ["Extractor", "image_embeddings"]
+
+BATCH_SIZE = 8
+
+
+class Extractor:
+    """An exported extractor loaded for inference.
+
+    Calling it with preprocessed images `(n, 3, height, width)` gives raw patch embeddings
+    `(n, rows, cols, embedding_dim)`, float32.
+    """
+
+    def __init__(self, artifact: ExtractorArtifact, *, num_threads: int | None = None) -> None:
+        import openvino
+
+        self.artifact = artifact
+        self.preprocessing = Preprocessing.from_dict(artifact.spec.preprocessing)
+        core = openvino.Core()
+        self._compiled: Any = core.compile_model(
+            core.read_model(artifact.onnx, b""),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": num_threads or os.cpu_count() or 1,
+            },
+        )
+
+    def __call__(self, images: Float32) -> Float32:
+        height, width = self.preprocessing.input_size
+        if images.shape[1:] != (3, height, width):
+            raise ValueError(f"expected images (n, 3, {height}, {width}), got {images.shape}")
+        return np.array(self._compiled(images)[0], dtype=np.float32)
+
+
+def image_embeddings(patches: Float32) -> Float32:
+    """One unit vector per image, `(n, dim)`: the mean of its patches `(n, rows, cols, dim)`."""
+    means = patches.mean(axis=(1, 2), dtype=np.float64)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    return np.asarray(means / np.where(norms == 0.0, 1.0, norms), dtype=np.float32)

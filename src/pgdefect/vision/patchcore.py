@@ -1,0 +1,228 @@
+"""Learning *normal* with anomalib's PatchCore. The only importer of anomalib.
+
+anomalib defines the network, its layers' pooling and concatenation, and drives training
+with its Engine. Two steps are replaced: patch embeddings come from the exported graph, so
+that training and inspection see the same numbers, and the coreset is picked by
+`pgdefect.vision.coreset`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgdefect.errors import TrainingError, UsageError
+from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
+from pgdefect.vision.backbone import Backbone, check_layers, load_weights, require
+from pgdefect.vision.preprocess import Batch, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["PatchEmbedder", "build_embedder", "collect_embeddings", "library_versions"]
+
+EXPORT_TOLERANCE = 1e-5
+Embed = Callable[[Float32], Float32]
+
+
+@dataclass(frozen=True)
+class PatchEmbedder:
+    """anomalib's PatchCore with weights loaded, not yet exported."""
+
+    spec: ExtractorSpec
+    lightning_model: Any
+    network: nn.Module
+
+    def export(self) -> ExtractorArtifact:
+        """The network as ONNX, with any batch size.
+
+        Raises TrainingError where ONNX and torch disagree on noise by more than 1e-5 of
+        the norm.
+        """
+        torch = require("torch")
+        height, width = Preprocessing.from_dict(self.spec.preprocessing).input_size
+        noise = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad(), _quiet():
+            expected = self.network(noise).numpy()
+            buffer = io.BytesIO()
+            program = torch.onnx.export(
+                self.network,
+                (noise,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["patch_embeddings"],
+                dynamic_shapes=({0: torch.export.Dim("num_images")},),
+            )
+            buffer.write(program.model_proto.SerializeToString())
+        _, rows, cols, dim = expected.shape
+        artifact = ExtractorArtifact(self.spec, dim, rows, cols, buffer.getvalue())
+
+        from pgdefect.vision.extractor import Extractor
+
+        difference = Extractor(artifact)(noise.numpy()) - expected
+        error = float(np.linalg.norm(difference) / np.linalg.norm(expected))
+        if not error <= EXPORT_TOLERANCE:
+            raise TrainingError(
+                f"the exported network of {self.spec.backbone} differs from torch's by {error:.1e} "
+                f"of the norm, more than {EXPORT_TOLERANCE:.0e}; use another backbone or layers"
+            )
+        return artifact
+
+    def embed(self, images: Float32, device: str) -> Float32:
+        """Patch embeddings by torch on `device`, `(n, rows, cols, dim)`."""
+        torch = require("torch")
+        with torch.no_grad():
+            result: Float32 = (
+                self.network.to(device)(torch.from_numpy(images).to(device)).cpu().numpy()
+            )
+        return result
+
+
+def build_embedder(
+    backbone: Backbone,
+    layers: tuple[str, ...],
+    preprocessing: Preprocessing,
+    weights: Path | None,
+) -> PatchEmbedder:
+    """Build anomalib's Patchcore for a backbone and load its weights.
+
+    Raises:
+        MissingExtra: the extra ``train`` is not installed.
+        UsageError: a layer the backbone does not have.
+        WeightsError: weights that do not fit or cannot be had.
+    """
+    require("anomalib")
+    check_layers(backbone, layers)
+    model = _patchcore_class()(
+        backbone=backbone.timm_name,
+        layers=list(layers),
+        pre_trained=False,
+        pre_processor=False,
+        post_processor=False,
+        evaluator=False,
+        visualizer=False,
+    )
+    features = model.model.feature_extractor.feature_extractor
+    source, digest = load_weights(features, backbone, weights)
+    spec = ExtractorSpec(backbone.name, layers, preprocessing.to_dict(), source, digest)
+    return PatchEmbedder(spec, model, _network(model.model))
+
+
+def collect_embeddings(
+    embedder: PatchEmbedder, batches: Iterable[Batch], embed: Embed, *, device: str
+) -> list[tuple[int, Float32]]:
+    """Run anomalib's Engine over the batches; `(index, patches (rows, cols, dim))` per image.
+
+    embed computes a batch's patch embeddings; batches that fail to decode are the
+    caller's to report.
+    """
+    require("anomalib")
+    from anomalib.data import ImageBatch
+    from anomalib.engine import Engine
+    from torch import from_numpy
+    from torch.utils.data import DataLoader, IterableDataset
+
+    order: list[int] = []
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            for batch in batches:
+                order.extend(batch.indices)
+                yield ImageBatch(image=from_numpy(batch.inputs))
+
+    model = embedder.lightning_model
+    model.embed = embed
+    with tempfile.TemporaryDirectory(prefix="pgdefect-") as scratch, _quiet():
+        engine = Engine(
+            accelerator="gpu" if device.startswith("cuda") else "cpu",
+            devices=1,
+            default_root_dir=scratch,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        engine.fit(model=model, train_dataloaders=DataLoader(Stream(), batch_size=None))
+    return list(zip(order, model.collected, strict=True))
+
+
+def check_device(device: str) -> None:
+    """Raises UsageError for a device torch does not have."""
+    torch = require("torch")
+    if device == "cpu":
+        return
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return
+    raise UsageError(f"torch has no device {device!r} here; use --device cpu")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides a bank's numbers."""
+    from importlib.metadata import version
+
+    return {
+        name: version(name)
+        for name in ("pgdefect", "anomalib", "torch", "timm", "openvino", "numpy", "pillow")
+    }
+
+
+def _patchcore_class() -> Any:
+    with _quiet():
+        from anomalib.models import Patchcore
+    import torch
+
+    class StreamedPatchcore(Patchcore):
+        """Patchcore whose training collects embeddings made elsewhere, image by image."""
+
+        embed: Embed
+
+        def on_train_epoch_start(self) -> None:
+            self.collected: list[Float32] = []
+
+        def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+            self.collected.extend(self.embed(batch.image.cpu().numpy()))
+            return torch.tensor(0.0, requires_grad=True, device=self.device)
+
+        def fit(self) -> None:
+            """The coreset is picked by the caller, who knows the transform."""
+
+    return StreamedPatchcore
+
+
+def _network(patchcore_model: nn.Module) -> nn.Module:
+    """Pixels to patch embeddings as anomalib computes them, channels last."""
+    from torch import nn
+
+    class PatchNetwork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patchcore = patchcore_model
+
+        def forward(self, images: Any) -> Any:
+            model: Any = self.patchcore
+            features = model.feature_extractor(images)
+            pooled = {layer: model.feature_pooler(value) for layer, value in features.items()}
+            return model.generate_embedding(pooled).permute(0, 2, 3, 1)
+
+    return PatchNetwork().eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own warnings and chatter from users, who can act on none of it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)

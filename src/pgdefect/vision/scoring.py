@@ -1,0 +1,111 @@
+"""From patch distances to scores: image score, threshold, normalized score. Pure NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgdefect.distance import COSINE, Metric
+from pgdefect.errors import UsageError
+from pgdefect.types import Float32, Int32, Threshold
+
+__all__ = [
+    "DEFAULT_FALSE_REJECT_RATE",
+    "nearest_vectors",
+    "normalized_score",
+    "reweighted",
+    "threshold_for_false_rejects",
+]
+
+DEFAULT_FALSE_REJECT_RATE = 0.05
+_BLOCK = 2048
+
+
+def nearest_vectors(queries: Float32, bank: Float32, metric: Metric) -> tuple[Int32, Float32]:
+    """Exact nearest bank vector of each query: positions `(n,)` and distances `(n,)`.
+
+    Under cosine both sides must have unit length (the transforms see to it) up to the
+    rounding of stored values. Found with one float32 matrix product per block of queries;
+    the distance of the nearest is then recomputed in double precision.
+    """
+    positions = np.empty(len(queries), dtype=np.int32)
+    # Ranking by |b|²/2 - q·b ranks by Euclidean distance; unit vectors make it cosine's.
+    offset = np.zeros(len(bank), dtype=np.float32)
+    if metric is not COSINE:
+        offset = 0.5 * np.einsum("nd,nd->n", bank, bank)
+    normalized = bank
+    if metric is COSINE:
+        normalized = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+    for start in range(0, len(queries), _BLOCK):
+        products = queries[start : start + _BLOCK] @ normalized.T
+        positions[start : start + _BLOCK] = (products - offset).argmax(axis=1)
+    return positions, row_distances(queries, bank[positions], metric)
+
+
+def row_distances(a: Float32, b: Float32, metric: Metric) -> Float32:
+    """Distance of each row of `a` to the same row of `b`, `(n,)`, in double precision."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    if metric is COSINE:
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        y /= np.linalg.norm(y, axis=1, keepdims=True)
+        # |x-y|²/2 equals 1 - x·y for unit vectors and keeps its digits near zero.
+        return np.asarray(0.5 * ((x - y) ** 2).sum(axis=1), dtype=np.float32)
+    return np.asarray(np.sqrt(((x - y) ** 2).sum(axis=1)), dtype=np.float32)
+
+
+def reweighted(score: float, support_distances: Float32, metric: Metric) -> float:
+    """PatchCore's image score, equation 7 (Roth et al., arXiv 2106.08265).
+
+    score: the worst patch's distance; support_distances `(num_neighbors,)`: distances of
+    that patch to the nearest bank vectors of its nearest bank vector m*, m* first. The
+    softmax is over Euclidean distances; a cosine distance d of unit vectors is √(2d).
+    With a single neighbor the weight is 1.
+    """
+    if len(support_distances) <= 1:
+        return score
+    euclidean = support_distances.astype(np.float64)
+    if metric is COSINE:
+        euclidean = np.sqrt(2.0 * euclidean.clip(0.0))
+    weights = np.exp(euclidean - euclidean.max())
+    return float(score * (1.0 - weights[0] / weights.sum()))
+
+
+def threshold_for_false_rejects(
+    normal_scores: NDArray[np.floating], rate: float = DEFAULT_FALSE_REJECT_RATE
+) -> Threshold:
+    """The threshold that rejects at most a fraction `rate` of normal images.
+
+    From raw scores `(n,)` of held-out normal images: the ⌈(n + 1)(1 - rate)⌉-th smallest,
+    which a new normal image exceeds with probability at most `rate` (split conformal
+    prediction; Vovk et al.). Where n is too small for that promise the largest score is
+    taken and the rule says ``guaranteed: false``.
+    """
+    if not 0.0 < rate < 1.0:
+        raise UsageError(f"the false-reject rate must lie between 0 and 1, not {rate}")
+    scores = np.sort(np.asarray(normal_scores, dtype=np.float64))
+    if len(scores) == 0:
+        raise UsageError("a threshold needs the scores of held-out normal images; there are none")
+    order = math.ceil((len(scores) + 1) * (1.0 - rate))
+    value = float(scores[min(order, len(scores)) - 1])
+    center = float(np.median(scores))
+    # Equal scores leave no unit to measure in; the next larger one keeps 0.5 at the threshold.
+    value = max(value, center + max(1e-6 * abs(center), 1e-9))
+    rule = {
+        "rule": "false_reject_rate",
+        "rate": rate,
+        "held_out_images": len(scores),
+        "guaranteed": order <= len(scores),
+    }
+    return Threshold(value, center, rule)
+
+
+def normalized_score(raw: float, threshold: float, center: float) -> float:
+    """Raw score on a scale shared by all detectors: 0.25 at the center, 0.5 at the threshold.
+
+    With u = (raw - threshold) / (threshold - center) it is (1 + u / (1 + |u|)) / 2: strictly
+    increasing between 0 and 1, and never quite reaching 1, so ranking is kept.
+    """
+    u = (raw - threshold) / (threshold - center)
+    return 0.5 * (1.0 + u / (1.0 + abs(u)))

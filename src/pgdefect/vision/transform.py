@@ -1,0 +1,99 @@
+"""The embedding transform: Euclidean neighborhoods under cosine distance.
+
+PatchCore is Euclidean, and cosine distance throws magnitude away. With
+``y = normalize([(x - mean) P, constant])`` the cosine distance of two vectors whose
+centred norms are small against the constant is ``|x1 - x2|^2 / (2 constant^2)``, so
+ranking by it nearly ranks by Euclidean distance, and pgvector's cosine index serves.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from pgdefect.errors import UsageError
+from pgdefect.types import EmbeddingTransform, Float32
+
+__all__ = ["DEFAULT_PCA_DIM", "apply_transform", "fit_transform", "transformed_dim"]
+
+DEFAULT_PCA_DIM = 64
+CONSTANT_OVER_MEDIAN_NORM = 2.0
+_BLOCK = 65_536
+
+
+def fit_transform(
+    embeddings: Float32,
+    *,
+    kind: Literal["none", "unit", "centered"] = "centered",
+    pca_dim: int | None = DEFAULT_PCA_DIM,
+) -> EmbeddingTransform:
+    """Fit the transform on raw patch embeddings `(num_patches, raw_dim)`.
+
+    pca_dim is capped at raw_dim; None keeps every dimension. The covariance is summed in
+    double precision, block by block, so the memory beyond the input is O(raw_dim²).
+    """
+    if kind != "centered":
+        return EmbeddingTransform(kind)
+    num_patches, raw_dim = embeddings.shape
+    if pca_dim is not None and pca_dim < 1:
+        raise UsageError(f"--pca-dim must be at least 1, not {pca_dim}")
+    mean = embeddings.mean(axis=0, dtype=np.float64)
+    components: Float32 | None = None
+    if pca_dim is not None and pca_dim < raw_dim:
+        covariance = np.zeros((raw_dim, raw_dim))
+        for start in range(0, num_patches, _BLOCK):
+            block = embeddings[start : start + _BLOCK].astype(np.float32) - mean.astype(np.float32)
+            covariance += (block.T @ block).astype(np.float64)
+        _, vectors = np.linalg.eigh(covariance)
+        components = np.ascontiguousarray(vectors[:, ::-1][:, :pca_dim].T, dtype=np.float32)
+        # An eigenvector's sign is arbitrary; fix it so that equal input gives equal banks.
+        largest = np.abs(components).argmax(axis=1)
+        components *= np.sign(components[np.arange(len(components)), largest])[:, None]
+    centered = EmbeddingTransform("centered", mean.astype(np.float32), components, None)
+    norms = np.concatenate(
+        [
+            np.linalg.norm(_project(centered, embeddings[start : start + _BLOCK]), axis=1)
+            for start in range(0, num_patches, _BLOCK)
+        ]
+    )
+    constant = CONSTANT_OVER_MEDIAN_NORM * float(np.median(norms))
+    # Identical patches only: any positive constant keeps the vectors away from zero.
+    return EmbeddingTransform("centered", centered.mean, components, constant or 1.0)
+
+
+def apply_transform(transform: EmbeddingTransform, embeddings: Float32) -> Float32:
+    """Raw `(n, raw_dim)` to searched vectors `(n, transformed_dim)`, float32.
+
+    Raises ValueError for zero vectors under ``unit``: pgvector cannot index them.
+    """
+    if transform.kind == "none":
+        return np.ascontiguousarray(embeddings, dtype=np.float32)
+    if transform.kind == "unit":
+        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        if not norms.all():
+            raise ValueError("a zero vector has no cosine distance; use the centered transform")
+        return np.asarray(embeddings / norms, dtype=np.float32)
+    assert transform.constant is not None
+    projected = _project(transform, embeddings)
+    result = np.empty((len(projected), projected.shape[1] + 1), dtype=np.float32)
+    result[:, :-1] = projected
+    result[:, -1] = transform.constant
+    result /= np.sqrt(np.einsum("nd,nd->n", result, result))[:, None]
+    return result
+
+
+def transformed_dim(transform: EmbeddingTransform, raw_dim: int) -> int:
+    """Dimension of the searched vectors."""
+    if transform.kind != "centered":
+        return raw_dim
+    return 1 + (raw_dim if transform.components is None else len(transform.components))
+
+
+def _project(transform: EmbeddingTransform, embeddings: Float32) -> Float32:
+    assert transform.mean is not None
+    if transform.components is None:
+        return embeddings.astype(np.float32) - transform.mean
+    # (x - mean) P as x P - mean P: one product, no centred copy.
+    offset = transform.components @ transform.mean
+    return np.asarray(embeddings.astype(np.float32, copy=False) @ transform.components.T - offset)
