@@ -28,7 +28,7 @@ DECLARE
     dim integer;
     expression text;
     statement text;
-    found pgdefect.image;
+    query_image pgdefect.image;
     ids bigint[];
     distances double precision[];
 BEGIN
@@ -42,7 +42,7 @@ BEGIN
             USING ERRCODE = 'PD409', HINT = 'Search with an embedding of the same extractor.';
     END IF;
     IF except_image IS NOT NULL THEN
-        SELECT * INTO found FROM pgdefect.image i WHERE i.id = except_image;
+        SELECT * INTO query_image FROM pgdefect.image i WHERE i.id = except_image;
     END IF;
     expression := format('e.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s)', dim);
     statement := format(
@@ -66,15 +66,15 @@ BEGIN
         EXECUTE statement || expression || ' LIMIT $2) n'
             INTO ids, distances
             USING query, k, category, label, defect_type, except_image,
-                  coalesce(except_sha256, found.sha256), found.category_id,
-                  CASE WHEN except_group THEN found.group_name END;
+                  coalesce(except_sha256, query_image.sha256), query_image.category_id,
+                  CASE WHEN except_group THEN query_image.group_name END;
     END IF;
     IF coalesce(cardinality(ids), 0) < k THEN
         EXECUTE statement || '(' || expression || ') + 0, i.id LIMIT $2) n'
             INTO ids, distances
             USING query, k, category, label, defect_type, except_image,
-                  coalesce(except_sha256, found.sha256), found.category_id,
-                  CASE WHEN except_group THEN found.group_name END;
+                  coalesce(except_sha256, query_image.sha256), query_image.category_id,
+                  CASE WHEN except_group THEN query_image.group_name END;
     END IF;
     RETURN QUERY SELECT * FROM unnest(ids, distances);
 END

@@ -29,6 +29,7 @@ from pgdefect.types import (
 
 EF_SEARCH_CHOICES = (10, 20, 40, 80, 160, 320, 640, 1000)
 RECALL_TARGET = 0.99
+MIN_GAIN = 0.001
 Progress = Callable[[str, int, int], None]
 
 
@@ -171,7 +172,7 @@ def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Pro
 def _calibrate(
     connection: Connection, bank_id: int, bank: MemoryBank, calibration: Calibration
 ) -> tuple[int, float]:
-    """The smallest ef_search whose recall@1 on the queries reaches the target, and it."""
+    """The smallest ef_search whose recall@1 reaches the target or stops growing, and the recall."""
     kind = INDEXED_TYPE[bank.precision]
     dim = bank.embeddings.shape[1]
     distance = f"embedding::{kind}({dim}) {bank.metric.operator} q.v"
@@ -184,14 +185,17 @@ def _calibrate(
         ) p ORDER BY q.n"""
     raw = driver(connection)
     raw.execute("SET LOCAL enable_seqscan = off")
-    ef_search, recall = EF_SEARCH_CHOICES[-1], 0.0
-    for ef_search in EF_SEARCH_CHOICES:
-        raw.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(ef_search)])
+    ef_search, recall = EF_SEARCH_CHOICES[0], 0.0
+    # A tie, or a distance equal to rounding, is as good as the nearest.
+    good_enough = calibration.distances * (1 + 1e-4) + 1e-6
+    for candidate in EF_SEARCH_CHOICES:
+        raw.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(candidate)])
         rows = raw.execute(statement, [VectorArray(calibration.queries)], binary=True).fetchall()
-        found = np.array([row[0] for row in rows])
-        # A tie, or a distance equal to rounding, is as good as the nearest.
-        tolerance = 1e-4 * calibration.distances + 1e-6
-        recall = float((found <= calibration.distances + tolerance).mean())
+        reached = float((np.array([row[0] for row in rows]) <= good_enough).mean())
+        # Vectors no path of the graph leads to are not found by searching longer.
+        if reached - recall < MIN_GAIN and recall > 0.9:
+            break
+        ef_search, recall = candidate, reached
         if recall >= RECALL_TARGET:
             break
     raw.execute("SET LOCAL enable_seqscan = on")
@@ -264,6 +268,16 @@ def active_detector(database: Database, category: str) -> Detector:
             threshold=row.threshold,
             score_center=row.score_center,
             bank=_bank_info(bank),
+        )
+
+
+def store_metrics(database: Database, detector_id: int, metrics: Mapping[str, Any]) -> None:
+    """Add measured figures to a detector's."""
+    with database.begin() as connection:
+        connection.execute(
+            update(DetectorRow)
+            .where(DetectorRow.id == detector_id)
+            .values(metrics=DetectorRow.metrics.concat(dict(metrics)))
         )
 
 

@@ -201,3 +201,63 @@ def similar_patches(database: Database, bank_id: int, position: int, k: int) -> 
 
 def _stored_image(row: TupleRow) -> StoredImage:
     return StoredImage(*row)
+
+
+@dataclass(frozen=True)
+class NormalMatch:
+    """An anomalous patch and the normal patch nearest to it; boxes are ``x,y,w,h`` in pixels."""
+
+    row: int
+    col: int
+    score: float
+    box: str
+    normal_image_id: int
+    normal_row: int
+    normal_col: int
+    normal_box: str | None
+    bank_position: int
+    normal_path: str | None
+
+
+def nearest_normal(database: Database, image_id: int) -> NormalMatch:
+    """The worst patch of an image's newest inspection. Raises NotFound without one."""
+    with database.connect() as connection:
+        row = (
+            driver(connection)
+            .execute(
+                "SELECT n.* FROM defect.images i, defect.nearest_normal(i.inspection_id) n "
+                "WHERE i.image_id = %s AND i.inspection_id IS NOT NULL LIMIT 1",
+                [image_id],
+            )
+            .fetchone()
+        )
+    if row is None:
+        raise NotFound(f"image {image_id} has not been inspected; use pgdefect inspect")
+    return NormalMatch(*row)
+
+
+def images_by_sha256(
+    connection: Connection, category: str, digests: list[str]
+) -> dict[str, list[StoredImage]]:
+    """A category's images with the given content, oldest first."""
+    rows = driver(connection).execute(
+        f"SELECT {_STORED_IMAGE} WHERE c.name = %s AND i.sha256 = ANY(%s) ORDER BY i.id",
+        [category, digests],
+    )
+    found: dict[str, list[StoredImage]] = {}
+    for row in rows.fetchall():
+        image = _stored_image(row)
+        found.setdefault(image.sha256, []).append(image)
+    return found
+
+
+def categories_by_sha256(connection: Connection, digest: str) -> tuple[list[str], list[str]]:
+    """Names of the categories that hold an image of this content, and of all there are."""
+    rows = driver(connection).execute(
+        "SELECT c.name, EXISTS (SELECT FROM pgdefect.image i "
+        "WHERE i.category_id = c.id AND i.sha256 = %s) "
+        "FROM pgdefect.category c WHERE c.retired_at IS NULL ORDER BY c.name",
+        [digest],
+    )
+    known = rows.fetchall()
+    return [name for name, holds in known if holds], [name for name, _ in known]

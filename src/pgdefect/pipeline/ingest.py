@@ -71,7 +71,9 @@ def ingest(
     """
     check_category_name(category)
     dataset = scan(path, groups=groups, split=split, label=label)
-    return _ingest(database, dataset, category, accept_changes, progress)
+    return ingest_dataset(
+        database, dataset, category, accept_changes=accept_changes, progress=progress
+    )
 
 
 def ingest_all(
@@ -85,17 +87,23 @@ def ingest_all(
     reports = []
     for name, folder in scan_categories(root).items():
         check_category_name(name)
-        reports.append(_ingest(database, scan(folder), name, accept_changes, progress))
+        reports.append(
+            ingest_dataset(
+                database, scan(folder), name, accept_changes=accept_changes, progress=progress
+            )
+        )
     return reports
 
 
-def _ingest(
+def ingest_dataset(
     database: Database,
     dataset: Dataset,
     category: str,
-    accept_changes: bool,
-    progress: Progress,
+    *,
+    accept_changes: bool = False,
+    progress: Progress = silent,
 ) -> IngestReport:
+    """Record the images of a data set already listed; see `ingest`."""
     root = str(dataset.root)
     with database.connect() as connection:
         known = catalog.known_images(connection, category, root)

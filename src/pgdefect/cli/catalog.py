@@ -1,0 +1,268 @@
+"""Commands about categories and images: ingest, categories, roots, retire, delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgdefect.cli.context import current
+from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do it; without it, only show what would go.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    for command, example in (
+        (ingest, "pgdefect ingest mvtec/leather --category leather"),
+        (categories, "pgdefect categories"),
+        (move_root, "pgdefect move-root /old/mvtec /new/mvtec"),
+        (retire, "pgdefect retire --category leather"),
+        (activate, "pgdefect activate --detector 3"),
+        (delete, "pgdefect delete --detector 2 --yes"),
+    ):
+        app.command(epilog=f"Example:  {example}")(command)
+
+
+def ingest(
+    context: typer.Context,
+    path: Annotated[
+        Path, typer.Argument(help="An MVTec-style folder, a folder of images, or a CSV manifest.")
+    ],
+    category: Annotated[str | None, typer.Option(help="The product's name.")] = None,
+    all_categories: Annotated[
+        bool, typer.Option("--all", help="Take every category folder under PATH.")
+    ] = False,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV with columns path and group (the physical part).")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="For a plain folder: train (the default) or test.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="For a plain folder: normal (the default) or anomalous.")
+    ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Take changed files anew and retire vanished ones."),
+    ] = False,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Then inspect the test images.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Record images: where they are, what they show, which part they are of.
+
+    Running it again changes nothing; changed and vanished files are reported.
+    """
+    from pgdefect.pipeline import ingest as use_case
+
+    if all_categories == (category is not None):
+        raise UsageError("name a category with --category, or take all folders with --all")
+    database = current(context).database
+    with progress_bars() as progress:
+        if category is None:
+            if groups or split or label:
+                raise UsageError("--groups, --split and --label go with --category")
+            reports = use_case.ingest_all(
+                database, path, accept_changes=accept_changes, progress=progress
+            )
+        else:
+            reports = [
+                use_case.ingest(
+                    database,
+                    path,
+                    category,
+                    groups=groups,
+                    split=split,
+                    label=label,
+                    accept_changes=accept_changes,
+                    progress=progress,
+                )
+            ]
+    failed = [item for report in reports for item in report.failed]
+    if inspect:
+        from pgdefect.pipeline.inspect import inspect as judge
+
+        for report in reports:
+            with progress_bars() as progress:
+                judged = judge(
+                    database,
+                    current(context).settings,
+                    report.category,
+                    split="test",
+                    progress=progress,
+                )
+            note(f"{report.category}: inspected {len(judged.inspections)} test images")
+            failed += judged.failed
+    if json:
+        print_json(reports)
+        failures(failed)
+        return
+    for report in reports:
+        typer.echo(
+            f"{report.category}: {report.added} added, {report.unchanged} unchanged, "
+            f"{len(report.changed)} changed, {len(report.vanished)} vanished, "
+            f"{len(report.failed)} unreadable"
+        )
+        for word, paths in (("changed", report.changed), ("vanished", report.vanished)):
+            for name in paths:
+                note(f"  {word}: {name}")
+        if (report.changed or report.vanished) and not report.accepted:
+            note("  They were left as they are; --accept-changes takes the new state.")
+        for problem in report.problems:
+            note(f"  {problem}")
+    failures(failed)
+
+
+def categories(context: typer.Context, json: Json = False) -> None:
+    """List products with their counts and active detector."""
+    from pgdefect.db.catalog import list_categories
+
+    found = list_categories(current(context).database)
+    if json:
+        print_json(found)
+        return
+    if not found:
+        note("there is no category yet; add one with: pgdefect ingest PATH --category NAME")
+    print_table(
+        (
+            "category",
+            "images",
+            "train",
+            "normal",
+            "anomalous",
+            "inspected",
+            "rejected",
+            "detector",
+            "threshold",
+        ),
+        [
+            (
+                c.name + (" (retired)" if c.retired_at else ""),
+                c.images,
+                c.train_images,
+                c.normal_images,
+                c.anomalous_images,
+                c.inspected_images,
+                c.rejected_images,
+                f"{c.detector_id} (v{c.detector_version})" if c.detector_id else "-",
+                c.threshold,
+            )
+            for c in found
+        ],
+    )
+
+
+def move_root(
+    context: typer.Context,
+    old: Annotated[Path, typer.Argument(help="The folder the images were ingested from.")],
+    new: Annotated[Path, typer.Argument(help="Where it is now.")],
+) -> None:
+    """Re-point images whose folder has moved."""
+    from pgdefect.db.catalog import move_root as move
+
+    target = new.absolute()
+    if not target.is_dir():
+        raise UsageError(f"{str(target)!r} is no folder")
+    count = move(current(context).database, str(old.absolute()), str(target))
+    typer.echo(f"{count} images now lie under {target}")
+
+
+Category = Annotated[str | None, typer.Option(help="A category by name.")]
+Detector = Annotated[int | None, typer.Option(help="A detector by number (pgdefect detectors).")]
+Image = Annotated[str | None, typer.Option(help="An image by id, end of path, or start of sha256.")]
+
+
+def _one(category: str | None, detector: int | None, image: str | None) -> None:
+    if sum(value is not None for value in (category, detector, image)) != 1:
+        raise UsageError("name one of --category, --detector and --image")
+
+
+def retire(
+    context: typer.Context,
+    category: Category = None,
+    detector: Detector = None,
+    image: Image = None,
+) -> None:
+    """Take a category, detector or image out of use; nothing is deleted."""
+    _set_retired(context, category, detector, image, retired=True)
+
+
+def activate(
+    context: typer.Context,
+    category: Category = None,
+    detector: Detector = None,
+    image: Image = None,
+) -> None:
+    """Take a category, detector or image into use again."""
+    _set_retired(context, category, detector, image, retired=False)
+
+
+def _set_retired(
+    context: typer.Context,
+    category: str | None,
+    detector: int | None,
+    image: str | None,
+    *,
+    retired: bool,
+) -> None:
+    from pgdefect.db import catalog
+    from pgdefect.db.queries import find_image
+
+    _one(category, detector, image)
+    database = current(context).database
+    if category is not None:
+        catalog.set_category_retired(database, category, retired)
+        subject = f"category {category}"
+    elif detector is not None:
+        change = catalog.retire_detector if retired else catalog.activate_detector
+        subject = f"detector {detector} of {change(database, detector)}"
+    else:
+        assert image is not None
+        found = find_image(database, image)
+        with database.begin() as connection:
+            catalog.set_images_retired(connection, [found.id], retired)
+        subject = f"image {found.id} ({found.relative_path})"
+    typer.echo(f"{subject} is {'retired' if retired else 'active'}")
+
+
+def delete(
+    context: typer.Context,
+    category: Category = None,
+    detector: Detector = None,
+    image: Image = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Delete a category, detector or image with what hangs on it.
+
+    Without --yes it only shows what would be deleted. Image files are never touched.
+    """
+    from pgdefect.db import catalog
+    from pgdefect.db.queries import find_image
+
+    _one(category, detector, image)
+    database = current(context).database
+    image_id = find_image(database, image).id if image is not None else None
+    preview = catalog.dependents(
+        database, category=category, detector_id=detector, image_id=image_id
+    )
+    if yes and category is not None:
+        catalog.delete_category(database, category)
+    elif yes and detector is not None:
+        catalog.delete_detector(database, detector)
+    elif yes and image_id is not None:
+        catalog.delete_image(database, image_id)
+    if json:
+        print_json({"deleted": yes, "preview": preview})
+        return
+    typer.echo(f"{'deleted' if yes else 'would delete'} {preview}")
+    if not yes:
+        note("Nothing was deleted; add --yes to do it.")

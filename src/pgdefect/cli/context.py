@@ -1,0 +1,60 @@
+"""What the global options decided, for the commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from pgdefect.config import Settings
+    from pgdefect.db.engine import Database
+
+
+@dataclass
+class Context:
+    """Global options, with settings and database made when first asked for."""
+
+    database_url: str | None
+    data_dir: Path | None
+
+    @cached_property
+    def settings(self) -> Settings:
+        from pgdefect.config import load_settings
+
+        return load_settings(database_url=self.database_url, data_dir=self.data_dir)
+
+    @cached_property
+    def database(self) -> Database:
+        """The database at the code's schema; a new embedded one is brought up to it."""
+        from pgdefect.db.engine import open_database
+        from pgdefect.db.schema import require_current, upgrade
+        from pgdefect.errors import SchemaOutOfDate
+
+        database = open_database(self.settings)
+        try:
+            require_current(database)
+        except SchemaOutOfDate:
+            if self.settings.database_url is not None:
+                raise
+            # The embedded server is ours alone: nobody else decides when it is upgraded.
+            upgrade(database)
+        return database
+
+    def options(self) -> list[str]:
+        """The global options that lead another call to the same database; no password."""
+        if self.settings.database_url is not None:
+            return ["--database-url", self.database.safe_url]
+        if self.data_dir is not None:
+            return ["--data-dir", str(self.settings.data_dir)]
+        return []
+
+
+def current(context: typer.Context) -> Context:
+    """The context that the application's callback made."""
+    found = context.find_object(Context)
+    assert found is not None
+    return found

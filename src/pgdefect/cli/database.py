@@ -1,0 +1,163 @@
+"""``pgdefect db``: the embedded server and the schema."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgdefect.cli.context import current
+from pgdefect.cli.output import note, print_json
+from pgdefect.errors import UsageError
+
+if TYPE_CHECKING:
+    from pgdefect.db.embedded import EmbeddedServer
+
+app = typer.Typer(
+    help="The database: embedded server and schema.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _server(context: typer.Context) -> EmbeddedServer:
+    from pgdefect.db.embedded import EmbeddedServer
+
+    settings = current(context).settings
+    if settings.database_url is not None:
+        raise UsageError(
+            "this command is about the embedded server, and a database URL is set; "
+            "unset PGDEFECT_DATABASE_URL or leave out --database-url"
+        )
+    return EmbeddedServer(settings.data_dir)
+
+
+@app.command(epilog="Example:  pgdefect db up")
+def up(
+    context: typer.Context,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Also listen on TCP, with a password; data travels unencrypted.",
+        ),
+    ] = None,
+) -> None:
+    """Start the embedded Postgres and bring its schema up to date.
+
+    Without --listen it takes no TCP connections, also if it did before.
+    """
+    server = _server(context)
+    status = server.start(listen=listen or "")
+    current(context).database.dispose()
+    note(f"{status.change}: PostgreSQL {status.version} in {status.data_dir}")
+    if listen:
+        note("The connection is not encrypted; keep it inside a network you trust.")
+    typer.echo(server.url(with_password=bool(listen)))
+
+
+@app.command(epilog="Example:  pgdefect db down")
+def down(context: typer.Context) -> None:
+    """Stop the embedded Postgres."""
+    note("stopped" if _server(context).stop() else "it was not running")
+
+
+@app.command(epilog="Example:  pgdefect db status --json")
+def status(context: typer.Context, json: Json = False) -> None:
+    """Say whether the embedded Postgres runs, and where."""
+    found = _server(context).status()
+    if json:
+        print_json(found)
+        return
+    typer.echo(f"running:    {'yes' if found.running else 'no'}")
+    typer.echo(f"data:       {found.data_dir}")
+    if found.running:
+        typer.echo(f"server:     PostgreSQL {found.version}, process {found.pid}")
+        typer.echo(f"socket:     {found.socket_dir}")
+        typer.echo(f"TCP:        {found.listen or 'no'}")
+        typer.echo(f"started:    {found.started_at}")
+    typer.echo(f"log:        {found.log_file}")
+
+
+@app.command(epilog='Example:  psql "$(pgdefect db url)"')
+def url(
+    context: typer.Context,
+    password: Annotated[
+        bool, typer.Option("--password", help="With the password, where there is one.")
+    ] = False,
+) -> None:
+    """Print the database's URL, without a password unless asked."""
+    if current(context).settings.database_url is not None:
+        secret = current(context).settings.database_url
+        database = current(context).database
+        typer.echo(secret.get_secret_value() if password and secret else database.safe_url)
+        return
+    server = _server(context)
+    server.start()
+    typer.echo(server.url(with_password=password))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example:  pgdefect db psql -- -c 'SELECT * FROM defect.categories'",
+)
+def psql(context: typer.Context) -> None:
+    """Open psql on the database; further arguments after -- are passed on."""
+    database = current(context).database
+    program = shutil.which("psql")
+    if program is None:
+        from pgdefect.db.embedded import EmbeddedServer
+
+        bundled = EmbeddedServer(current(context).settings.data_dir).bin_dir / "psql"
+        if not bundled.exists():
+            raise UsageError("no psql found; install the package postgresql-client")
+        program = str(bundled)
+    environment = dict(os.environ)
+    # A password in an argument would show in the process list.
+    from sqlalchemy.engine import make_url
+
+    parsed = make_url(database.url)
+    if parsed.password is not None:
+        environment["PGPASSWORD"] = str(parsed.password)
+    database.dispose()
+    os.execve(program, ["psql", database.safe_url, *context.args], environment)
+
+
+@app.command(epilog="Example:  pgdefect db upgrade")
+def upgrade(context: typer.Context, json: Json = False) -> None:
+    """Create or update tables, functions and views."""
+    from pgdefect.db.engine import open_database
+    from pgdefect.db.schema import upgrade as apply
+
+    report = apply(open_database(current(context).settings))
+    if json:
+        print_json(report)
+        return
+    if report.revision_before == report.revision and not report.sql_files:
+        typer.echo(f"up to date at revision {report.revision}")
+    else:
+        before = report.revision_before or "nothing"
+        typer.echo(f"revision {before} -> {report.revision}, {len(report.sql_files)} SQL files")
+
+
+@app.command(epilog="Example:  pgdefect db check")
+def check(context: typer.Context, json: Json = False) -> None:
+    """Say whether database and code agree; exit code 1 if they do not."""
+    from pgdefect.db.engine import open_database
+    from pgdefect.db.schema import check as compare
+
+    report = compare(open_database(current(context).settings))
+    if json:
+        print_json(report)
+    elif report.ok:
+        typer.echo(f"database and code agree, at revision {report.revision}")
+    else:
+        for difference in report.differences:
+            typer.echo(difference)
+        note("Remedy: pgdefect db upgrade")
+    if not report.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,105 @@
+"""The application: global options, commands, and the one place errors are shown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pgdefect import __version__
+from pgdefect.cli import catalog, database, demo, inspection, training
+from pgdefect.cli.context import Context
+from pgdefect.errors import PgdefectError
+
+app = typer.Typer(
+    name="pgdefect",
+    help="Visual defect inspection that lives in Postgres.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(database.app, name="db")
+demo.register(app)
+catalog.register(app)
+training.register(app)
+inspection.register(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"pgdefect {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example:  pgdefect demo")
+def _options(
+    context: typer.Context,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Use this Postgres instead of the embedded one.",
+            envvar="PGDEFECT_DATABASE_URL",
+            show_envvar=True,
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the embedded Postgres keeps its data.", envvar="PGDEFECT_DATA_DIR"
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    context.obj = Context(database_url, data_dir)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; exits with 0, 1 (an error), 2 (wrong usage) or 130 (interrupted)."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit code."""
+    verbose = any(a in ("-v", "--verbose") for a in _before_command(arguments))
+    try:
+        result: Any = app(arguments, prog_name="pgdefect", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except PgdefectError as error:
+        if verbose:
+            raise
+        typer.echo(f"pgdefect: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("pgdefect: interrupted; nothing half-done was stored", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if verbose:
+            raise
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors
+            error.show()
+            return int(error.exit_code)
+        what = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        typer.echo(f"pgdefect: {what}. Run with --verbose to see where", err=True)
+        return 1
+
+
+def _before_command(arguments: list[str]) -> list[str]:
+    """The global options: everything up to the first word that is none."""
+    end = 0
+    while end < len(arguments) and arguments[end].startswith("-"):
+        end += 2 if arguments[end] in ("--database-url", "--data-dir") else 1
+    return arguments[:end]

@@ -1,0 +1,218 @@
+"""Commands about detectors: train, detectors, backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgdefect.cli.context import current
+from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    for command, example in (
+        (train, "pgdefect train leather --coreset-ratio 0.1"),
+        (detectors, "pgdefect detectors --category leather"),
+        (backbones, "pgdefect backbones"),
+    ):
+        app.command(epilog=f"Example:  {example}")(command)
+
+
+def train(
+    context: typer.Context,
+    categories: Annotated[
+        list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
+    ] = None,
+    all_categories: Annotated[bool, typer.Option("--all", help="Train every category.")] = False,
+    backbone: Annotated[
+        str, typer.Option(help="A name of `pgdefect backbones`, or any timm network.")
+    ] = "efficientnet_lite0",
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to tap, separated by commas; default by backbone.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A state dict to use instead of the backbone's own.")
+    ] = None,
+    image_size: Annotated[
+        str, typer.Option(metavar="SIZE|HEIGHTxWIDTH", help="Images are resized to this.")
+    ] = "256",
+    center_crop: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE|HEIGHTxWIDTH", help="Then this is cut out of the middle."),
+    ] = None,
+    coreset_ratio: Annotated[
+        float, typer.Option(help="Share of the patches that becomes the memory bank.")
+    ] = 0.1,
+    num_neighbors: Annotated[
+        int, typer.Option(help="PatchCore's score re-weighting; 1 leaves it out.")
+    ] = 1,
+    holdout: Annotated[
+        float, typer.Option(help="Share of the training images kept for the threshold.")
+    ] = 0.2,
+    false_reject_rate: Annotated[
+        float, typer.Option(help="Share of normal images the threshold may reject.")
+    ] = 0.05,
+    transform: Annotated[str, typer.Option(help="centered, unit or none.")] = "centered",
+    pca_dim: Annotated[
+        int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
+    ] = 64,
+    metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
+    precision: Annotated[str, typer.Option(help="half or single: what is stored.")] = "half",
+    seed: Annotated[int, typer.Option(help="Decides hold-out and coreset.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images per extraction step.")] = 8,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Learn what is normal from a category's normal training images.
+
+    The new detector becomes the category's active one; older ones are kept.
+    """
+    from pgdefect.db.catalog import list_categories
+    from pgdefect.pipeline.train import TrainOptions
+    from pgdefect.pipeline.train import train as use_case
+
+    for value, name, known in (
+        (transform, "--transform", ("centered", "unit", "none")),
+        (precision, "--precision", ("half", "single")),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} is one of {', '.join(known)}, not {value!r}")
+    options = TrainOptions(
+        backbone=backbone,
+        layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
+        weights=weights,
+        image_size=_size("--image-size", image_size),
+        center_crop=_size("--center-crop", center_crop) if center_crop else None,
+        coreset_ratio=coreset_ratio,
+        num_neighbors=num_neighbors,
+        holdout=holdout,
+        false_reject_rate=false_reject_rate,
+        transform=transform,  # type: ignore[arg-type]
+        pca_dim=pca_dim or None,
+        metric=metric,
+        precision=precision,  # type: ignore[arg-type]
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+    )
+    database = current(context).database
+    if all_categories == bool(categories):
+        raise UsageError("name the categories to train, or take all with --all")
+    names = categories or [c.name for c in list_categories(database) if c.retired_at is None]
+    if not names:
+        raise UsageError(
+            "there is no category yet; add one with: pgdefect ingest PATH --category NAME"
+        )
+    reports = []
+    for name in names:
+        with progress_bars() as progress:
+            reports.append(
+                use_case(database, current(context).settings, name, options, progress=progress)
+            )
+        note(f"{name}: detector {reports[-1].detector_id} is active")
+    if json:
+        print_json(reports)
+    else:
+        stages = list(reports[0].seconds)
+        print_table(
+            (
+                "category",
+                "images",
+                "held out",
+                "bank vectors",
+                "dim",
+                "threshold",
+                *(f"{s} s" for s in stages),
+            ),
+            [
+                (
+                    r.category,
+                    r.training_images,
+                    r.held_out_images,
+                    r.bank_vectors,
+                    r.embedding_dim,
+                    r.threshold,
+                    *(round(r.seconds[s], 1) for s in stages),
+                )
+                for r in reports
+            ],
+        )
+    failures([item for report in reports for item in report.failed])
+
+
+def detectors(
+    context: typer.Context,
+    category: Annotated[str | None, typer.Option(help="Only this category's.")] = None,
+    json: Json = False,
+) -> None:
+    """List trained detectors, active and not."""
+    from pgdefect.db.catalog import list_detectors
+
+    found = list_detectors(current(context).database, category)
+    if json:
+        print_json(found)
+        return
+    print_table(
+        (
+            "detector",
+            "category",
+            "version",
+            "state",
+            "backbone",
+            "images",
+            "bank vectors",
+            "threshold",
+            "size",
+        ),
+        [
+            (
+                d.id,
+                d.category,
+                d.version,
+                "active" if d.active else d.state,
+                d.backbone,
+                d.num_images,
+                d.num_vectors,
+                d.threshold,
+                d.size,
+            )
+            for d in found
+        ],
+    )
+
+
+def backbones(json: Json = False) -> None:
+    """List pretrained backbones: which work offline, which download their weights."""
+    from pgdefect.vision.backbone import BACKBONES, DEFAULT_BACKBONE
+
+    rows = [
+        {
+            "backbone": b.name + (" (default)" if b.name == DEFAULT_BACKBONE and not json else ""),
+            "layers": ",".join(b.layers),
+            "embedding_dim": b.embedding_dim,
+            "weights": b.source,
+            "offline": b.available_offline,
+        }
+        for b in BACKBONES.values()
+    ]
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        ("backbone", "layers", "dim", "weights from", "works offline"),
+        [tuple(row.values()) for row in rows],
+    )
+    note("Any other timm network works by its name, with --layers; --weights FILE loads a file.")
+
+
+def _size(option: str, text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if not all(part.isdigit() for part in parts) or len(parts) > 2:
+        raise UsageError(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")
+    return int(parts[0]), int(parts[-1])

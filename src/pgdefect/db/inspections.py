@@ -1,0 +1,45 @@
+"""Storing what detectors said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func
+from sqlalchemy.dialects.postgresql import insert
+
+from pgdefect.db.models import Inspection as InspectionRow
+from pgdefect.types import Inspection
+
+
+def store_inspections(connection: Connection, inspections: Sequence[Inspection]) -> list[int]:
+    """Store judgements of recorded images; returns their ids, in order.
+
+    An inspection is a fact of one image, detector and threshold: judging again renews it.
+    """
+    ids: dict[int, int] = {}
+    for inspection in inspections:
+        assert inspection.image_id is not None
+        if inspection.image_id in ids:
+            continue
+        values = {
+            "raw_score": inspection.raw_score,
+            "normalized_score": inspection.normalized_score,
+            "worst_row": inspection.scores.worst_row,
+            "worst_col": inspection.scores.worst_col,
+            "anomaly_map": inspection.scores.distances.tolist(),
+            "nearest_positions": inspection.scores.positions.tolist(),
+            "search": inspection.search,
+        }
+        statement = insert(InspectionRow).values(
+            image_id=inspection.image_id,
+            detector_id=inspection.detector_id,
+            threshold=inspection.threshold,
+            **values,
+        )
+        ids[inspection.image_id] = connection.execute(
+            statement.on_conflict_do_update(
+                constraint="uq_inspection_detector_id_image_id_threshold",
+                set_={**values, "created_at": func.now()},
+            ).returning(InspectionRow.id)
+        ).scalar_one()
+    return [ids[inspection.image_id] for inspection in inspections if inspection.image_id]

@@ -1,0 +1,33 @@
+"""Files a user names: paths, folders, patterns."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pgdefect.errors import DatasetError
+from pgdefect.vision.dataset import scan
+
+__all__ = ["list_images"]
+
+
+def list_images(paths: Sequence[Path]) -> list[str]:
+    """Absolute paths of the images that files, folders and glob patterns name, each once.
+
+    A folder gives its images as ingesting it would: never the masks of an MVTec layout.
+    Raises DatasetError for a path that does not exist and a folder without images.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        if os.path.isdir(path):
+            dataset = scan(path)
+            found.update((str(dataset.root / record.path), None) for record in dataset.records)
+        elif os.path.lexists(path):
+            found[os.path.abspath(path)] = None
+        elif matches := sorted(glob.glob(str(path), recursive=True)):
+            found.update((name, None) for name in list_images([Path(m) for m in matches]))
+        else:
+            raise DatasetError(f"{str(path)!r} does not exist. Check the path.")
+    return list(found)

@@ -1,0 +1,302 @@
+"""Judge images with a category's active detector: decode, embed, score in SQL, store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import Connection
+
+from pgdefect.config import Settings
+from pgdefect.db import catalog
+from pgdefect.db.banks import active_detector
+from pgdefect.db.engine import Database
+from pgdefect.db.extractors import load_extractor, store_image_embeddings
+from pgdefect.db.inspections import store_inspections
+from pgdefect.db.queries import (
+    bank_vectors,
+    images_by_sha256,
+    images_of,
+    score_patches,
+    stored_images,
+    support_positions,
+)
+from pgdefect.distance import as_stored
+from pgdefect.errors import DatasetError, ImageError
+from pgdefect.pipeline.files import list_images
+from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.types import Detector, Float32, Inspection, PatchScores, StoredImage
+from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
+from pgdefect.vision.image import ImageFile
+from pgdefect.vision.preprocess import Preprocessing, batches
+from pgdefect.vision.scoring import normalized_score, reweighted, row_distances
+from pgdefect.vision.transform import apply_transform
+
+EXACT_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """Judgements in the order of the files, and the files that could not be read."""
+
+    category: str
+    detector: Detector
+    preprocessing: Preprocessing
+    inspections: tuple[Inspection, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image on its way through: what was read, its embedding, its verdict."""
+
+    file: ImageFile
+    embedding: Float32
+    inspection: Inspection
+
+
+class Inspector:
+    """A category's active detector, loaded: judges files, stores nothing."""
+
+    def __init__(self, database: Database, settings: Settings, category: str) -> None:
+        self.database = database
+        self.detector = active_detector(database, category)
+        artifact = load_extractor(database, self.detector.extractor_id, settings.cache_dir)
+        self.extractor = Extractor(artifact)
+
+    def judge(
+        self,
+        paths: Sequence[str],
+        on_error: Callable[[int, ImageError], None],
+        *,
+        exact: bool = False,
+    ) -> Iterator[list[tuple[int, Judged]]]:
+        """Verdicts batch by batch, as `(index in paths, judged)`.
+
+        Extraction of a batch runs while the database scores the one before, on as many
+        connections as there are processors.
+        """
+        stream = batches(
+            paths, self.extractor.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error
+        )
+        with ThreadPoolExecutor(os.cpu_count() or 1, "pgdefect-score") as pool:
+            waiting: list[tuple[int, Future[Judged]]] = []
+            for batch in stream:
+                patches = self.extractor(batch.inputs)
+                embeddings = image_embeddings(patches)
+                submitted = [
+                    (index, pool.submit(self._judge_one, file, patches[n], embeddings[n], exact))
+                    for n, (index, file) in enumerate(zip(batch.indices, batch.files, strict=True))
+                ]
+                if waiting:
+                    yield [(index, future.result()) for index, future in waiting]
+                waiting = submitted
+            if waiting:
+                yield [(index, future.result()) for index, future in waiting]
+
+    def _judge_one(
+        self, file: ImageFile, patches: Float32, embedding: Float32, exact: bool
+    ) -> Judged:
+        detector, bank = self.detector, self.detector.bank
+        rows, cols, dim = patches.shape
+        vectors = as_stored(
+            apply_transform(bank.transform, patches.reshape(-1, dim)), bank.precision
+        )
+        with self.database.connect() as connection:
+            scores = _score(connection, detector, vectors, (rows, cols), exact)
+        inspection = Inspection(
+            path=str(file.path),
+            category=detector.category,
+            detector_id=detector.id,
+            threshold=detector.threshold,
+            raw_score=scores.raw_score,
+            normalized_score=normalized_score(
+                scores.raw_score, detector.threshold, detector.score_center
+            ),
+            scores=scores,
+            worst_box=self.extractor.preprocessing.grid_to_pixels(
+                scores.worst_row, scores.worst_col, (rows, cols), (file.height, file.width)
+            ),
+            search="exact" if exact else "hnsw",
+        )
+        return Judged(file, embedding, inspection)
+
+
+def inspect(
+    database: Database,
+    settings: Settings,
+    category: str,
+    paths: Sequence[Path] = (),
+    *,
+    split: str | None = None,
+    store: bool = True,
+    exact: bool = False,
+    progress: Progress = silent,
+    on_judged: Callable[[Inspection], None] = lambda inspection: None,
+) -> InspectReport:
+    """Judge files and folders, or stored images of one split, with the active detector.
+
+    Files that are new to the category are recorded as production images. An image judged
+    before by this detector under this threshold keeps its one inspection, renewed. Stored
+    batch by batch: interrupted, what was judged is kept, and a second run completes it.
+
+    Raises:
+        UnknownCategory, NoActiveDetector; DatasetError: nothing to inspect.
+    """
+    inspector = Inspector(database, settings, category)
+    if paths:
+        files = list_images(paths)
+        known: dict[str, StoredImage] = {}
+    else:
+        stored = images_of(database, category, split=split)
+        if not stored:
+            which = f"{split} images" if split else "images"
+            raise DatasetError(
+                f"category {category!r} has no {which}; name files or folders to inspect, or add "
+                f"some with: pgdefect ingest PATH --category {category}"
+            )
+        files = [image.path for image in stored]
+        known = {image.path: image for image in stored}
+    failed: list[tuple[str, str]] = []
+
+    def on_error(index: int, error: ImageError) -> None:
+        failed.append((files[index], str(error)))
+
+    inspections: list[tuple[int, Inspection]] = []
+    for batch in inspector.judge(files, on_error, exact=exact):
+        judged = [item for _, item in batch]
+        with database.begin() as connection:
+            images = _matching(connection, category, judged, known)
+            if store:
+                images = _record(connection, inspector, judged, images)
+            results = [_with_image(item, images[n]) for n, item in enumerate(judged)]
+            if store:
+                ids = store_inspections(connection, results)
+                results = [
+                    replace(result, inspection_id=id_)
+                    for result, id_ in zip(results, ids, strict=True)
+                ]
+        for (index, _), result in zip(batch, results, strict=True):
+            inspections.append((index, result))
+            on_judged(result)
+        progress("inspect", len(inspections) + len(failed), len(files))
+    inspections.sort(key=lambda item: item[0])
+    return InspectReport(
+        category,
+        inspector.detector,
+        inspector.extractor.preprocessing,
+        tuple(item for _, item in inspections),
+        tuple(failed),
+    )
+
+
+def _score(
+    connection: Connection,
+    detector: Detector,
+    vectors: Float32,
+    grid: tuple[int, int],
+    exact: bool,
+) -> PatchScores:
+    """Score an image's patches in SQL; the worst patch is proven, not approximated.
+
+    A distance from the index is an upper bound, so the largest are looked up exactly, in
+    growing groups, until the largest exact one is no smaller than every bound left.
+    """
+    bank = detector.bank
+    positions, distances = score_patches(connection, bank, vectors, exact=exact)
+    proven = np.full(len(vectors), exact)
+    count = 1
+    while not proven.all():
+        order = np.argsort(-distances, kind="stable")
+        if proven[order[0]]:
+            break
+        unproven = order[~proven[order]][:count]
+        positions[unproven], distances[unproven] = score_patches(
+            connection, bank, vectors[unproven], exact=True
+        )
+        proven[unproven] = True
+        count = min(2 * count, EXACT_AT_ONCE)
+    worst = int(distances.argmax())
+    score = float(distances[worst])
+    if bank.num_neighbors > 1:
+        support = support_positions(connection, bank, int(positions[worst]), bank.num_neighbors)
+        to_support = row_distances(
+            np.repeat(vectors[worst][None], len(support), axis=0),
+            bank_vectors(connection, bank, support),
+            bank.metric,
+        )
+        score = reweighted(score, to_support, bank.metric)
+    row, col = divmod(worst, grid[1])
+    return PatchScores(distances.reshape(grid), positions.reshape(grid), row, col, score)
+
+
+def _matching(
+    connection: Connection,
+    category: str,
+    judged: Sequence[Judged],
+    known: dict[str, StoredImage],
+) -> list[StoredImage | None]:
+    """The stored image each file is, by path where the list came from the database, else by
+    content: the one at the same path if several are alike.
+    """
+    by_content = images_by_sha256(connection, category, [item.file.sha256 for item in judged])
+    found: list[StoredImage | None] = []
+    for item in judged:
+        path = str(item.file.path)
+        alike = by_content.get(item.file.sha256, [])
+        same = [image for image in alike if image.path == os.path.abspath(path)]
+        found.append(known.get(path) or next(iter(same or alike), None))
+    return found
+
+
+def _record(
+    connection: Connection,
+    inspector: Inspector,
+    judged: Sequence[Judged],
+    images: Sequence[StoredImage | None],
+) -> list[StoredImage | None]:
+    """Add files that are new as production images, and every image embedding."""
+    result = list(images)
+    for n, (item, image) in enumerate(zip(judged, images, strict=True)):
+        if image is not None:
+            continue
+        path = Path(os.path.abspath(item.file.path))
+        root_id = catalog.ensure_root(connection, str(path.parent))
+        new = catalog.NewImage(
+            path=path.name,
+            sha256=item.file.sha256,
+            num_bytes=item.file.num_bytes,
+            height=item.file.height,
+            width=item.file.width,
+            split="production",
+        )
+        [image_id] = catalog.add_images(connection, inspector.detector.category_id, root_id, [new])
+        result[n] = stored_images(connection, [image_id])[image_id]
+    ids = {image.id: n for n, image in enumerate(result) if image is not None}
+    store_image_embeddings(
+        connection,
+        inspector.detector.extractor_id,
+        list(ids),
+        np.stack([judged[n].embedding for n in ids.values()]),
+    )
+    return result
+
+
+def _with_image(judged: Judged, image: StoredImage | None) -> Inspection:
+    if image is None:
+        return judged.inspection
+    return replace(
+        judged.inspection,
+        image_id=image.id,
+        label=image.label,
+        defect_type=image.defect_type,
+        mask_path=image.mask_path and os.path.join(_root_of(image), image.mask_path),
+    )
+
+
+def _root_of(image: StoredImage) -> str:
+    return image.path.removesuffix(image.relative_path)
