@@ -1,0 +1,144 @@
+"""One real Postgres for the run; each test gets a database cloned from a template."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgdefect.config import Settings
+from pgdefect.db.embedded import EmbeddedServer
+from pgdefect.db.engine import Database
+from pgdefect.db.schema import upgrade
+
+_number = count(1)
+TINY = (128, 128)
+"""Image size (height, width) of the trained template: an 16×16 grid of patches."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the developer's own settings, data or caches, nor waits for a hub."""
+    patch = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith(("PGDEFECT_", "PG"))]:
+        patch.delenv(name)
+    patch.setenv("PGDEFECT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """The embedded server, in a short directory that its OS user can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="pgdefect-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = EmbeddedServer(folder / "data")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def new_database(server: EmbeddedServer) -> Iterator[Callable[..., Database]]:
+    """Make a database, empty or cloned from another; all are dropped with the server."""
+    made: list[Database] = []
+
+    def make(template: Database | None = None) -> Database:
+        name = f"test_{next(_number)}"
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.Identifier(name),
+            sql.Identifier("template0" if template is None else database_name(template)),
+        )
+        if template is not None:
+            template.dispose()
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(statement)
+        made.append(Database(server.url().replace("/pgdefect?", f"/{name}?")))
+        return made[-1]
+
+    yield make
+    for database in made:
+        database.dispose()
+
+
+def database_name(database: Database) -> str:
+    return psycopg.conninfo.conninfo_to_dict(database.url)["dbname"]
+
+
+@pytest.fixture
+def empty_database(new_database: Callable[..., Database]) -> Iterator[Database]:
+    """A database without pgdefect's schema."""
+    database = new_database()
+    yield database
+    database.dispose()
+
+
+@pytest.fixture(scope="session")
+def _template(new_database: Callable[..., Database]) -> Database:
+    database = new_database()
+    upgrade(database)
+    return database
+
+
+@pytest.fixture
+def database(new_database: Callable[..., Database], _template: Database) -> Iterator[Database]:
+    """A database with the schema and no rows."""
+    database = new_database(_template)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return Settings()
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MVTec-style category of generated parts: 16 train, 4 + 3 × 3 test, with masks."""
+    from pgdefect.vision.synthetic import write_dataset
+
+    return write_dataset(
+        tmp_path_factory.mktemp("data") / "parts",
+        num_train=16,
+        num_test_normal=4,
+        num_per_defect=3,
+        seed=1,
+        size=TINY,
+    )
+
+
+@pytest.fixture(scope="session")
+def _trained_template(
+    new_database: Callable[..., Database], _template: Database, parts: Path, settings: Settings
+) -> Database:
+    from pgdefect.pipeline.ingest import ingest
+    from pgdefect.pipeline.inspect import inspect
+    from pgdefect.pipeline.train import TrainOptions, train
+
+    database = new_database(_template)
+    ingest(database, parts, "parts")
+    train(database, settings, "parts", TrainOptions(image_size=TINY))
+    inspect(database, settings, "parts", split="test")
+    return database
+
+
+@pytest.fixture
+def trained(
+    new_database: Callable[..., Database], _trained_template: Database
+) -> Iterator[Database]:
+    """A database whose category ``parts`` is trained and its test images inspected."""
+    database = new_database(_trained_template)
+    yield database
+    database.dispose()
