@@ -1,0 +1,54 @@
+# make demo · make test · make lint · make bench — each does its own set-up in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup   install pgdefect and everything it needs into $(VENV), pinned versions"
+	@echo "make demo    set up, then learn solar cells, flag defects, find similar images"
+	@echo "make test    set up, then run the tests"
+	@echo "make lint    set up, then check style and types"
+	@echo "make bench   set up, then measure against peers"
+	@echo "make clean   remove $(VENV) and what tools left behind"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "pgdefect needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV): about 7 GB, torch most of it; a few minutes."
+	@# Debian ships venv without ensurepip; pip can then serve from outside.
+	@test -x $(VENV)/bin/python -a -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+		$(PYTHON) -m venv --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip; }
+	PIP_CONSTRAINT=constraints.txt $(VENV)/bin/python -m pip install \
+		--disable-pip-version-check --quiet --editable '.[train,demo,dev]'
+	@touch $@
+	@echo "$(VENV) is ready."
+
+demo: setup
+	@$(VENV)/bin/pgdefect demo
+
+test: setup
+	$(VENV)/bin/python -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: setup
+	$(VENV)/bin/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks migrations -name __pycache__ -type d -prune -exec rm -rf {} +
