@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgdefect import threads
 from pgdefect.errors import MissingExtra
 from pgdefect.vision import coreset
 from pgdefect.vision.coreset import CoresetResult, k_center_greedy
@@ -124,9 +125,7 @@ def test_the_sequence_does_not_depend_on_the_number_of_threads(
 ) -> None:
     points = patch_like(3000, 20)
     expected = k_center_greedy(points, 500)
-    monkeypatch.setattr(coreset, "_num_cpus", lambda: 5)
-    assert k_center_greedy(points, 500).indices.tolist() == expected.indices.tolist()
-    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    monkeypatch.setattr(threads, "num_cpus", lambda: 5)
     assert k_center_greedy(points, 500).indices.tolist() == expected.indices.tolist()
 
 

@@ -176,7 +176,10 @@ def move_root(
 
 
 Category = Annotated[str | None, typer.Option(help="A category by name.")]
-Detector = Annotated[int | None, typer.Option(help="A detector by number (pgdefect detectors).")]
+Detector = Annotated[
+    int | None,
+    typer.Option(min=1, max=2**63 - 1, help="A detector by number (pgdefect detectors)."),
+]
 Image = Annotated[str | None, typer.Option(help="An image by id, end of path, or start of sha256.")]
 
 

@@ -28,13 +28,19 @@ class Context:
         return load_settings(database_url=self.database_url, data_dir=self.data_dir)
 
     @cached_property
+    def bare_database(self) -> Database:
+        """The database as it is, whatever its schema; the embedded server is started."""
+        from pgdefect.db.engine import open_database
+
+        return open_database(self.settings)
+
+    @cached_property
     def database(self) -> Database:
         """The database at the code's schema; a new embedded one is brought up to it."""
-        from pgdefect.db.engine import open_database
         from pgdefect.db.schema import require_current, upgrade
         from pgdefect.errors import SchemaOutOfDate
 
-        database = open_database(self.settings)
+        database = self.bare_database
         try:
             require_current(database)
         except SchemaOutOfDate:
@@ -43,6 +49,11 @@ class Context:
             # The embedded server is ours alone: nobody else decides when it is upgraded.
             upgrade(database)
         return database
+
+    def close(self) -> None:
+        """Close the connections; the command is over."""
+        if "bare_database" in self.__dict__:
+            self.bare_database.dispose()
 
     def options(self) -> list[str]:
         """The global options that lead another call to the same database; no password."""

@@ -118,11 +118,10 @@ def psql(context: typer.Context) -> None:
         program = str(bundled)
     environment = dict(os.environ)
     # A password in an argument would show in the process list.
-    from sqlalchemy.engine import make_url
+    from psycopg.conninfo import conninfo_to_dict
 
-    parsed = make_url(database.url)
-    if parsed.password is not None:
-        environment["PGPASSWORD"] = str(parsed.password)
+    if (password := conninfo_to_dict(database.url).get("password")) is not None:
+        environment["PGPASSWORD"] = str(password)
     database.dispose()
     os.execve(program, ["psql", database.safe_url, *context.args], environment)
 
@@ -130,10 +129,9 @@ def psql(context: typer.Context) -> None:
 @app.command(epilog="Example:  pgdefect db upgrade")
 def upgrade(context: typer.Context, json: Json = False) -> None:
     """Create or update tables, functions and views."""
-    from pgdefect.db.engine import open_database
     from pgdefect.db.schema import upgrade as apply
 
-    report = apply(open_database(current(context).settings))
+    report = apply(current(context).bare_database)
     if json:
         print_json(report)
         return
@@ -147,10 +145,9 @@ def upgrade(context: typer.Context, json: Json = False) -> None:
 @app.command(epilog="Example:  pgdefect db check")
 def check(context: typer.Context, json: Json = False) -> None:
     """Say whether database and code agree; exit code 1 if they do not."""
-    from pgdefect.db.engine import open_database
     from pgdefect.db.schema import check as compare
 
-    report = compare(open_database(current(context).settings))
+    report = compare(current(context).bare_database)
     if json:
         print_json(report)
     elif report.ok:

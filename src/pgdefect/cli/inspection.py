@@ -9,14 +9,15 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import UsageError
+from pgdefect.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from pgdefect.pipeline.search import SearchReport
     from pgdefect.types import Inspection, Neighbor, PatchNeighbor
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Exact = Annotated[bool, typer.Option("--exact", help="Scan the tables instead of the indexes.")]
+MAX_BANK, MAX_POSITION = 2**63 - 1, 2**31 - 1
+Exact = Annotated[bool, typer.Option("--exact", help="Scan the table instead of its index.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +43,12 @@ def inspect(
         Path | None, typer.Option(metavar="DIR", help="Write a picture of each anomaly map.")
     ] = None,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Keep the results.")] = True,
-    exact: Exact = False,
+    search: Annotated[
+        str,
+        typer.Option(
+            help="hnsw asks the index in the database; exact loads the bank: faster for many."
+        ),
+    ] = "hnsw",
     json: Json = False,
 ) -> None:
     """Say whether images are anomalous, and where.
@@ -51,11 +57,16 @@ def inspect(
     """
     from pgdefect.pipeline.inspect import inspect as use_case
     from pgdefect.pipeline.pictures import save_maps as save
+    from pgdefect.pipeline.pictures import writable_folder
 
     if category is None:
         raise UsageError("name the category the images show with --category")
+    if search not in ("hnsw", "exact"):
+        raise UsageError(f"--search is hnsw or exact, not {search!r}")
     if paths and split:
         raise UsageError("--split is for stored images; leave it out when naming files")
+    if save_maps is not None:
+        writable_folder(save_maps)
     with progress_bars() as progress:
         report = use_case(
             current(context).database,
@@ -64,7 +75,7 @@ def inspect(
             paths or (),
             split=split,
             store=store,
-            exact=exact,
+            search=search,  # type: ignore[arg-type]
             progress=progress,
         )
         if save_maps is not None:
@@ -136,10 +147,12 @@ def search(
     if patch is not None:
         _search_patch(context, patch, k, json)
         return
-    from pgdefect.pipeline.pictures import save_sheet
+    from pgdefect.pipeline.pictures import save_sheet, writable_folder
     from pgdefect.pipeline.search import search as use_case
 
     assert query is not None
+    if sheet is not None:
+        writable_folder(sheet.parent)
     report = use_case(
         current(context).database,
         current(context).settings,
@@ -227,10 +240,14 @@ def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:
 
 def _search_patch(context: typer.Context, patch: str, k: int, json: bool) -> None:
     from pgdefect.db.queries import similar_patches
+    from pgdefect.pipeline.search import check_k
 
     bank, _, position = patch.partition(":")
     if not (bank.isdigit() and position.isdigit()):
         raise UsageError(f"--patch is BANK:POSITION, two numbers, not {patch!r}")
+    check_k(k)
+    if int(bank) > MAX_BANK or int(position) > MAX_POSITION:
+        raise NotFound(f"there is no memory-bank vector {patch}; banks: pgdefect detectors")
     found: list[PatchNeighbor] = similar_patches(
         current(context).database, int(bank), int(position), k
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,7 @@ def _options(
     ] = False,
 ) -> None:
     context.obj = Context(database_url, data_dir)
+    context.call_on_close(context.obj.close)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,11 +77,11 @@ def run(arguments: list[str]) -> int:
         result: Any = app(arguments, prog_name="pgdefect", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except PgdefectError as error:
-        if verbose:
-            raise
+        _trace(verbose)
         typer.echo(f"pgdefect: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        _trace(verbose)
         typer.echo("pgdefect: interrupted; nothing half-done was stored", err=True)
         return 130
     except BrokenPipeError:
@@ -87,14 +89,22 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        if verbose:
-            raise
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors
             error.show()
             return int(error.exit_code)
+        _trace(verbose)
+        if isinstance(error, UnicodeEncodeError):
+            typer.echo(f"pgdefect: {error.object!r} is not valid UTF-8; rename it", err=True)
+            return 2
         what = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        typer.echo(f"pgdefect: {what}. Run with --verbose to see where", err=True)
+        first_line = what.splitlines()[0]
+        typer.echo(f"pgdefect: {first_line}. Run with --verbose to see where", err=True)
         return 1
+
+
+def _trace(verbose: bool) -> None:
+    if verbose:
+        traceback.print_exc()
 
 
 def _before_command(arguments: list[str]) -> list[str]:

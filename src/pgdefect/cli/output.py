@@ -20,6 +20,7 @@ STAGES = {
     "extractor": "Loading the backbone",
     "extract": "Extracting patch embeddings",
     "coreset": "Selecting the coreset",
+    "threshold": "Scoring held-out images",
     "load": "Copying the memory bank",
     "index": "Building the HNSW index",
     "embed": "Embedding images",

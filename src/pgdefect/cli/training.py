@@ -9,7 +9,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import UsageError
+from pgdefect.errors import TrainingError, UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -64,6 +64,10 @@ def train(
     ] = 64,
     metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
     precision: Annotated[str, typer.Option(help="half or single: what is stored.")] = "half",
+    max_patches: Annotated[
+        int | None,
+        typer.Option(help="Pick the coreset from this many patches at most, drawn at random."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides hold-out and coreset.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images per extraction step.")] = 8,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -73,7 +77,7 @@ def train(
 
     The new detector becomes the category's active one; older ones are kept.
     """
-    from pgdefect.db.catalog import list_categories
+    from pgdefect.db.catalog import category_id, list_categories
     from pgdefect.pipeline.train import TrainOptions
     from pgdefect.pipeline.train import train as use_case
 
@@ -97,6 +101,7 @@ def train(
         pca_dim=pca_dim or None,
         metric=metric,
         precision=precision,  # type: ignore[arg-type]
+        max_patches=max_patches,
         seed=seed,
         batch_size=batch_size,
         device=device,
@@ -109,16 +114,27 @@ def train(
         raise UsageError(
             "there is no category yet; add one with: pgdefect ingest PATH --category NAME"
         )
+    with database.connect() as connection:
+        for name in names:  # a slip in the last name shows before the first is trained
+            category_id(connection, name)
     reports = []
+    untrained = 0
     for name in names:
-        with progress_bars() as progress:
-            reports.append(
-                use_case(database, current(context).settings, name, options, progress=progress)
-            )
+        try:
+            with progress_bars() as progress:
+                reports.append(
+                    use_case(database, current(context).settings, name, options, progress=progress)
+                )
+        except TrainingError as error:
+            if len(names) == 1:
+                raise
+            note(f"pgdefect: {error}")
+            untrained += 1
+            continue
         note(f"{name}: detector {reports[-1].detector_id} is active")
     if json:
         print_json(reports)
-    else:
+    elif reports:
         stages = list(reports[0].seconds)
         print_table(
             (
@@ -144,6 +160,8 @@ def train(
             ],
         )
     failures([item for report in reports for item in report.failed])
+    if untrained:
+        raise typer.Exit(1)
 
 
 def detectors(

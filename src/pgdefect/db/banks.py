@@ -118,12 +118,14 @@ def partition_name(bank_id: int) -> str:
 
 def _check_provenance(connection: Connection, bank: MemoryBank) -> None:
     ids = np.unique(bank.image_ids).tolist()
-    found = connection.scalar(
-        text("SELECT count(*) FROM pgdefect.image WHERE id = ANY(:ids)"), {"ids": ids}
-    )
-    if found != len(ids):
+    # The lock keeps the images until the bank can be seen, and with it what forbids deletion.
+    found = connection.execute(
+        text("SELECT id FROM pgdefect.image WHERE id = ANY(:ids) ORDER BY id FOR KEY SHARE"),
+        {"ids": ids},
+    ).all()
+    if len(found) != len(ids):
         raise errors.Conflict(
-            f"{len(ids) - (found or 0)} of the training images were deleted during training; "
+            f"{len(ids) - len(found)} of the training images were deleted during training; "
             "train again"
         )
 

@@ -229,7 +229,8 @@ def list_detectors(database: Database, category: str | None = None) -> list[Dete
             text(
                 "SELECT bank_id, category, version, state, active, backbone, num_images, "
                 "num_vectors, threshold, size, created_at FROM defect.banks "
-                "WHERE :category IS NULL OR category = :category ORDER BY category, version DESC"
+                "WHERE CAST(:category AS text) IS NULL OR category = :category "
+                "ORDER BY category, version DESC"
             ).bindparams(category=category)
         )
         return [DetectorSummary(*row) for row in rows]
@@ -328,6 +329,10 @@ def delete_category(database: Database, name: str) -> None:
     for detector_id in detectors:
         delete_detector(database, detector_id)
     with database.begin() as connection:
+        # From here on nothing can be added to the category.
+        connection.execute(select(Category.id).where(Category.id == category).with_for_update())
+        if connection.scalar(select(func.count()).where(Detector.category_id == category)):
+            raise Conflict(f"category {name!r} was trained meanwhile; delete it again")
         connection.execute(delete(Image).where(Image.category_id == category))
         connection.execute(delete(Category).where(Category.id == category))
         connection.execute(
@@ -341,6 +346,8 @@ def delete_image(database: Database, image_id: int) -> None:
     Raises Conflict while a memory bank holds vectors that came from it.
     """
     with database.begin() as connection:
+        # A training that is storing its bank has the row locked; then look at its bank too.
+        connection.execute(select(Image.id).where(Image.id == image_id).with_for_update())
         banks = connection.scalars(
             text(
                 "SELECT DISTINCT bank_id FROM pgdefect.memory_bank_patch WHERE image_id = :id "

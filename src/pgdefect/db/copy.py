@@ -87,3 +87,21 @@ def vector_array_binary(values: NDArray[np.float32], element_oid: int) -> bytes:
     block["dim"] = dim
     block["value"] = values
     return header + struct.pack(">ii", num, 1) + block.tobytes()
+
+
+def read_vectors(connection: psycopg.Connection[Any], query: sql.Composable) -> NDArray[np.float32]:
+    """The one ``vector`` column of a query as a float32 `(n, dim)` matrix, by binary COPY.
+
+    All vectors must have the same dimension.
+    """
+    with connection.cursor() as cursor:
+        statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
+        with cursor.copy(statement) as copy:
+            content = b"".join(bytes(block) for block in copy)
+    body = content[len(_HEADER) : -len(_TRAILER)]
+    if not body:
+        return np.empty((0, 0), dtype=np.float32)
+    (dim,) = struct.unpack_from(">h", body, 6)
+    prefix = [("count", ">i2"), ("length", ">i4"), ("dim", ">i2"), ("reserved", ">i2")]
+    row = np.dtype([*prefix, ("value", ">f4", (dim,))])
+    return np.frombuffer(body, dtype=row)["value"].astype(np.float32)

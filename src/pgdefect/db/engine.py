@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import psycopg
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import Connection, Engine, create_engine, exc
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from pgdefect import errors
@@ -22,6 +22,8 @@ from pgdefect.db.copy import vector_array_binary
 
 MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
+_SECRET = {"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
+"""Parameters of a URL that never leave it."""
 
 
 class VectorArray:
@@ -58,6 +60,11 @@ class Database:
                 "the database URL must start with postgresql://; "
                 "for example postgresql://user@host:5432/name"
             )
+        if "@" in self._login_and_address()[1].partition("?")[0]:
+            raise errors.UsageError(
+                "the database URL has an @ or / too many: in a user's name and a password write "
+                "@ as %40 and / as %2F"
+            )
 
     @cached_property
     def engine(self) -> Engine:
@@ -73,6 +80,13 @@ class Database:
     def _connect(self) -> psycopg.Connection[Any]:
         try:
             connection = psycopg.connect(self.url, application_name="pgdefect", connect_timeout=10)
+        except psycopg.ProgrammingError:
+            # Its text repeats the part that libpq cannot read, which may be the password.
+            raise errors.UsageError(
+                f"the database URL cannot be read (without password: {self.safe_url}); write "
+                "characters other than letters and digits percent-encoded, and parameters as "
+                "?name=value&name=value"
+            ) from None
         except psycopg.Error as error:
             raise _cannot_connect(error, self.safe_url) from error
         row = connection.execute(_ON_CONNECT).fetchone()
@@ -96,8 +110,19 @@ class Database:
 
     @property
     def safe_url(self) -> str:
-        """The URL without its password."""
-        return make_url(self.url).render_as_string(hide_password=True).replace(":***@", "@")
+        """The URL without its password, fit to be shown and to be connected with."""
+        login, address = self._login_and_address()
+        user = login.partition(":")[0]
+        address, _, query = address.partition("?")
+        items = [item for item in query.split("&") if item]
+        kept = "&".join(i for i in items if unquote(i.partition("=")[0]) not in _SECRET)
+        return f"postgresql://{user}{'@' if login else ''}{address}{'?' if kept else ''}{kept}"
+
+    def _login_and_address(self) -> tuple[str, str]:
+        """The URL's ``user:password`` and what follows, cut where libpq cuts."""
+        rest = self.url.removeprefix("postgresql://")
+        login, at, address = rest.partition("@")
+        return (login, address) if at and "/" not in login else ("", rest)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -259,6 +284,11 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
             return errors.SchemaOutOfDate(
                 f"the database at {where} does not have pgdefect's present schema ({message}). "
                 "Run: pgdefect db upgrade"
+            )
+        case "23503":
+            return errors.Conflict(
+                f"another session deleted what this refers to, or refers to what this deletes: "
+                f"{message}. Run the command again"
             )
         case "42501":
             return errors.DatabaseError(f"this login may not do that: {full}")

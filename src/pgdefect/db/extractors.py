@@ -131,19 +131,18 @@ def _write_cache(path: Path, content: bytes) -> None:
 
 
 def images_without_embedding(
-    database: Database, extractor_id: int, image_ids: Sequence[int]
-) -> set[int]:
-    """Those of `image_ids` that this extractor has made no embedding of."""
-    with database.connect() as connection:
-        rows = connection.execute(
-            text(
-                "SELECT id FROM unnest(CAST(:ids AS bigint[])) u(id) "
-                "WHERE NOT EXISTS (SELECT FROM pgdefect.image_embedding e "
-                "WHERE e.extractor_id = :extractor AND e.image_id = u.id)"
-            ),
-            {"ids": list(image_ids), "extractor": extractor_id},
-        )
-        return {row[0] for row in rows}
+    connection: Connection, extractor_id: int, image_ids: Sequence[int]
+) -> list[int]:
+    """Those of `image_ids`, in order, that this extractor has made no embedding of."""
+    rows = connection.execute(
+        text(
+            "SELECT id FROM unnest(CAST(:ids AS bigint[])) WITH ORDINALITY u(id, n) "
+            "WHERE NOT EXISTS (SELECT FROM pgdefect.image_embedding e "
+            "WHERE e.extractor_id = :extractor AND e.image_id = u.id) ORDER BY n"
+        ),
+        {"ids": list(image_ids), "extractor": extractor_id},
+    )
+    return [row[0] for row in rows]
 
 
 def store_image_embeddings(

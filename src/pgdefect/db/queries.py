@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import psycopg
+from psycopg import sql
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
 
+from pgdefect.db.copy import read_vectors
 from pgdefect.db.engine import Database, VectorArray, driver
 from pgdefect.distance import as_stored
 from pgdefect.errors import NotFound, UnknownImage
@@ -261,3 +263,15 @@ def categories_by_sha256(connection: Connection, digest: str) -> tuple[list[str]
     )
     known = rows.fetchall()
     return [name for name, holds in known if holds], [name for name, _ in known]
+
+
+def read_bank(database: Database, bank: BankInfo) -> Float32:
+    """All vectors of a bank by position, `(num_vectors, embedding_dim)`."""
+    with database.connect() as connection:
+        return read_vectors(
+            driver(connection),
+            sql.SQL(
+                "SELECT embedding FROM pgdefect.memory_bank_patch WHERE bank_id = {} "
+                "ORDER BY position"
+            ).format(sql.Literal(bank.id)),
+        )

@@ -26,7 +26,7 @@ from pgdefect.errors import MissingExtra
 from pgdefect.evaluation import image_auroc
 from pgdefect.pipeline.ingest import ingest_dataset
 from pgdefect.pipeline.inspect import InspectReport, inspect
-from pgdefect.pipeline.pictures import save_sheet
+from pgdefect.pipeline.pictures import save_sheet, writable_folder
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.pipeline.search import SearchReport, search
 from pgdefect.pipeline.train import TrainOptions, TrainReport, train
@@ -104,6 +104,7 @@ def run_demo(
     Detectors of earlier runs are deleted. The contact sheet is written into `folder`.
     """
     start = time.perf_counter()
+    writable_folder(folder)
     results = [_run_category(database, settings, name, progress) for name in CELL_TYPES]
     # The clearest defect of the first category: the verdict a newcomer can check by eye.
     _, judged = results[0]

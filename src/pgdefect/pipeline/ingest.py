@@ -12,6 +12,7 @@ from pgdefect.db import catalog
 from pgdefect.db.engine import Database
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.threads import num_cpus
 from pgdefect.vision.dataset import Dataset, ImageRecord, scan, scan_categories
 from pgdefect.vision.image import ImageFile, probe_image
 
@@ -111,7 +112,7 @@ def ingest_dataset(
     changed: list[str] = []
     failed: list[tuple[str, str]] = []
     done = 0
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(num_cpus()) as pool:
         for start in range(0, len(dataset.records), BATCH):
             records = dataset.records[start : start + BATCH]
             probes = pool.map(lambda record: _probe(dataset.root, record, known), records)

@@ -17,26 +17,19 @@ from pgdefect.db.banks import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor, store_image_embeddings
 from pgdefect.db.inspections import store_inspections
-from pgdefect.db.queries import (
-    bank_vectors,
-    images_by_sha256,
-    images_of,
-    score_patches,
-    stored_images,
-    support_positions,
-)
+from pgdefect.db.queries import images_by_sha256, images_of, stored_images
 from pgdefect.distance import as_stored
 from pgdefect.errors import DatasetError, ImageError
 from pgdefect.pipeline.files import list_images
+from pgdefect.pipeline.patch_search import SearchKind, open_search, score_image
 from pgdefect.pipeline.progress import Progress, silent
-from pgdefect.types import Detector, Float32, Inspection, PatchScores, StoredImage
+from pgdefect.threads import one_blas_thread_each
+from pgdefect.types import Detector, Float32, Inspection, StoredImage
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.image import ImageFile
 from pgdefect.vision.preprocess import Preprocessing, batches
-from pgdefect.vision.scoring import normalized_score, reweighted, row_distances
+from pgdefect.vision.scoring import normalized_score
 from pgdefect.vision.transform import apply_transform
-
-EXACT_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -62,9 +55,16 @@ class Judged:
 class Inspector:
     """A category's active detector, loaded: judges files, stores nothing."""
 
-    def __init__(self, database: Database, settings: Settings, category: str) -> None:
-        self.database = database
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        category: str,
+        search: SearchKind = "hnsw",
+    ) -> None:
         self.detector = active_detector(database, category)
+        self.search_kind = search
+        self.search = open_search(database, self.detector.bank, search)
         artifact = load_extractor(database, self.detector.extractor_id, settings.cache_dir)
         self.extractor = Extractor(artifact)
 
@@ -72,24 +72,25 @@ class Inspector:
         self,
         paths: Sequence[str],
         on_error: Callable[[int, ImageError], None],
-        *,
-        exact: bool = False,
     ) -> Iterator[list[tuple[int, Judged]]]:
         """Verdicts batch by batch, as `(index in paths, judged)`.
 
-        Extraction of a batch runs while the database scores the one before, on as many
+        Extraction of a batch runs while the one before is scored, on as many threads and
         connections as there are processors.
         """
         stream = batches(
             paths, self.extractor.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error
         )
-        with ThreadPoolExecutor(os.cpu_count() or 1, "pgdefect-score") as pool:
+        with (
+            one_blas_thread_each() as num_threads,
+            ThreadPoolExecutor(num_threads, "pgdefect-score") as pool,
+        ):
             waiting: list[tuple[int, Future[Judged]]] = []
             for batch in stream:
                 patches = self.extractor(batch.inputs)
                 embeddings = image_embeddings(patches)
                 submitted = [
-                    (index, pool.submit(self._judge_one, file, patches[n], embeddings[n], exact))
+                    (index, pool.submit(self._judge_one, file, patches[n], embeddings[n]))
                     for n, (index, file) in enumerate(zip(batch.indices, batch.files, strict=True))
                 ]
                 if waiting:
@@ -98,16 +99,13 @@ class Inspector:
             if waiting:
                 yield [(index, future.result()) for index, future in waiting]
 
-    def _judge_one(
-        self, file: ImageFile, patches: Float32, embedding: Float32, exact: bool
-    ) -> Judged:
+    def _judge_one(self, file: ImageFile, patches: Float32, embedding: Float32) -> Judged:
         detector, bank = self.detector, self.detector.bank
         rows, cols, dim = patches.shape
         vectors = as_stored(
             apply_transform(bank.transform, patches.reshape(-1, dim)), bank.precision
         )
-        with self.database.connect() as connection:
-            scores = _score(connection, detector, vectors, (rows, cols), exact)
+        scores = score_image(self.search, vectors, (rows, cols))
         inspection = Inspection(
             path=str(file.path),
             category=detector.category,
@@ -121,7 +119,7 @@ class Inspector:
             worst_box=self.extractor.preprocessing.grid_to_pixels(
                 scores.worst_row, scores.worst_col, (rows, cols), (file.height, file.width)
             ),
-            search="exact" if exact else "hnsw",
+            search=self.search_kind,
         )
         return Judged(file, embedding, inspection)
 
@@ -134,7 +132,7 @@ def inspect(
     *,
     split: str | None = None,
     store: bool = True,
-    exact: bool = False,
+    search: SearchKind = "hnsw",
     progress: Progress = silent,
     on_judged: Callable[[Inspection], None] = lambda inspection: None,
 ) -> InspectReport:
@@ -147,7 +145,7 @@ def inspect(
     Raises:
         UnknownCategory, NoActiveDetector; DatasetError: nothing to inspect.
     """
-    inspector = Inspector(database, settings, category)
+    inspector = Inspector(database, settings, category, search)
     if paths:
         files = list_images(paths)
         known: dict[str, StoredImage] = {}
@@ -167,7 +165,7 @@ def inspect(
         failed.append((files[index], str(error)))
 
     inspections: list[tuple[int, Inspection]] = []
-    for batch in inspector.judge(files, on_error, exact=exact):
+    for batch in inspector.judge(files, on_error):
         judged = [item for _, item in batch]
         with database.begin() as connection:
             images = _matching(connection, category, judged, known)
@@ -192,46 +190,6 @@ def inspect(
         tuple(item for _, item in inspections),
         tuple(failed),
     )
-
-
-def _score(
-    connection: Connection,
-    detector: Detector,
-    vectors: Float32,
-    grid: tuple[int, int],
-    exact: bool,
-) -> PatchScores:
-    """Score an image's patches in SQL; the worst patch is proven, not approximated.
-
-    A distance from the index is an upper bound, so the largest are looked up exactly, in
-    growing groups, until the largest exact one is no smaller than every bound left.
-    """
-    bank = detector.bank
-    positions, distances = score_patches(connection, bank, vectors, exact=exact)
-    proven = np.full(len(vectors), exact)
-    count = 1
-    while not proven.all():
-        order = np.argsort(-distances, kind="stable")
-        if proven[order[0]]:
-            break
-        unproven = order[~proven[order]][:count]
-        positions[unproven], distances[unproven] = score_patches(
-            connection, bank, vectors[unproven], exact=True
-        )
-        proven[unproven] = True
-        count = min(2 * count, EXACT_AT_ONCE)
-    worst = int(distances.argmax())
-    score = float(distances[worst])
-    if bank.num_neighbors > 1:
-        support = support_positions(connection, bank, int(positions[worst]), bank.num_neighbors)
-        to_support = row_distances(
-            np.repeat(vectors[worst][None], len(support), axis=0),
-            bank_vectors(connection, bank, support),
-            bank.metric,
-        )
-        score = reweighted(score, to_support, bank.metric)
-    row, col = divmod(worst, grid[1])
-    return PatchScores(distances.reshape(grid), positions.reshape(grid), row, col, score)
 
 
 def _matching(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pgdefect.errors import ImageError
+from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.pipeline.search import SearchReport
 from pgdefect.types import Inspection
@@ -14,6 +15,34 @@ from pgdefect.vision.contact_sheet import SheetQuery, SheetTile, contact_sheet, 
 from pgdefect.vision.image import load_image, load_mask
 from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.render import save_png
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def writable_folder(folder: Path) -> None:
+    """Make a folder for pictures, before the work whose result they show.
+
+    Raises UsageError where it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
+    except OSError as error:
+        reason = str(error.strerror).lower()
+    if reason:
+        raise UsageError(
+            f"pictures cannot be written to {str(folder)!r}: {reason}. Name another folder"
+        )
+
+
+def _save(picture: Image, path: Path) -> Path:
+    try:
+        return save_png(picture, path)
+    except OSError as error:
+        raise UsageError(
+            f"the picture {str(path)!r} cannot be written: {error.strerror}. Name another place"
+        ) from error
 
 
 def save_map(inspection: Inspection, preprocessing: Preprocessing, path: Path) -> Path:
@@ -33,7 +62,7 @@ def save_map(inspection: Inspection, preprocessing: Preprocessing, path: Path) -
         verdict=inspection.verdict,
         worst_box=inspection.worst_box,
     )
-    return save_png(panel, path)
+    return _save(panel, path)
 
 
 def save_maps(
@@ -93,4 +122,4 @@ def save_sheet(report: SearchReport, preprocessing: Preprocessing, path: Path) -
                 neighbor.image.category,
             )
         )
-    return save_png(contact_sheet(query, tiles), path)
+    return _save(contact_sheet(query, tiles), path)

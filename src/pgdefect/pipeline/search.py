@@ -59,11 +59,10 @@ def search(
         UnknownImage, Conflict: the word names no stored image, or several;
         UsageError: a new file needs its category named.
     """
-    if not 1 <= k <= MAX_K:
-        raise UsageError(f"-k must lie between 1 and {MAX_K:,}, not {k}")
+    check_k(k)
     image, path, category = _resolve(database, query, category)
     inspector = Inspector(database, settings, category)
-    judged = _judge(inspector, path, exact)
+    judged = _judge(inspector, path)
     if image is None or image.category != category:
         with database.connect() as connection:
             alike = images_by_sha256(connection, category, [judged.file.sha256])
@@ -89,6 +88,12 @@ def search(
     )
 
 
+def check_k(k: int) -> None:
+    """Raises UsageError for a number of neighbors that cannot be asked for."""
+    if not 1 <= k <= MAX_K:
+        raise UsageError(f"-k must lie between 1 and {MAX_K:,}, not {k}")
+
+
 def _resolve(
     database: Database, query: str, category: str | None
 ) -> tuple[StoredImage | None, str, str]:
@@ -111,8 +116,8 @@ def _resolve(
     )
 
 
-def _judge(inspector: Inspector, path: str, exact: bool) -> Judged:
+def _judge(inspector: Inspector, path: str) -> Judged:
     def fail(index: int, error: ImageError) -> None:
         raise error
 
-    return next(iter(inspector.judge([path], fail, exact=exact)))[0][1]
+    return next(iter(inspector.judge([path], fail)))[0][1]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pgdefect.config import Settings
 from pgdefect.db.banks import Calibration, store_detector
@@ -25,23 +27,28 @@ from pgdefect.db.extractors import (
 from pgdefect.db.queries import images_of
 from pgdefect.distance import COSINE, Precision, as_stored, index_expression, metric_named
 from pgdefect.errors import ImageError, TooFewImages, UsageError
+from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress, silent
-from pgdefect.types import Float32, MemoryBank, StoredImage, Threshold
+from pgdefect.threads import one_blas_thread_each
+from pgdefect.types import Float32, MemoryBank, PatchScores, StoredImage, Threshold
 from pgdefect.vision import patchcore
 from pgdefect.vision.backbone import DEFAULT_BACKBONE, find_backbone
 from pgdefect.vision.coreset import k_center_greedy
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
+from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.preprocess import Batch, Preprocessing, batches
-from pgdefect.vision.scoring import (
-    DEFAULT_FALSE_REJECT_RATE,
-    nearest_vectors,
-    reweighted,
-    row_distances,
-    threshold_for_false_rejects,
+from pgdefect.vision.scoring import DEFAULT_FALSE_REJECT_RATE, threshold_for_false_rejects
+from pgdefect.vision.transform import (
+    BLOCK,
+    DEFAULT_PCA_DIM,
+    apply_transform,
+    fit_transform,
+    transformed_dim,
 )
-from pgdefect.vision.transform import DEFAULT_PCA_DIM, apply_transform, fit_transform
 
 MIN_IMAGES = 5
+MAX_SIDE = 4096
+"""Larger images are refused: their feature maps would take tens of gigabytes."""
 CALIBRATION_PATCHES = 2048
 
 
@@ -62,6 +69,7 @@ class TrainOptions:
     pca_dim: int | None = DEFAULT_PCA_DIM
     metric: str = "cosine"
     precision: Precision = "half"
+    max_patches: int | None = None
     seed: int = 0
     batch_size: int = BATCH_SIZE
     device: str = "cpu"
@@ -79,9 +87,18 @@ class TrainOptions:
             )
         if self.num_neighbors < 1:
             raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
+        if self.max_patches is not None and self.max_patches < 1:
+            raise UsageError(f"--max-patches must be at least 1, not {self.max_patches}")
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
-        if self.transform == "none" and metric_named(self.metric) is COSINE:
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        if self.pca_dim is not None and self.pca_dim < 1:
+            raise UsageError(f"--pca-dim must be at least 1, or 0 to keep all, not {self.pca_dim}")
+        for option, size in (("image-size", self.image_size), ("center-crop", self.center_crop)):
+            if size is not None and max(size) > MAX_SIDE:
+                raise UsageError(f"--{option} must be at most {MAX_SIDE} a side, not {max(size)}")
+        if metric_named(self.metric) is COSINE and self.transform == "none":
             raise UsageError(
                 "cosine distance compares directions: use --transform centered (the default) or "
                 "unit with it, or --metric l2 with --transform none"
@@ -147,31 +164,34 @@ def _train(
         )
     failed: list[tuple[str, str]] = []
 
+    bank_images, held_out = split_holdout(normal, options.holdout, options.seed)
+
     with clock("extractor"):
         extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
-    with clock("extract"):
-        patches = _extract(embedder, extractor, normal, options, failed, progress)
-    if len(patches) < MIN_IMAGES:
-        raise TooFewImages(
-            f"only {len(patches)} of {len(normal)} training images of {category!r} can be read, "
-            f"and {MIN_IMAGES} are needed; first: {failed[0][1]}"
-        )
-    images = [image for image in normal if image.id in patches]
-    bank_images, held_out = split_holdout(images, options.holdout, options.seed)
-
-    with clock("coreset"):
-        bank = _build_bank([(i.id, patches[i.id]) for i in bank_images], options, progress)
-    with clock("threshold"):
-        threshold, calibration = _calibrate(bank, [patches[i.id] for i in held_out], options)
+    with PatchSpool(settings.cache_dir, options.precision) as spool:
+        with clock("extract"):
+            means = _extract(
+                embedder, extractor, [*bank_images, *held_out], spool, options, failed, progress
+            )
+        bank_ids = [image.id for image in bank_images if image.id in means]
+        held_out_ids = [image.id for image in held_out if image.id in means]
+        if len(means) < MIN_IMAGES or not bank_ids or not held_out_ids:
+            raise TooFewImages(
+                f"only {len(means)} of {len(normal)} training images of {category!r} can be read, "
+                f"and {MIN_IMAGES} are needed; first: {failed[0][1]}"
+            )
+        with clock("coreset"):
+            bank = _build_bank(spool, bank_ids, options, progress)
+        with clock("threshold"):
+            threshold, calibration = _calibrate(
+                bank, spool.patches[len(bank_ids) :], options, progress
+            )
     with clock("export"):
         with database.begin() as connection:
-            missing = images_without_embedding(database, extractor_id, list(patches))
-            ids = [image_id for image_id in patches if image_id in missing]
-            if ids:
-                stack = np.stack([patches[image_id].mean(axis=(0, 1)) for image_id in ids])
-                store_image_embeddings(
-                    connection, extractor_id, ids, image_embeddings(stack[:, None, None])
-                )
+            missing = images_without_embedding(connection, extractor_id, list(means))
+            if missing:
+                embeddings = np.stack([means[image_id] for image_id in missing])
+                store_image_embeddings(connection, extractor_id, missing, embeddings)
         detector_id = store_detector(
             database,
             category_id=category_id,
@@ -185,13 +205,13 @@ def _train(
             progress=progress,
         )
     with clock("embed"):
-        others = [image for image in everything if image.id not in patches]
+        others = [image for image in everything if image.id not in means]
         failed += embed_images(database, extractor, extractor_id, others, progress)
     return TrainReport(
         category,
         detector_id,
-        len(bank_images),
-        len(held_out),
+        len(bank_ids),
+        len(held_out_ids),
         len(bank.embeddings),
         bank.embeddings.shape[1],
         bank.covering_radius,
@@ -240,7 +260,10 @@ def embed_images(
     progress: Progress = silent,
 ) -> list[tuple[str, str]]:
     """Make the image embeddings that are missing; returns path and reason of failures."""
-    missing = images_without_embedding(database, extractor_id, [image.id for image in images])
+    with database.connect() as connection:
+        missing = set(
+            images_without_embedding(connection, extractor_id, [image.id for image in images])
+        )
     todo = [image for image in images if image.id in missing]
     failed: list[tuple[str, str]] = []
     stream = _batches(todo, extractor.preprocessing, BATCH_SIZE, failed)
@@ -282,29 +305,29 @@ def _extract(
     embedder: patchcore.PatchEmbedder,
     extractor: Extractor,
     images: Sequence[StoredImage],
+    spool: PatchSpool,
     options: TrainOptions,
     failed: list[tuple[str, str]],
     progress: Progress,
 ) -> dict[int, Float32]:
-    """Patch embeddings `(rows, cols, dim)` by image id, through anomalib's Engine."""
+    """Spool the patches of all readable images in order; image embeddings by image id."""
+    artifact = extractor.artifact
+    spool.allocate(len(images), (artifact.rows, artifact.cols, artifact.embedding_dim))
+    means: dict[int, Float32] = {}
 
-    def counted(stream: Iterable[Batch]) -> Iterator[Batch]:
-        done = 0
-        for batch in stream:
-            yield batch
-            done += len(batch.indices)
-            progress("extract", done, len(images))
-
-    def embed(inputs: Float32) -> Float32:
+    def consume(batch: Batch) -> None:
         if options.device == "cpu":
-            return extractor(inputs)
-        return embedder.embed(inputs, options.device)
+            patches = extractor(batch.inputs)
+        else:
+            patches = embedder.embed(batch.inputs, options.device)
+        spool.append(patches)
+        ids = [images[index].id for index in batch.indices]
+        means.update(zip(ids, image_embeddings(patches), strict=True))
+        progress("extract", len(means), len(images))
 
     stream = _batches(images, extractor.preprocessing, options.batch_size, failed)
-    collected = patchcore.collect_embeddings(
-        embedder, counted(stream), embed, device=options.device
-    )
-    return {images[index].id: patches for index, patches in collected}
+    patchcore.run_engine(embedder, stream, consume, device=options.device)
+    return means
 
 
 def _batches(
@@ -326,35 +349,44 @@ def _batches(
 
 
 def _build_bank(
-    patches: Sequence[tuple[int, Float32]], options: TrainOptions, progress: Progress
+    spool: PatchSpool, image_ids: Sequence[int], options: TrainOptions, progress: Progress
 ) -> MemoryBank:
-    """Transform all patches, pick the coreset among them, remember where each came from."""
+    """Transform all patches, pick the coreset among them, remember where each came from.
+
+    The bank's images are the first ones of the spool.
+    """
     metric = metric_named(options.metric)
-    image_ids = np.array([image_id for image_id, _ in patches], dtype=np.int64)
-    raw = np.stack([embedding for _, embedding in patches])
-    num_images, rows, cols, raw_dim = raw.shape
+    raw = spool.patches[: len(image_ids)]
+    _, rows, cols, raw_dim = raw.shape
     flat = raw.reshape(-1, raw_dim)
+    candidates = _candidates(len(flat), options)
     progress("coreset", 0, 0)
     transform = fit_transform(flat, kind=options.transform, pca_dim=options.pca_dim)
-    embeddings = as_stored(apply_transform(transform, flat), options.precision)
-    index_expression(options.precision, embeddings.shape[1])
-    num_centers = max(1, round(options.coreset_ratio * len(embeddings)))
+    dim = transformed_dim(transform, raw_dim)
+    index_expression(options.precision, dim)
+    embeddings = spool.scratch((len(flat) if candidates is None else len(candidates), dim))
+    for start in range(0, len(embeddings), BLOCK):
+        part = slice(start, start + BLOCK)
+        block = flat[part] if candidates is None else flat[candidates[part]]
+        embeddings[part] = as_stored(
+            apply_transform(transform, block.astype(np.float32)), options.precision
+        )
     coreset = k_center_greedy(
         embeddings,
-        num_centers,
+        max(1, round(options.coreset_ratio * len(embeddings))),
         seed=options.seed,
         progress=lambda done, total: progress("coreset", done, total),
         device=None if options.device == "cpu" else options.device,
     )
-    picked = coreset.indices
+    picked = coreset.indices if candidates is None else candidates[coreset.indices]
     image_index, cell = np.divmod(picked, rows * cols)
     row, col = np.divmod(cell, cols)
     return MemoryBank(
-        embeddings=embeddings[picked],
-        image_ids=image_ids[image_index],
+        embeddings=embeddings[coreset.indices].astype(np.float32),
+        image_ids=np.asarray(image_ids, dtype=np.int64)[image_index],
         rows=row.astype(np.int16),
         cols=col.astype(np.int16),
-        num_images=num_images,
+        num_images=len(image_ids),
         transform=transform,
         metric=metric,
         precision=options.precision,
@@ -364,41 +396,40 @@ def _build_bank(
     )
 
 
+def _candidates(num_patches: int, options: TrainOptions) -> NDArray[np.int64] | None:
+    """A random subset for the coreset to be picked from, where all would be too many."""
+    if options.max_patches is None or num_patches <= options.max_patches:
+        return None
+    rng = np.random.default_rng(options.seed)
+    return np.sort(rng.choice(num_patches, options.max_patches, replace=False))
+
+
 def _calibrate(
-    bank: MemoryBank, held_out: Sequence[Float32], options: TrainOptions
+    bank: MemoryBank, held_out: NDArray[Any], options: TrainOptions, progress: Progress
 ) -> tuple[Threshold, Calibration]:
     """Score the held-out images exactly: the threshold, and queries to choose ef_search by."""
-    scores = []
+    search = BankSearch(bank.embeddings, bank.metric, bank.num_neighbors)
+    count, rows, cols, dim = held_out.shape
+    rng = np.random.default_rng(options.seed)
+    sampled = -(-CALIBRATION_PATCHES // count)
+
+    def score(patches: NDArray[Any]) -> tuple[Float32, PatchScores]:
+        flat = patches.reshape(-1, dim).astype(np.float32)
+        vectors = as_stored(apply_transform(bank.transform, flat), bank.precision)
+        return vectors, score_image(search, vectors, (rows, cols))
+
+    scores = np.empty(count)
     queries: list[Float32] = []
     distances: list[Float32] = []
-    for patches in held_out:
-        vectors = as_stored(
-            apply_transform(bank.transform, patches.reshape(-1, patches.shape[-1])), bank.precision
-        )
-        positions, nearest = nearest_vectors(vectors, bank.embeddings, bank.metric)
-        worst = int(nearest.argmax())
-        score = float(nearest[worst])
-        if bank.num_neighbors > 1:
-            among = row_distances(
-                np.repeat(bank.embeddings[positions[worst]][None], len(bank.embeddings), axis=0),
-                bank.embeddings,
-                bank.metric,
-            )
-            support = np.argsort(among, kind="stable")[: bank.num_neighbors]
-            to_support = row_distances(
-                np.repeat(vectors[worst][None], len(support), axis=0),
-                bank.embeddings[support],
-                bank.metric,
-            )
-            score = reweighted(score, to_support, bank.metric)
-        scores.append(score)
-        queries.append(vectors)
-        distances.append(nearest)
-    threshold = threshold_for_false_rejects(np.array(scores), options.false_reject_rate)
-    all_queries, all_distances = np.concatenate(queries), np.concatenate(distances)
-    count = min(CALIBRATION_PATCHES, len(all_queries))
-    sample = np.random.default_rng(options.seed).choice(len(all_queries), count, replace=False)
-    return threshold, Calibration(all_queries[sample], all_distances[sample])
+    with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
+        for n, (vectors, result) in enumerate(pool.map(score, held_out)):
+            scores[n] = result.raw_score
+            some = rng.choice(len(vectors), min(sampled, len(vectors)), replace=False)
+            queries.append(vectors[some])
+            distances.append(result.distances.reshape(-1)[some])
+            progress("threshold", n + 1, count)
+    threshold = threshold_for_false_rejects(scores, options.false_reject_rate)
+    return threshold, Calibration(np.concatenate(queries), np.concatenate(distances))
 
 
 def _settings(options: TrainOptions) -> dict[str, Any]:

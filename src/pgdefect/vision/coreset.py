@@ -18,7 +18,6 @@ thousandth of their distance from the mean are ordered by rounding.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgdefect.errors import MissingExtra
+from pgdefect.threads import one_blas_thread_each
 from pgdefect.types import Float32
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def k_center_greedy(
     points = _Points(embeddings)
     if device is None:
         products: _Products = _NumpyProducts(num_centers, points.dim)
-        threads = _one_blas_thread_each()
+        threads = one_blas_thread_each()
     else:
         products = _TorchProducts(num_centers, points.dim, device)
         threads = _full_precision()
@@ -220,31 +220,6 @@ def _full_precision() -> Iterator[int]:
         yield 1
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def _one_blas_thread_each() -> Iterator[int]:
-    """How many threads of ours may multiply matrices, each alone.
-
-    Several threads with a product each beat one product shared by several: the work
-    around it runs in parallel too, and no core waits for one that is busy elsewhere
-    (five times faster beside another busy process). Needs threadpoolctl, which comes
-    with the ``train`` extra; without it BLAS keeps its own threads.
-    """
-    try:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-    except ImportError:
-        yield 1
-        return
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield _num_cpus()
-
-
-def _num_cpus() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
 
 
 class _Selection:

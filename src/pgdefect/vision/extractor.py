@@ -6,11 +6,11 @@ would move the features by one part in a hundred.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
+from pgdefect.threads import num_cpus
 from pgdefect.types import ExtractorArtifact, Float32
 from pgdefect.vision.preprocess import Preprocessing
 
@@ -38,7 +38,7 @@ class Extractor:
             {
                 "INFERENCE_PRECISION_HINT": "f32",
                 "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": num_threads or os.cpu_count() or 1,
+                "INFERENCE_NUM_THREADS": num_threads or num_cpus(),
             },
         )
 

@@ -12,6 +12,7 @@ import io
 import logging
 import tempfile
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +29,9 @@ from pgdefect.vision.preprocess import Batch, Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PatchEmbedder", "build_embedder", "collect_embeddings", "library_versions"]
+__all__ = ["PatchEmbedder", "build_embedder", "library_versions", "run_engine"]
 
 EXPORT_TOLERANCE = 1e-5
-Embed = Callable[[Float32], Float32]
 
 
 @dataclass(frozen=True)
@@ -118,30 +118,30 @@ def build_embedder(
     return PatchEmbedder(spec, model, _network(model.model))
 
 
-def collect_embeddings(
-    embedder: PatchEmbedder, batches: Iterable[Batch], embed: Embed, *, device: str
-) -> list[tuple[int, Float32]]:
-    """Run anomalib's Engine over the batches; `(index, patches (rows, cols, dim))` per image.
-
-    embed computes a batch's patch embeddings; batches that fail to decode are the
-    caller's to report.
-    """
+def run_engine(
+    embedder: PatchEmbedder,
+    batches: Iterable[Batch],
+    consume: Callable[[Batch], None],
+    *,
+    device: str,
+) -> None:
+    """Drive anomalib's Engine over the batches, handing each one to `consume`."""
     require("anomalib")
     from anomalib.data import ImageBatch
     from anomalib.engine import Engine
     from torch import from_numpy
     from torch.utils.data import DataLoader, IterableDataset
 
-    order: list[int] = []
-
     class Stream(IterableDataset[Any]):
         def __iter__(self) -> Iterator[Any]:
             for batch in batches:
-                order.extend(batch.indices)
+                # Lightning fetches ahead of the step that uses a batch.
+                model.fetched.append(batch)
                 yield ImageBatch(image=from_numpy(batch.inputs))
 
     model = embedder.lightning_model
-    model.embed = embed
+    model.fetched = deque()
+    model.consume = consume
     with tempfile.TemporaryDirectory(prefix="pgdefect-") as scratch, _quiet():
         engine = Engine(
             accelerator="gpu" if device.startswith("cuda") else "cpu",
@@ -152,7 +152,6 @@ def collect_embeddings(
             enable_model_summary=False,
         )
         engine.fit(model=model, train_dataloaders=DataLoader(Stream(), batch_size=None))
-    return list(zip(order, model.collected, strict=True))
 
 
 def check_device(device: str) -> None:
@@ -181,15 +180,13 @@ def _patchcore_class() -> Any:
     import torch
 
     class StreamedPatchcore(Patchcore):
-        """Patchcore whose training collects embeddings made elsewhere, image by image."""
+        """Patchcore whose training steps hand the batch on and keep nothing in memory."""
 
-        embed: Embed
+        fetched: deque[Batch]
+        consume: Callable[[Batch], None]
 
-        def on_train_epoch_start(self) -> None:
-            self.collected: list[Float32] = []
-
-        def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-            self.collected.extend(self.embed(batch.image.cpu().numpy()))
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            self.consume(self.fetched.popleft())
             return torch.tensor(0.0, requires_grad=True, device=self.device)
 
         def fit(self) -> None:

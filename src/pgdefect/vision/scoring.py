@@ -16,31 +16,40 @@ __all__ = [
     "nearest_vectors",
     "normalized_score",
     "reweighted",
+    "row_distances",
     "threshold_for_false_rejects",
 ]
 
 DEFAULT_FALSE_REJECT_RATE = 0.05
-_BLOCK = 2048
+_QUERY_BLOCK, _BANK_BLOCK = 256, 1024
 
 
 def nearest_vectors(queries: Float32, bank: Float32, metric: Metric) -> tuple[Int32, Float32]:
     """Exact nearest bank vector of each query: positions `(n,)` and distances `(n,)`.
 
-    Under cosine both sides must have unit length (the transforms see to it) up to the
-    rounding of stored values. Found with one float32 matrix product per block of queries;
-    the distance of the nearest is then recomputed in double precision.
+    Under cosine the bank's vectors must have unit length, as the transforms see to, up to
+    the rounding of stored values. Found with float32 matrix products in blocks that stay in
+    cache, so the memory beyond the input is O(n); the distance of the nearest is then
+    recomputed in double precision. Between vectors whose distances agree to rounding any
+    one may be named.
     """
-    positions = np.empty(len(queries), dtype=np.int32)
-    # Ranking by |b|²/2 - q·b ranks by Euclidean distance; unit vectors make it cosine's.
-    offset = np.zeros(len(bank), dtype=np.float32)
-    if metric is not COSINE:
-        offset = 0.5 * np.einsum("nd,nd->n", bank, bank)
-    normalized = bank
-    if metric is COSINE:
-        normalized = bank / np.linalg.norm(bank, axis=1, keepdims=True)
-    for start in range(0, len(queries), _BLOCK):
-        products = queries[start : start + _BLOCK] @ normalized.T
-        positions[start : start + _BLOCK] = (products - offset).argmax(axis=1)
+    positions = np.zeros(len(queries), dtype=np.int32)
+    # Ranking by q·b - |b|²/2 ranks by Euclidean distance; for unit vectors by cosine's too.
+    offset = None if metric is COSINE else 0.5 * np.einsum("nd,nd->n", bank, bank)
+    for first in range(0, len(queries), _QUERY_BLOCK):
+        block = queries[first : first + _QUERY_BLOCK]
+        here = positions[first : first + _QUERY_BLOCK]
+        best = np.full(len(block), -np.inf, dtype=np.float32)
+        rows = np.arange(len(block))
+        for start in range(0, len(bank), _BANK_BLOCK):
+            products = block @ bank[start : start + _BANK_BLOCK].T
+            if offset is not None:
+                products -= offset[start : start + _BANK_BLOCK]
+            index = products.argmax(axis=1)
+            value = products[rows, index]
+            better = value > best
+            best[better] = value[better]
+            here[better] = index[better] + start
     return positions, row_distances(queries, bank[positions], metric)
 
 

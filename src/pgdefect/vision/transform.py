@@ -8,9 +8,11 @@ ranking by it nearly ranks by Euclidean distance, and pgvector's cosine index se
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pgdefect.errors import UsageError
 from pgdefect.types import EmbeddingTransform, Float32
@@ -19,47 +21,48 @@ __all__ = ["DEFAULT_PCA_DIM", "apply_transform", "fit_transform", "transformed_d
 
 DEFAULT_PCA_DIM = 64
 CONSTANT_OVER_MEDIAN_NORM = 2.0
-_BLOCK = 65_536
+BLOCK = 16_384
+
+Embeddings = NDArray[np.float16] | NDArray[np.float32]
 
 
 def fit_transform(
-    embeddings: Float32,
+    embeddings: Embeddings,
     *,
     kind: Literal["none", "unit", "centered"] = "centered",
     pca_dim: int | None = DEFAULT_PCA_DIM,
 ) -> EmbeddingTransform:
     """Fit the transform on raw patch embeddings `(num_patches, raw_dim)`.
 
-    pca_dim is capped at raw_dim; None keeps every dimension. The covariance is summed in
-    double precision, block by block, so the memory beyond the input is O(raw_dim²).
+    pca_dim is capped at raw_dim; None keeps every dimension. Sums are in double precision
+    over blocks, so that the input may be half precision or memory-mapped: beyond it the
+    memory is O(raw_dim²) and 4 bytes a patch.
     """
     if kind != "centered":
         return EmbeddingTransform(kind)
-    num_patches, raw_dim = embeddings.shape
+    raw_dim = embeddings.shape[1]
     if pca_dim is not None and pca_dim < 1:
         raise UsageError(f"--pca-dim must be at least 1, not {pca_dim}")
-    mean = embeddings.mean(axis=0, dtype=np.float64)
+    mean = sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(embeddings))
+    mean = np.asarray(mean / len(embeddings), dtype=np.float32)
     components: Float32 | None = None
     if pca_dim is not None and pca_dim < raw_dim:
         covariance = np.zeros((raw_dim, raw_dim))
-        for start in range(0, num_patches, _BLOCK):
-            block = embeddings[start : start + _BLOCK].astype(np.float32) - mean.astype(np.float32)
-            covariance += (block.T @ block).astype(np.float64)
+        for block in _blocks(embeddings):
+            centered = block - mean
+            covariance += centered.T @ centered
         _, vectors = np.linalg.eigh(covariance)
         components = np.ascontiguousarray(vectors[:, ::-1][:, :pca_dim].T, dtype=np.float32)
         # An eigenvector's sign is arbitrary; fix it so that equal input gives equal banks.
         largest = np.abs(components).argmax(axis=1)
         components *= np.sign(components[np.arange(len(components)), largest])[:, None]
-    centered = EmbeddingTransform("centered", mean.astype(np.float32), components, None)
+    unscaled = EmbeddingTransform("centered", mean, components, None)
     norms = np.concatenate(
-        [
-            np.linalg.norm(_project(centered, embeddings[start : start + _BLOCK]), axis=1)
-            for start in range(0, num_patches, _BLOCK)
-        ]
+        [np.linalg.norm(_project(unscaled, block), axis=1) for block in _blocks(embeddings)]
     )
-    constant = CONSTANT_OVER_MEDIAN_NORM * float(np.median(norms))
     # Identical patches only: any positive constant keeps the vectors away from zero.
-    return EmbeddingTransform("centered", centered.mean, components, constant or 1.0)
+    constant = CONSTANT_OVER_MEDIAN_NORM * float(np.median(norms)) or 1.0
+    return EmbeddingTransform("centered", mean, components, constant)
 
 
 def apply_transform(transform: EmbeddingTransform, embeddings: Float32) -> Float32:
@@ -88,6 +91,11 @@ def transformed_dim(transform: EmbeddingTransform, raw_dim: int) -> int:
     if transform.kind != "centered":
         return raw_dim
     return 1 + (raw_dim if transform.components is None else len(transform.components))
+
+
+def _blocks(embeddings: Embeddings) -> Iterator[Float32]:
+    for start in range(0, len(embeddings), BLOCK):
+        yield embeddings[start : start + BLOCK].astype(np.float32, copy=False)
 
 
 def _project(transform: EmbeddingTransform, embeddings: Float32) -> Float32:

@@ -1,0 +1,122 @@
+"""Nearest normal patches of an image: in the database, or in memory. One interface, two ways.
+
+Both give the same image score: a distance from the HNSW index is an upper bound of the true
+one, and the largest are looked up exactly until the image's maximum is proven.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+
+from pgdefect.db.engine import Database
+from pgdefect.db.queries import bank_vectors, read_bank, score_patches, support_positions
+from pgdefect.distance import Metric
+from pgdefect.errors import NotFound
+from pgdefect.types import BankInfo, Float32, Int32, PatchScores
+from pgdefect.vision.scoring import nearest_vectors, reweighted, row_distances
+
+__all__ = ["BankSearch", "PatchSearch", "SqlSearch", "open_search", "score_image"]
+
+SearchKind = Literal["hnsw", "exact"]
+EXACT_AT_ONCE = 8
+
+
+class PatchSearch(Protocol):
+    """Finds the nearest bank vector of transformed patches; safe to call from threads."""
+
+    metric: Metric
+    num_neighbors: int
+
+    def nearest(self, vectors: Float32) -> tuple[Int32, Float32]:
+        """Positions and distances `(n,)` for patches `(n, dim)` of one image.
+
+        The largest distance is exact; smaller ones may be upper bounds.
+        """
+        ...
+
+    def support(self, position: int) -> Float32:
+        """The `num_neighbors` bank vectors nearest to one of the bank, itself first."""
+        ...
+
+
+class SqlSearch:
+    """Searches the bank's HNSW index; the right way for one image or a few."""
+
+    def __init__(self, database: Database, bank: BankInfo) -> None:
+        self.database = database
+        self.bank = bank
+        self.metric = bank.metric
+        self.num_neighbors = bank.num_neighbors
+
+    def nearest(self, vectors: Float32) -> tuple[Int32, Float32]:
+        with self.database.connect() as connection:
+            positions, distances = score_patches(connection, self.bank, vectors)
+            proven = np.zeros(len(vectors), dtype=bool)
+            count = 1
+            while True:
+                order = np.argsort(-distances, kind="stable")
+                if proven[order[0]]:
+                    return positions, distances
+                unproven = order[~proven[order]][:count]
+                positions[unproven], distances[unproven] = score_patches(
+                    connection, self.bank, vectors[unproven], exact=True
+                )
+                proven[unproven] = True
+                count = min(2 * count, EXACT_AT_ONCE)
+
+    def support(self, position: int) -> Float32:
+        with self.database.connect() as connection:
+            found = support_positions(connection, self.bank, position, self.bank.num_neighbors)
+            return bank_vectors(connection, self.bank, found)
+
+
+class BankSearch:
+    """Compares with every vector of a bank in memory; the right way for many images.
+
+    vectors: `(num_vectors, dim)`, as stored.
+    """
+
+    def __init__(self, vectors: Float32, metric: Metric, num_neighbors: int) -> None:
+        self.vectors = vectors
+        self.metric = metric
+        self.num_neighbors = num_neighbors
+
+    def nearest(self, vectors: Float32) -> tuple[Int32, Float32]:
+        return nearest_vectors(vectors, self.vectors, self.metric)
+
+    def support(self, position: int) -> Float32:
+        one = np.broadcast_to(self.vectors[position], self.vectors.shape)
+        distances = row_distances(one, self.vectors, self.metric)
+        distances[position] = -1.0
+        return self.vectors[np.argsort(distances, kind="stable")[: self.num_neighbors]]
+
+
+def open_search(database: Database, bank: BankInfo, kind: SearchKind) -> PatchSearch:
+    """A search over a stored bank; ``exact`` loads it.
+
+    Raises NotFound where the bank in the database is not whole any more.
+    """
+    if kind == "hnsw":
+        return SqlSearch(database, bank)
+    vectors = read_bank(database, bank)
+    if len(vectors) != bank.num_vectors:
+        raise NotFound(
+            f"memory bank {bank.id} has {len(vectors):,} of {bank.num_vectors:,} vectors; "
+            "it was deleted meanwhile"
+        )
+    return BankSearch(vectors, bank.metric, bank.num_neighbors)
+
+
+def score_image(search: PatchSearch, vectors: Float32, grid: tuple[int, int]) -> PatchScores:
+    """Score an image from its transformed patches `(rows * cols, dim)`."""
+    positions, distances = search.nearest(vectors)
+    worst = int(distances.argmax())
+    score = float(distances[worst])
+    if search.num_neighbors > 1:
+        support = search.support(int(positions[worst]))
+        query = np.broadcast_to(vectors[worst], support.shape)
+        score = reweighted(score, row_distances(query, support, search.metric), search.metric)
+    row, col = divmod(worst, grid[1])
+    return PatchScores(distances.reshape(grid), positions.reshape(grid), row, col, score)

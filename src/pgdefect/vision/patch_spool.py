@@ -1,0 +1,84 @@
+"""Patch embeddings of a training on disk, so that memory does not grow with the images."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgdefect.distance import Precision
+from pgdefect.errors import TrainingError
+from pgdefect.types import Float32
+
+__all__ = ["PatchSpool"]
+
+
+class PatchSpool:
+    """Memory-mapped arrays in a folder that goes with the block, however it ends.
+
+    Values are kept in the precision of the bank they are for: half takes 2 bytes each.
+    """
+
+    def __init__(self, folder: Path, precision: Precision) -> None:
+        self.dtype = np.dtype(np.float16 if precision == "half" else np.float32)
+        self._parent = folder
+        self._count = 0
+
+    def __enter__(self) -> PatchSpool:
+        self._parent.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="training-", dir=self._parent))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def allocate(self, num_images: int, shape: tuple[int, int, int]) -> None:
+        """Make room for images of `shape` (rows, cols, embedding_dim).
+
+        Raises TrainingError where the disk has not enough.
+        """
+        self._patches = self._array("patches", (num_images, *shape))
+
+    def append(self, patches: Float32) -> None:
+        """Add images `(n, rows, cols, embedding_dim)` behind those there are."""
+        stop = self._count + len(patches)
+        with np.errstate(over="ignore"):
+            self._patches[self._count : stop] = patches
+        if not np.isfinite(self._patches[self._count : stop]).all():
+            raise TrainingError(
+                f"patch embeddings exceed the range of {self.dtype.name}; train with "
+                "--precision single"
+            )
+        self._count = stop
+
+    @property
+    def patches(self) -> NDArray[Any]:
+        """What was appended, `(num_images, rows, cols, embedding_dim)`, memory-mapped."""
+        return self._patches[: self._count]
+
+    def scratch(self, shape: tuple[int, int]) -> NDArray[Any]:
+        """A further memory-mapped array."""
+        return self._array("scratch", shape)
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        needed = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise TrainingError(
+                f"training needs {needed / 1e9:.1f} GB of scratch space in {self._parent} and "
+                f"{free / 1e9:.1f} GB are free. Free some, or set PGDEFECT_CACHE_DIR elsewhere"
+            )
+        array: NDArray[Any] = np.memmap(
+            self._folder / name, dtype=self.dtype, mode="w+", shape=shape
+        )
+        return array
