@@ -378,15 +378,17 @@ def _detector(connection: Connection, detector_id: int) -> tuple[int, str]:
 
 
 def _detach(database: Database, detector_id: int) -> None:
-    table = partition_name(detector_id)
     with database.autocommit() as connection:
         connection.execute("SET lock_timeout = '30s'")
-        row = connection.execute(
-            "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass(%s)",
-            [f"pgdefect.{table}"],
-        ).fetchone()
-        if row is not None:
-            how = "FINALIZE" if row[0] else "CONCURRENTLY"
+        # A detachment that was interrupted, of this bank or another, must be finished first.
+        statement = "ALTER TABLE pgdefect.memory_bank_patch DETACH PARTITION {} {}"
+        rows = connection.execute(
+            "SELECT inhrelid::regclass::text, inhdetachpending FROM pg_inherits "
+            "WHERE inhparent = 'pgdefect.memory_bank_patch'::regclass "
+            "AND (inhdetachpending OR inhrelid = to_regclass(%s)) ORDER BY inhdetachpending DESC",
+            [f"pgdefect.{partition_name(detector_id)}"],
+        ).fetchall()
+        for partition, pending in rows:
             connection.execute(
-                f"ALTER TABLE pgdefect.memory_bank_patch DETACH PARTITION pgdefect.{table} {how}"
+                statement.format(partition, "FINALIZE" if pending else "CONCURRENTLY")
             )

@@ -292,9 +292,12 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
             )
         case "42501":
             return errors.DatabaseError(f"this login may not do that: {full}")
-    if state.startswith(("08", "57P")) or isinstance(error, psycopg.OperationalError):
+    operational = isinstance(error, psycopg.OperationalError)
+    if state.startswith(("08", "57P")) or (operational and not state):
         return errors.DatabaseUnavailable(
             f"lost the connection to {where}: {message}. Nothing half-done was stored; "
             "run the command again"
         )
+    if operational:
+        return errors.DatabaseError(f"the server at {where} could not do that: {full}")
     return None

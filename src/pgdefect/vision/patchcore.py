@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import tempfile
 import warnings
 from collections import deque
@@ -151,7 +152,8 @@ def run_engine(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        engine.fit(model=model, train_dataloaders=DataLoader(Stream(), batch_size=None))
+        with _interruptible():
+            engine.fit(model=model, train_dataloaders=DataLoader(Stream(), batch_size=None))
 
 
 def check_device(device: str) -> None:
@@ -211,6 +213,19 @@ def _network(patchcore_model: nn.Module) -> nn.Module:
             return model.generate_embedding(pooled).permute(0, 2, 3, 1)
 
     return PatchNetwork().eval()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C through: Lightning turns it into an exit and ignores further ones."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, before)
+            raise KeyboardInterrupt from ended
+        raise
 
 
 @contextmanager
