@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,7 +32,8 @@ class PatchSpool:
 
     def __enter__(self) -> PatchSpool:
         self._parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="training-", dir=self._parent))
+        self._sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"training-{os.getpid()}-", dir=self._parent))
         return self
 
     def __exit__(
@@ -41,6 +43,13 @@ class PatchSpool:
         traceback: TracebackType | None,
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what killed trainings left; their process is gone."""
+        for folder in self._parent.glob("training-*"):
+            pid = folder.name.split("-")[1]
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def allocate(self, num_images: int, shape: tuple[int, int, int]) -> None:
         """Make room for images of `shape` (rows, cols, embedding_dim).
