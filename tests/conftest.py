@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import Database
 from pgdefect.db.schema import upgrade
 
+Clone = Callable[[Database | None], AbstractContextManager[Database]]
 _number = count(1)
 TINY = (128, 128)
 """Image size (height, width) of the trained template: an 16×16 grid of patches."""
@@ -43,6 +45,10 @@ def server() -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(folder / "data")
     try:
         server.start()
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            # Nothing here has to survive a power cut.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
         yield server
     finally:
         server.stop()
@@ -76,12 +82,27 @@ def database_name(database: Database) -> str:
     return psycopg.conninfo.conninfo_to_dict(database.url)["dbname"]
 
 
+@pytest.fixture(scope="session")
+def clone_of(server: EmbeddedServer, new_database: Callable[..., Database]) -> Clone:
+    """A database for a block, dropped behind it: hundreds of clones would fill the disk."""
+
+    @contextmanager
+    def clone(template: Database | None) -> Iterator[Database]:
+        database = new_database(template)
+        yield database
+        database.dispose()
+        name = sql.Identifier(database_name(database))
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} (FORCE)").format(name))
+
+    return clone
+
+
 @pytest.fixture
-def empty_database(new_database: Callable[..., Database]) -> Iterator[Database]:
+def empty_database(clone_of: Clone) -> Iterator[Database]:
     """A database without pgdefect's schema."""
-    database = new_database()
-    yield database
-    database.dispose()
+    with clone_of(None) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +113,10 @@ def _template(new_database: Callable[..., Database]) -> Database:
 
 
 @pytest.fixture
-def database(new_database: Callable[..., Database], _template: Database) -> Iterator[Database]:
+def database(clone_of: Clone, _template: Database) -> Iterator[Database]:
     """A database with the schema and no rows."""
-    database = new_database(_template)
-    yield database
-    database.dispose()
+    with clone_of(_template) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
@@ -135,10 +155,7 @@ def _trained_template(
 
 
 @pytest.fixture
-def trained(
-    new_database: Callable[..., Database], _trained_template: Database
-) -> Iterator[Database]:
+def trained(clone_of: Clone, _trained_template: Database) -> Iterator[Database]:
     """A database whose category ``parts`` is trained and its test images inspected."""
-    database = new_database(_trained_template)
-    yield database
-    database.dispose()
+    with clone_of(_trained_template) as database:
+        yield database

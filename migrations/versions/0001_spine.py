@@ -258,7 +258,7 @@ def upgrade() -> None:
             server_default=sa.text("now()"),
             nullable=False,
         ),
-        sa.CheckConstraint("search IN ('hnsw', 'exact')", name=op.f("ck_inspection_search_known")),
+        sa.CheckConstraint("search IN ('hnsw', 'fast', 'exact')", name=op.f("ck_inspection_search_known")),
         sa.ForeignKeyConstraint(
             ["detector_id"],
             ["pgdefect.detector.id"],
@@ -305,6 +305,7 @@ def upgrade() -> None:
         sa.Column("num_neighbors", sa.INTEGER(), nullable=False),
         sa.Column("ef_search", sa.INTEGER(), nullable=False),
         sa.Column("ef_search_recall", sa.Double(), nullable=False),
+        sa.Column("ef_search_fast", sa.INTEGER(), nullable=False),
         sa.CheckConstraint(
             "operator IN ('<=>', '<->')", name=op.f("ck_memory_bank_operator_known")
         ),
@@ -313,6 +314,10 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "ef_search BETWEEN 1 AND 1000", name=op.f("ck_memory_bank_ef_search_range")
+        ),
+        sa.CheckConstraint(
+            "ef_search_fast BETWEEN 1 AND ef_search",
+            name=op.f("ck_memory_bank_ef_search_fast_range"),
         ),
         sa.ForeignKeyConstraint(
             ["id"], ["pgdefect.detector.id"], name=op.f("fk_memory_bank_id"), ondelete="CASCADE"

@@ -1,7 +1,8 @@
 -- The k memory-bank vectors nearest to one of the same bank, each with its image and cell.
 --
 -- The vector itself comes first, at distance 0. distance is in the bank's metric;
--- similarity is 1 - cosine distance, NULL for other metrics.
+-- similarity is 1 - cosine distance, NULL for other metrics. Image and cell are NULL in an
+-- imported bank, which does not say where its vectors came from.
 CREATE OR REPLACE FUNCTION defect.similar_patches(
     bank bigint,
     "position" integer,
@@ -29,7 +30,8 @@ BEGIN
     RETURN QUERY
         SELECT row_number() OVER (ORDER BY n.distance, n.nearest_position), n.nearest_position,
                n.distance, CASE b.metric WHEN 'cosine' THEN 1 - n.distance END,
-               p.image_id, p.row, p.col, r.path || '/' || i.path
+               nullif(p.image_id, 0), CASE WHEN p.image_id > 0 THEN p.row END,
+               CASE WHEN p.image_id > 0 THEN p.col END, r.path || '/' || i.path
         FROM pgdefect.nearest_bank_vectors(bank, query, k) n
         JOIN pgdefect.memory_bank b ON b.id = bank
         JOIN pgdefect.memory_bank_patch p ON p.bank_id = bank AND p.position = n.nearest_position

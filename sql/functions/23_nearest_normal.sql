@@ -3,7 +3,8 @@
 --
 -- Patches whose score exceeds the inspection's threshold, worst first; if there are none,
 -- the worst patch alone. score is the distance to the nearest normal patch in the bank's
--- metric. Boxes are x, y, width, height in pixels of the photograph they lie in.
+-- metric. Boxes are x, y, width, height in pixels of the photograph they lie in. What is said
+-- of the normal patch is NULL, but for bank_position, where the bank was imported.
 CREATE OR REPLACE FUNCTION defect.nearest_normal(inspection bigint)
 RETURNS TABLE (
     "row" smallint, col smallint, score real, box text,
@@ -32,8 +33,11 @@ BEGIN
         SELECT c.row, c.col, c.score,
                defect.patch_box(c.row, c.col, e.rows, e.cols, inspected_image.height,
                                 inspected_image.width, e.preprocessing),
-               p.image_id, p.row, p.col,
-               defect.patch_box(p.row, p.col, e.rows, e.cols, i.height, i.width, e.preprocessing),
+               i.id, CASE WHEN i.id IS NOT NULL THEN p.row END,
+               CASE WHEN i.id IS NOT NULL THEN p.col END,
+               CASE WHEN i.id IS NOT NULL THEN
+                   defect.patch_box(p.row, p.col, e.rows, e.cols, i.height, i.width, e.preprocessing)
+               END,
                p.position, r.path || '/' || i.path
         FROM (
             SELECT (y - 1)::smallint AS row, (x - 1)::smallint AS col,

@@ -4,6 +4,7 @@ SELECT b.id AS bank_id, c.name AS category, d.kind, d.version, d.state, d.active
        e.backbone, e.layers, e.embedding_dim AS extractor_dim,
        b.num_images, b.num_vectors, b.embedding_dim, b.precision, b.metric, b.transform,
        b.coreset_ratio, b.covering_radius, b.num_neighbors, b.ef_search, b.ef_search_recall,
+       b.ef_search_fast,
        d.threshold, d.threshold_rule, d.metrics,
        pg_size_pretty(pg_total_relation_size(
            to_regclass('pgdefect.memory_bank_patch_' || b.id))) AS size,

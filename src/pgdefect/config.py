@@ -8,6 +8,7 @@ from ``PGDEFECT_*``; the file is ``pgdefect.toml`` in the working directory, or 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,18 @@ def load_settings(**flags: Any) -> Settings:
         problem = error.errors()[0]
         name = "_".join(str(part) for part in problem["loc"]).upper()
         raise UsageError(f"PGDEFECT_{name}: {problem['msg']} (got {problem['input']!r})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{_unreadable_file()} cannot be read as TOML: {error}") from error
     settings.data_dir = settings.data_dir.expanduser().absolute()
     settings.cache_dir = settings.cache_dir.expanduser().absolute()
     return settings
+
+
+def _unreadable_file() -> Path:
+    """The settings file that a parser has just stumbled over."""
+    ours = Path.cwd() / "pgdefect.toml"
+    try:
+        tomllib.loads(ours.read_text(encoding="utf-8") if ours.exists() else "")
+    except (ValueError, OSError):
+        return ours
+    return ours.with_name("pyproject.toml")

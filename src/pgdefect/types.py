@@ -17,6 +17,8 @@ from pgdefect.distance import Metric, Precision
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Label = Literal["normal", "anomalous"]
+UNKNOWN_IMAGE = 0
+"""In a bank's image_ids: the image is not known. No image has this id."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class MemoryBank:
     """The coreset of a category's normal patches, ready to be stored.
 
     embeddings: `(num_vectors, embedding_dim)`, transformed and rounded as stored;
-    image_ids, rows, cols: `(num_vectors,)`, where each vector came from.
+    image_ids, rows, cols: `(num_vectors,)`, where each vector came from; image id 0 where
+    that is not known.
     """
 
     embeddings: Float32
@@ -115,8 +118,10 @@ class BankInfo:
     metric: Metric
     precision: Precision
     transform: EmbeddingTransform
+    coreset_ratio: float
     num_neighbors: int
     ef_search: int
+    ef_search_fast: int
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ class Inspection:
     normalized_score: float
     scores: PatchScores = field(repr=False)
     worst_box: tuple[int, int, int, int]
-    search: Literal["hnsw", "exact"]
+    search: Literal["hnsw", "fast", "exact"]
     image_id: int | None = None
     inspection_id: int | None = None
     label: Label | None = None
@@ -210,16 +215,19 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class PatchNeighbor:
-    """A retrieved memory-bank vector with the normal image and grid cell it came from."""
+    """A retrieved memory-bank vector with the normal image and grid cell it came from.
+
+    Those are None in an imported bank.
+    """
 
     rank: int
     position: int
     distance: float
     similarity: float | None
-    image_id: int
+    image_id: int | None
     path: str | None
-    row: int
-    col: int
+    row: int | None
+    col: int | None
 
 
 @dataclass(frozen=True)

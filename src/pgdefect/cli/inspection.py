@@ -46,7 +46,8 @@ def inspect(
     search: Annotated[
         str,
         typer.Option(
-            help="hnsw asks the index in the database; exact loads the bank: faster for many."
+            help="hnsw asks the index in the database; fast does with a coarser anomaly map and "
+            "the same score; exact loads the bank: faster for many."
         ),
     ] = "hnsw",
     json: Json = False,
@@ -61,8 +62,8 @@ def inspect(
 
     if category is None:
         raise UsageError("name the category the images show with --category")
-    if search not in ("hnsw", "exact"):
-        raise UsageError(f"--search is hnsw or exact, not {search!r}")
+    if search not in ("hnsw", "fast", "exact"):
+        raise UsageError(f"--search is hnsw, fast or exact, not {search!r}")
     if paths and split:
         raise UsageError("--split is for stored images; leave it out when naming files")
     if save_maps is not None:

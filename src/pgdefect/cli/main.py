@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from pgdefect import __version__
-from pgdefect.cli import catalog, database, demo, inspection, training
+from pgdefect.cli import catalog, database, demo, exchange, inspection, training
 from pgdefect.cli.context import Context
 from pgdefect.errors import PgdefectError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="pgdefect",
@@ -29,6 +31,7 @@ demo.register(app)
 catalog.register(app)
 training.register(app)
 inspection.register(app)
+exchange.register(app)
 
 
 def _version(value: bool) -> None:
@@ -75,6 +78,8 @@ def run(arguments: list[str]) -> int:
     verbose = any(a in ("-v", "--verbose") for a in _before_command(arguments))
     try:
         result: Any = app(arguments, prog_name="pgdefect", standalone_mode=False)
+        if result == INTERRUPTED:  # typer has caught it
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except PgdefectError as error:
         _trace(verbose)
@@ -83,7 +88,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _trace(verbose)
         typer.echo("pgdefect: interrupted; nothing half-done was stored", err=True)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

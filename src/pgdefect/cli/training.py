@@ -91,8 +91,8 @@ def train(
         backbone=backbone,
         layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
         weights=weights,
-        image_size=_size("--image-size", image_size),
-        center_crop=_size("--center-crop", center_crop) if center_crop else None,
+        image_size=size_of("--image-size", image_size),
+        center_crop=size_of("--center-crop", center_crop) if center_crop else None,
         coreset_ratio=coreset_ratio,
         num_neighbors=num_neighbors,
         holdout=holdout,
@@ -229,7 +229,8 @@ def backbones(json: Json = False) -> None:
     note("Any other timm network works by its name, with --layers; --weights FILE loads a file.")
 
 
-def _size(option: str, text: str) -> tuple[int, int]:
+def size_of(option: str, text: str) -> tuple[int, int]:
+    """Height and width from an option's text. Raises UsageError."""
     parts = text.lower().split("x")
     if not all(part.isdigit() for part in parts) or len(parts) > 2:
         raise UsageError(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from psycopg import sql
@@ -19,6 +19,7 @@ from pgdefect.db.models import Detector as DetectorRow
 from pgdefect.db.models import MemoryBank as MemoryBankRow
 from pgdefect.distance import INDEXED_TYPE, Precision, index_expression, metric_named
 from pgdefect.types import (
+    UNKNOWN_IMAGE,
     BankInfo,
     Detector,
     EmbeddingTransform,
@@ -29,6 +30,7 @@ from pgdefect.types import (
 
 EF_SEARCH_CHOICES = (10, 20, 40, 80, 160, 320, 640, 1000)
 RECALL_TARGET = 0.99
+FAST_RECALL_TARGET = 0.95
 MIN_GAIN = 0.001
 Progress = Callable[[str, int, int], None]
 
@@ -42,6 +44,12 @@ class Calibration:
 
     queries: Float32
     distances: Float32
+
+
+class _Chosen(NamedTuple):
+    ef_search: int
+    recall: float
+    ef_search_fast: int
 
 
 def store_detector(
@@ -99,8 +107,8 @@ def store_detector(
         _check_provenance(connection, bank)
         _load(connection, detector_id, bank, progress)
         _index(connection, detector_id, bank, progress)
-        ef_search, recall = _calibrate(connection, detector_id, bank, calibration)
-        _insert_bank(connection, detector_id, bank, ef_search, recall)
+        chosen = _calibrate(connection, detector_id, bank, calibration)
+        _insert_bank(connection, detector_id, bank, chosen)
         table = partition_name(detector_id)
         connection.execute(
             text(
@@ -117,7 +125,7 @@ def partition_name(bank_id: int) -> str:
 
 
 def _check_provenance(connection: Connection, bank: MemoryBank) -> None:
-    ids = np.unique(bank.image_ids).tolist()
+    ids = np.unique(bank.image_ids[bank.image_ids != UNKNOWN_IMAGE]).tolist()
     # The lock keeps the images until the bank can be seen, and with it what forbids deletion.
     found = connection.execute(
         text("SELECT id FROM pgdefect.image WHERE id = ANY(:ids) ORDER BY id FOR KEY SHARE"),
@@ -173,8 +181,8 @@ def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Pro
 
 def _calibrate(
     connection: Connection, bank_id: int, bank: MemoryBank, calibration: Calibration
-) -> tuple[int, float]:
-    """The smallest ef_search whose recall@1 reaches the target or stops growing, and the recall."""
+) -> _Chosen:
+    """The smallest ef_search whose recall@1 reaches each target or stops growing."""
     kind = INDEXED_TYPE[bank.precision]
     dim = bank.embeddings.shape[1]
     distance = f"embedding::{kind}({dim}) {bank.metric.operator} q.v"
@@ -188,6 +196,7 @@ def _calibrate(
     raw = driver(connection)
     raw.execute("SET LOCAL enable_seqscan = off")
     ef_search, recall = EF_SEARCH_CHOICES[0], 0.0
+    fast: int | None = None
     # A tie, or a distance equal to rounding, is as good as the nearest.
     good_enough = calibration.distances * (1 + 1e-4) + 1e-6
     for candidate in EF_SEARCH_CHOICES:
@@ -198,15 +207,15 @@ def _calibrate(
         if reached - recall < MIN_GAIN and recall > 0.9:
             break
         ef_search, recall = candidate, reached
+        if fast is None and recall >= FAST_RECALL_TARGET:
+            fast = candidate
         if recall >= RECALL_TARGET:
             break
     raw.execute("SET LOCAL enable_seqscan = on")
-    return ef_search, recall
+    return _Chosen(ef_search, recall, ef_search if fast is None else fast)
 
 
-def _insert_bank(
-    connection: Connection, bank_id: int, bank: MemoryBank, ef_search: int, recall: float
-) -> None:
+def _insert_bank(connection: Connection, bank_id: int, bank: MemoryBank, chosen: _Chosen) -> None:
     transform = bank.transform
     connection.execute(
         insert(MemoryBankRow).values(
@@ -226,8 +235,9 @@ def _insert_bank(
             coreset_ratio=bank.coreset_ratio,
             covering_radius=bank.covering_radius,
             num_neighbors=bank.num_neighbors,
-            ef_search=ef_search,
-            ef_search_recall=recall,
+            ef_search=chosen.ef_search,
+            ef_search_recall=chosen.recall,
+            ef_search_fast=chosen.ef_search_fast,
         )
     )
 
@@ -307,6 +317,8 @@ def _bank_info(row: MemoryBankRow) -> BankInfo:
             array(row.transform_components),
             row.transform_constant,
         ),
+        coreset_ratio=row.coreset_ratio,
         num_neighbors=row.num_neighbors,
         ef_search=row.ef_search,
+        ef_search_fast=row.ef_search_fast,
     )

@@ -89,12 +89,19 @@ class Database:
             ) from None
         except psycopg.Error as error:
             raise _cannot_connect(error, self.safe_url) from error
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         row = connection.execute(_ON_CONNECT).fetchone()
         connection.commit()
         assert row is not None
         major, extension, _, oid, array_oid, _ = row
         if major < MIN_POSTGRES:
-            connection.close()
             raise errors.UnsupportedServer(
                 f"the server at {self.safe_url} is PostgreSQL {major}; pgdefect needs "
                 f"{MIN_POSTGRES} or newer. Upgrade it, or leave out --database-url to use the "
@@ -106,7 +113,6 @@ class Database:
                 "VectorArrayDumper", (_VectorArrayDumper,), {"oid": array_oid, "element_oid": oid}
             )
             connection.adapters.register_dumper(VectorArray, dumper)
-        return connection
 
     @property
     def safe_url(self) -> str:

@@ -187,6 +187,7 @@ class MemoryBank(Base):
         CheckConstraint("operator IN ('<=>', '<->')", name="operator_known"),
         CheckConstraint("precision IN ('half', 'single')", name="precision_known"),
         CheckConstraint("ef_search BETWEEN 1 AND 1000", name="ef_search_range"),
+        CheckConstraint("ef_search_fast BETWEEN 1 AND ef_search", name="ef_search_fast_range"),
     )
 
     id: Mapped[int] = mapped_column(
@@ -209,10 +210,13 @@ class MemoryBank(Base):
     num_neighbors: Mapped[int] = mapped_column(INTEGER)
     ef_search: Mapped[int] = mapped_column(INTEGER)
     ef_search_recall: Mapped[float]
+    ef_search_fast: Mapped[int] = mapped_column(INTEGER)
 
 
 class MemoryBankPatch(Base):
     """A stored patch embedding and the normal image and grid cell it came from.
+
+    image_id 0: where it came from is not known (an imported bank); row and col mean nothing.
 
     No foreign keys: they would make attaching and detaching a bank lock ``image`` and
     ``memory_bank`` against writers. The writer checks instead.
@@ -251,7 +255,7 @@ class Inspection(Base):
     __tablename__ = "inspection"
     __table_args__ = (
         UniqueConstraint("detector_id", "image_id", "threshold"),
-        CheckConstraint("search IN ('hnsw', 'exact')", name="search_known"),
+        CheckConstraint("search IN ('hnsw', 'fast', 'exact')", name="search_known"),
         Index("ix_inspection_image_id_created_at", "image_id", "created_at"),
     )
 

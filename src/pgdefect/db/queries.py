@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection, text
@@ -84,7 +85,7 @@ def support_positions(connection: Connection, bank: BankInfo, position: int, cou
     """The `count` bank vectors nearest to the one at `position`, itself first."""
     rows = driver(connection).execute(
         "SELECT n.nearest_position FROM pgdefect.memory_bank_patch p, "
-        "pgdefect.nearest_bank_vectors(p.bank_id, p.embedding, %s) n "
+        "pgdefect.nearest_bank_vectors(p.bank_id, p.embedding, %s, exact => true) n "
         "WHERE p.bank_id = %s AND p.position = %s "
         "ORDER BY n.nearest_position <> p.position, n.distance, n.nearest_position",
         [count, bank.id, position],
@@ -207,15 +208,18 @@ def _stored_image(row: TupleRow) -> StoredImage:
 
 @dataclass(frozen=True)
 class NormalMatch:
-    """An anomalous patch and the normal patch nearest to it; boxes are ``x,y,w,h`` in pixels."""
+    """An anomalous patch and the normal patch nearest to it; boxes are ``x,y,w,h`` in pixels.
+
+    Where the normal patch lies is None in an imported bank.
+    """
 
     row: int
     col: int
     score: float
     box: str
-    normal_image_id: int
-    normal_row: int
-    normal_col: int
+    normal_image_id: int | None
+    normal_row: int | None
+    normal_col: int | None
     normal_box: str | None
     bank_position: int
     normal_path: str | None
@@ -275,3 +279,18 @@ def read_bank(database: Database, bank: BankInfo) -> Float32:
                 "ORDER BY position"
             ).format(sql.Literal(bank.id)),
         )
+
+
+def bank_cells(
+    database: Database, bank: BankInfo
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Image id, row and column each vector of a bank came from, by position, `(num_vectors,)`."""
+    with database.connect() as connection:
+        rows = driver(connection).execute(
+            'SELECT image_id, "row", col FROM pgdefect.memory_bank_patch WHERE bank_id = %s '
+            "ORDER BY position",
+            [bank.id],
+            binary=True,
+        )
+        cells = np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 3)
+    return cells[:, 0], cells[:, 1], cells[:, 2]

@@ -1,0 +1,1 @@
+"""The use cases: train, ingest, inspect, search, the demo."""

@@ -1,0 +1,1 @@
+"""Images to arrays: data sets, preprocessing, embeddings, scores, pictures. No database."""

@@ -10,7 +10,7 @@ import importlib.util
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,15 @@ from pgdefect.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["BACKBONES", "DEFAULT_BACKBONE", "Backbone", "find_backbone", "load_weights"]
+__all__ = [
+    "BACKBONES",
+    "DEFAULT_BACKBONE",
+    "Backbone",
+    "StateDict",
+    "backbone_of_timm",
+    "find_backbone",
+    "load_weights",
+]
 
 Triple = tuple[float, float, float]
 _HALVES: Triple = (0.5, 0.5, 0.5)
@@ -49,6 +57,14 @@ class Backbone:
     def available_offline(self) -> bool:
         """Whether the package that carries the weights is installed."""
         return self.package is not None and importlib.util.find_spec(self.package) is not None
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """Weights already in memory, and a word on where they came from."""
+
+    source: str
+    tensors: Mapping[str, Tensor] = field(repr=False)
 
 
 def _lite(size: int, embedding_dim: int) -> Backbone:
@@ -95,6 +111,18 @@ def find_backbone(name: str) -> Backbone:
     return Backbone(name, name, (), mean=tuple(mean), std=tuple(std))
 
 
+def backbone_of_timm(timm_name: str) -> Backbone:
+    """The registered backbone that is this timm network, or the network by its own name.
+
+    Raises:
+        UsageError: timm does not know the name.
+    """
+    for backbone in BACKBONES.values():
+        if backbone.timm_name == timm_name:
+            return backbone
+    return find_backbone(timm_name)
+
+
 def require(module: str) -> Any:
     """Import a module of the extra ``train``, or say what to install."""
     import importlib
@@ -127,16 +155,20 @@ def check_layers(backbone: Backbone, layers: tuple[str, ...]) -> None:
         )
 
 
-def load_weights(module: nn.Module, backbone: Backbone, weights: Path | None) -> tuple[str, str]:
+def load_weights(
+    module: nn.Module, backbone: Backbone, weights: Path | StateDict | None
+) -> tuple[str, str]:
     """Load pretrained weights into anomalib's feature network; returns source and sha256.
 
-    From `weights` (a state dict: .safetensors, or a torch file read with safe loading
-    only), else from the backbone's package, else from timm's hub.
+    From `weights` (a state dict, or a file of one: .safetensors, or a torch file read with
+    safe loading only), else from the backbone's package, else from timm's hub.
 
     Raises:
         WeightsError: the file is not a state dict, does not fit, or cannot be downloaded.
     """
-    if weights is not None:
+    if isinstance(weights, StateDict):
+        source, state = weights.source, dict(weights.tensors)
+    elif weights is not None:
         source = f"file {weights.name}"
         state = _read_state_dict(weights)
     elif backbone.package is not None:
@@ -155,9 +187,10 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"no weights file at {path}")
     try:
         if path.suffix == ".safetensors":
-            loaded = require("safetensors.torch").load_file(path)
+            loaded = _read_safetensors(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # the error below says enough
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
@@ -167,9 +200,19 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(torch.is_tensor(v) for v in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str) and torch.is_tensor(value) for name, value in loaded.items()
+    ):
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
     return {name.removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _read_safetensors(path: Path) -> Any:
+    load_file = require("safetensors.torch").load_file
+    try:
+        return load_file(path)
+    except require("safetensors").SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _package_weights(backbone: Backbone) -> Path:

@@ -24,7 +24,7 @@ import numpy as np
 
 from pgdefect.errors import TrainingError, UsageError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
-from pgdefect.vision.backbone import Backbone, check_layers, load_weights, require
+from pgdefect.vision.backbone import Backbone, StateDict, check_layers, load_weights, require
 from pgdefect.vision.preprocess import Batch, Preprocessing
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def build_embedder(
     backbone: Backbone,
     layers: tuple[str, ...],
     preprocessing: Preprocessing,
-    weights: Path | None,
+    weights: Path | StateDict | None,
 ) -> PatchEmbedder:
     """Build anomalib's Patchcore for a backbone and load its weights.
 

@@ -27,24 +27,24 @@ _QUERY_BLOCK, _BANK_BLOCK = 256, 1024
 def nearest_vectors(queries: Float32, bank: Float32, metric: Metric) -> tuple[Int32, Float32]:
     """Exact nearest bank vector of each query: positions `(n,)` and distances `(n,)`.
 
-    Under cosine the bank's vectors must have unit length, as the transforms see to, up to
-    the rounding of stored values. Found with float32 matrix products in blocks that stay in
-    cache, so the memory beyond the input is O(n); the distance of the nearest is then
-    recomputed in double precision. Between vectors whose distances agree to rounding any
-    one may be named.
+    Found with float32 matrix products in blocks that stay in cache, so the memory beyond
+    the input is a copy of the bank; the distance of the nearest is then recomputed in
+    double precision. Between vectors whose distances agree to rounding any one may be named.
     """
     positions = np.zeros(len(queries), dtype=np.int32)
-    # Ranking by q·b - |b|²/2 ranks by Euclidean distance; for unit vectors by cosine's too.
-    offset = None if metric is COSINE else 0.5 * np.einsum("nd,nd->n", bank, bank)
+    # Ranking by q·b - |b|²/2 ranks by Euclidean distance, by q·b/|b| by cosine distance; for
+    # |b| = 1 they agree, but vectors in half precision are off by 1e-3, which is not nothing.
+    squares = np.einsum("nd,nd->n", bank, bank)
+    directions = bank / np.sqrt(squares)[:, None] if metric is COSINE else bank
     for first in range(0, len(queries), _QUERY_BLOCK):
         block = queries[first : first + _QUERY_BLOCK]
         here = positions[first : first + _QUERY_BLOCK]
         best = np.full(len(block), -np.inf, dtype=np.float32)
         rows = np.arange(len(block))
         for start in range(0, len(bank), _BANK_BLOCK):
-            products = block @ bank[start : start + _BANK_BLOCK].T
-            if offset is not None:
-                products -= offset[start : start + _BANK_BLOCK]
+            products = block @ directions[start : start + _BANK_BLOCK].T
+            if metric is not COSINE:
+                products -= 0.5 * squares[start : start + _BANK_BLOCK]
             index = products.argmax(axis=1)
             value = products[rows, index]
             better = value > best
@@ -116,5 +116,6 @@ def normalized_score(raw: float, threshold: float, center: float) -> float:
     With u = (raw - threshold) / (threshold - center) it is (1 + u / (1 + |u|)) / 2: strictly
     increasing between 0 and 1, and never quite reaching 1, so ranking is kept.
     """
-    u = (raw - threshold) / (threshold - center)
-    return 0.5 * (1.0 + u / (1.0 + abs(u)))
+    excess = raw - threshold
+    score = 0.5 * (1.0 + excess / (threshold - center + abs(excess)))
+    return min(score, math.nextafter(1.0, 0.0))

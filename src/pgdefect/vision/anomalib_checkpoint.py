@@ -1,0 +1,299 @@
+"""Memory banks in and out of anomalib's Patchcore checkpoints (Lightning ``.ckpt``).
+
+A checkpoint is a pickle, and a pickle can run any code. It is read with torch's safe
+loading, which knows tensors and plain data; the one global beyond those that a Patchcore
+checkpoint needs, the enumeration of its precision, is read as a string. A file that asks for
+anything else is refused. What is written needs no global at all.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgdefect.errors import UsageError, WeightsError
+from pgdefect.types import Float32
+from pgdefect.vision.backbone import require
+from pgdefect.vision.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["AnomalibBank", "read_checkpoint", "write_checkpoint"]
+
+_NETWORK = "model.feature_extractor.feature_extractor."
+_BANK = "model.memory_bank"
+_TRANSFORMS = "torchvision.transforms.v2."
+
+
+def _plain_precision(value: object) -> str:
+    return str(value)
+
+
+_ALLOWED = [(_plain_precision, "anomalib.PrecisionType")]
+
+
+@dataclass(frozen=True)
+class AnomalibBank:
+    """What a Patchcore checkpoint holds of use here.
+
+    memory_bank: `(num_vectors, embedding_dim)`; backbone: timm's name; weights: the feature
+    network's state dict; pre_processor: anomalib's description of the transform, None where
+    the model has none.
+    """
+
+    memory_bank: Float32 = field(repr=False)
+    backbone: str
+    layers: tuple[str, ...]
+    num_neighbors: int
+    coreset_ratio: float
+    weights: Mapping[str, Tensor] = field(repr=False)
+    pre_processor: Mapping[str, Any] | None
+
+    def preprocessing(self) -> Preprocessing | None:
+        """The pre-processor in our terms; None where the model has none.
+
+        Both resize bilinearly with antialiasing, anomalib in floating point and we to whole
+        8-bit values: features differ slightly unless both are given prepared images.
+
+        Raises:
+            WeightsError: it does more than resize, crop and normalize.
+        """
+        return None if self.pre_processor is None else _preprocessing(self.pre_processor)
+
+
+def read_checkpoint(path: Path) -> AnomalibBank:
+    """Read a checkpoint of anomalib's Patchcore; nothing in it is executed.
+
+    Raises:
+        WeightsError: it cannot be loaded safely (the message names the global refused), or
+            holds no Patchcore memory bank.
+    """
+    checkpoint = _load(path)
+    settings = checkpoint.get("hyper_parameters")
+    state = checkpoint.get("state_dict")
+    if not isinstance(settings, Mapping) or not isinstance(state, Mapping):
+        raise WeightsError(f"{path} is not a Lightning checkpoint: it has no state_dict")
+    bank = _memory_bank(state.get(_BANK), path)
+    backbone, layers = settings.get("backbone"), settings.get("layers")
+    num_neighbors = settings.get("num_neighbors")
+    if (
+        not isinstance(backbone, str)
+        or not isinstance(layers, list | tuple)
+        or not layers
+        or not all(isinstance(layer, str) for layer in layers)
+        or not isinstance(num_neighbors, int)
+        or num_neighbors < 1
+    ):
+        raise WeightsError(
+            f"{path} does not say which network made it: backbone {backbone!r}, layers "
+            f"{layers!r}, num_neighbors {num_neighbors!r}"
+        )
+    description = checkpoint.get("anomalib_pre_processor_config")
+    ratio = settings.get("coreset_sampling_ratio")
+    return AnomalibBank(
+        memory_bank=bank,
+        backbone=backbone,
+        layers=tuple(layers),
+        num_neighbors=num_neighbors,
+        coreset_ratio=float(ratio) if isinstance(ratio, int | float) and 0 < ratio <= 1 else 1.0,
+        weights={
+            name.removeprefix(_NETWORK): value.float() if value.is_floating_point() else value
+            for name, value in state.items()
+            if name.startswith(_NETWORK)
+        },
+        pre_processor=(
+            description.get("transform") or None if isinstance(description, Mapping) else None
+        ),
+    )
+
+
+def write_checkpoint(
+    path: Path,
+    memory_bank: Float32,
+    state: Mapping[str, Tensor],
+    *,
+    backbone: str,
+    layers: tuple[str, ...],
+    num_neighbors: int,
+    coreset_ratio: float,
+    preprocessing: Preprocessing,
+    threshold: float | None,
+) -> None:
+    """Write a checkpoint that ``Patchcore.load_from_checkpoint`` reads.
+
+    memory_bank: raw vectors `(num_vectors, embedding_dim)`; state: the state dict of
+    anomalib's Lightning model, weights loaded; backbone: timm's name; threshold: on raw
+    image scores. Scores stay raw in anomalib, labels follow the threshold if there is one.
+    The file is whole or not there.
+    """
+    from importlib.metadata import version
+
+    torch = require("torch")
+    state = {**state, "_is_fitted": torch.tensor([True]), _BANK: torch.from_numpy(memory_bank)}
+    limit = float("nan") if threshold is None else threshold
+    for kind in ("image", "pixel"):
+        state[f"post_processor._{kind}_threshold"] = torch.tensor(limit)
+        for end in ("min", "max"):
+            state[f"post_processor.{kind}_{end}"] = torch.tensor(float("nan"))
+    # Whatever the scores, anomalib's labels compare them with 1 - sensitivity.
+    sensitivity = 0.5 if threshold is None else 1.0 - threshold
+    checkpoint = {
+        "epoch": 1,
+        "global_step": 0,
+        "pytorch-lightning_version": version("lightning"),
+        "state_dict": state,
+        "hparams_name": "kwargs",
+        "hyper_parameters": {
+            "backbone": backbone,
+            "layers": list(layers),
+            "pre_trained": False,
+            "coreset_sampling_ratio": coreset_ratio,
+            "num_neighbors": num_neighbors,
+            "precision": "float32",
+        },
+        "anomalib_components_enabled": {
+            "pre_processor": True,
+            "post_processor": True,
+            "evaluator": False,
+            "visualizer": False,
+        },
+        "anomalib_pre_processor_config": {"transform": _description(preprocessing)},
+        "anomalib_post_processor_config": {
+            "enable_normalization": False,
+            "enable_thresholding": threshold is not None,
+            "enable_threshold_matching": False,
+            "image_sensitivity": sensitivity,
+            "pixel_sensitivity": sensitivity,
+        },
+    }
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        # A file object, because torch turns an error of the disk on a path into its own.
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    torch = require("torch")
+    if not path.is_file():
+        raise WeightsError(f"no checkpoint at {path}")
+    try:
+        with _only_ours_allowed():
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        refused = _refused(path)
+        if refused:
+            raise WeightsError(
+                f"{path} asks for {', '.join(refused)} to be loaded, which safe loading refuses: "
+                "such a file can run any code. Nothing of it was executed. A checkpoint that "
+                "anomalib 2.7 or newer saves needs anomalib.PrecisionType only"
+            ) from error
+        raise WeightsError(f"{path} is not a checkpoint that can be loaded safely") from error
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"{path} is not a checkpoint: it holds a {type(loaded).__name__}")
+    return loaded
+
+
+@contextmanager
+def _only_ours_allowed() -> Iterator[None]:
+    """Let torch load our globals and no other: libraries add theirs to its list on import."""
+    serialization = require("torch").serialization
+    before = serialization.get_safe_globals()
+    serialization.clear_safe_globals()
+    serialization.add_safe_globals(_ALLOWED)
+    try:
+        yield
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(before)
+
+
+def _refused(path: Path) -> list[str]:
+    """The globals a file asks for that are not allowed; none where it is no such file."""
+    torch = require("torch")
+    try:
+        with _only_ours_allowed():
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged in whatever way: then no global is to blame
+        return []
+    return sorted(set(names))
+
+
+def _memory_bank(value: Any, path: Path) -> Float32:
+    torch = require("torch")
+    if not torch.is_tensor(value):
+        raise WeightsError(f"{path} is not a checkpoint of anomalib's Patchcore: no {_BANK}")
+    if value.ndim != 2 or not value.numel() or not value.is_floating_point():
+        raise WeightsError(
+            f"the memory bank of {path} must be a matrix of floats (num_vectors, embedding_dim), "
+            f"not {value.dtype} of shape {tuple(value.shape)}"
+            + ("; was the model trained?" if not value.numel() else "")
+        )
+    bank = np.ascontiguousarray(value.float().numpy(), dtype=np.float32)
+    if not np.isfinite(bank).all():
+        raise WeightsError(f"the memory bank of {path} holds values that are not finite")
+    return bank
+
+
+def _description(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What anomalib's ``transform_to_spec`` makes of the same steps."""
+    steps: list[tuple[str, dict[str, Any]]] = [
+        (
+            "Resize",
+            {
+                "size": list(preprocessing.image_size),
+                "interpolation": preprocessing.interpolation,
+                "max_size": None,
+                "antialias": True,
+            },
+        )
+    ]
+    if preprocessing.center_crop is not None:
+        steps.append(("CenterCrop", {"size": list(preprocessing.center_crop)}))
+    channels = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    steps.append(("Normalize", {**channels, "inplace": False}))
+    return _step("Compose", {"transforms": [_step(name, arguments) for name, arguments in steps]})
+
+
+def _step(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"class_path": _TRANSFORMS + name, "init_args": arguments}
+
+
+def _preprocessing(description: Mapping[str, Any]) -> Preprocessing:
+    try:
+        steps = [
+            (step["class_path"].rpartition(".")[2], step["init_args"])
+            for step in description["init_args"]["transforms"]
+        ]
+        names = [name for name, _ in steps]
+        if [name for name in names if name != "CenterCrop"] != ["Resize", "Normalize"] or (
+            "CenterCrop" in names[2:]
+        ):
+            raise UsageError(f"its steps are {', '.join(names) or 'none'}")
+        found = dict(steps)
+        resize, normalize = found["Resize"], found["Normalize"]
+        return Preprocessing(
+            image_size=resize["size"],
+            center_crop=found.get("CenterCrop", {}).get("size"),
+            mean=tuple(normalize["mean"]),
+            std=tuple(normalize["std"]),
+            interpolation=resize.get("interpolation", "bilinear"),
+        )
+    except (UsageError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(
+            "the checkpoint's pre-processor is not a resize to height and width, an optional "
+            f"center crop and a normalization ({error}); say what to use instead with --image-size"
+        ) from error

@@ -1,0 +1,189 @@
+"""Each hot query walks its HNSW index under the planner's own settings, and finds the nearest.
+
+EXPLAIN of a PL/pgSQL function shows nothing, so the index's own counter is asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import psycopg
+import pytest
+from crowds import IMAGES, Crowd
+from rows import unit_vectors
+from sqlalchemy import text
+
+from pgdefect.db.engine import Database, driver
+from pgdefect.db.queries import ImageFilter, nearest_images, score_patches, similar_patches
+from pgdefect.distance import COSINE, Precision, as_stored, pairwise
+from pgdefect.types import BankInfo
+from pgdefect.vision.scoring import nearest_vectors
+
+KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
+
+
+def scans(database: Database, index: str) -> int:
+    """How often the index was scanned; backends report when they end."""
+    database.dispose()
+    deadline = time.monotonic() + 10
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        while connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        row = connection.execute(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s", [index]
+        ).fetchone()
+    assert row is not None, f"there is no index {index}"
+    return int(row[0])
+
+
+@contextmanager
+def index_scanned(database: Database, index: str, at_least: int = 1) -> Iterator[None]:
+    before = scans(database, index)
+    yield
+    assert scans(database, index) - before >= at_least
+
+
+@contextmanager
+def index_left_alone(database: Database, index: str) -> Iterator[None]:
+    before = scans(database, index)
+    yield
+    assert scans(database, index) == before
+
+
+def bank_index(bank: BankInfo) -> str:
+    return f"memory_bank_patch_{bank.id}_hnsw"
+
+
+@pytest.fixture
+def images_index(crowd: Crowd) -> str:
+    return f"image_embedding_{crowd.extractor_id}_hnsw"
+
+
+@each_kind
+def test_score_patches(crowd: Crowd, kind: tuple[str, Precision]) -> None:
+    info, bank = crowd.banks[kind]
+    rng = np.random.default_rng(2)
+    near = bank.embeddings[rng.integers(IMAGES, size=200)]
+    queries = as_stored(near * rng.normal(1, 0.15, near.shape).astype(np.float32), info.precision)
+    with (
+        index_scanned(crowd.database, bank_index(info), at_least=len(queries)),
+        crowd.database.connect() as connection,
+    ):
+        positions, _ = score_patches(connection, info, queries)
+    expected, _ = nearest_vectors(queries, bank.embeddings, bank.metric)
+    assert (positions == expected).mean() >= 0.95
+    with (
+        index_left_alone(crowd.database, bank_index(info)),
+        crowd.database.connect() as connection,
+    ):
+        score_patches(connection, info, queries[:5], exact=True)
+
+
+@each_kind
+def test_nearest_bank_vectors(crowd: Crowd, kind: tuple[str, Precision]) -> None:
+    info, bank = crowd.banks[kind]
+    statement = "SELECT * FROM pgdefect.nearest_bank_vectors(%s, %s::real[]::vector, 10, %s)"
+
+    def found(n: int, exact: bool) -> set[int]:
+        with crowd.database.connect() as connection:
+            vector = bank.embeddings[n].tolist()
+            rows = driver(connection).execute(statement, [info.id, vector, exact])
+            return {row[0] for row in rows}
+
+    with index_scanned(crowd.database, bank_index(info), at_least=20):
+        approximate = [found(n, False) for n in range(0, 2000, 100)]
+    with index_left_alone(crowd.database, bank_index(info)):
+        true = [found(n, True) for n in range(0, 2000, 100)]
+    assert recall(approximate, true) >= 0.9
+
+
+@each_kind
+def test_similar_patches(crowd: Crowd, kind: tuple[str, Precision]) -> None:
+    info, bank = crowd.banks[kind]
+    with index_scanned(crowd.database, bank_index(info), at_least=20):
+        found = [
+            {n.position for n in similar_patches(crowd.database, info.id, position, 10)}
+            for position in range(20)
+        ]
+    reference = pairwise(bank.metric, bank.embeddings[:20], bank.embeddings)
+    assert recall(found, [set(row.argsort()[:10].tolist()) for row in reference]) >= 0.9
+
+
+WHERE: dict[str, ImageFilter] = {
+    "no filter": ImageFilter(),
+    "category": ImageFilter(category="a"),
+    "what search asks": ImageFilter(category="a", except_image=1, except_sha256="0" * 64),
+    "label": ImageFilter(label="normal"),
+}
+
+
+@pytest.mark.parametrize("where", WHERE.values(), ids=WHERE.keys())
+def test_nearest_images(crowd: Crowd, images_index: str, where: ImageFilter) -> None:
+    near = crowd.embeddings[: 20 * 97 : 97]
+    queries = near + 0.3 * unit_vectors(6, 20, crowd.embeddings.shape[1])
+
+    def found(exact: bool) -> list[set[int]]:
+        return [
+            {
+                n.image.id
+                for n in nearest_images(
+                    crowd.database, crowd.extractor_id, query, 10, where, exact=exact
+                )
+            }
+            for query in queries
+        ]
+
+    with index_scanned(crowd.database, images_index, at_least=20):
+        approximate = found(exact=False)
+    with index_left_alone(crowd.database, images_index):
+        true = found(exact=True)
+    assert recall(approximate, true) >= 0.95
+
+
+def test_similar_images(crowd: Crowd, images_index: str) -> None:
+    queries = [n for n, image in enumerate(crowd.images) if not image.retired][::300]
+    allowed = np.array([not image.retired for image in crowd.images])
+    digests = np.array([image.sha256 for image in crowd.images])
+    reference = pairwise(COSINE, crowd.embeddings[queries], crowd.embeddings)
+    true = []
+    for n, row in zip(queries, reference, strict=True):
+        row[~allowed | (digests == digests[n])] = np.inf
+        true.append({crowd.images[i].id for i in row.argsort()[:10]})
+    with (
+        index_scanned(crowd.database, images_index, at_least=len(queries)),
+        crowd.database.connect() as connection,
+    ):
+        found = [
+            set(
+                connection.scalars(
+                    text("SELECT image_id FROM defect.similar_images(:id)"),
+                    {"id": str(crowd.images[n].id)},
+                )
+            )
+            for n in queries
+        ]
+    assert recall(found, true) >= 0.95
+
+
+def test_calibrated_ef_search_reaches_the_recall_that_is_stored(crowd: Crowd) -> None:
+    with crowd.database.connect() as connection:
+        rows = connection.execute(
+            text("SELECT ef_search, ef_search_recall FROM pgdefect.memory_bank")
+        ).all()
+    assert len(rows) == len(KINDS)
+    for ef_search, reached in rows:
+        assert 10 <= ef_search <= 1000
+        assert reached >= 0.97
+
+
+def recall(found: list[set[int]], true: list[set[int]]) -> float:
+    hits = sum(len(a & b) for a, b in zip(found, true, strict=True))
+    return hits / sum(map(len, true))

@@ -1,0 +1,496 @@
+"""The same question in SQL and in NumPy; filters; settings; roles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import psycopg
+import pytest
+from crowds import Crowd, Picture
+from rows import add_embeddings, add_extractor, add_images, memory_bank, store, unit_vectors
+from sqlalchemy import text
+
+from pgdefect.db.banks import active_detector
+from pgdefect.db.engine import Database, driver
+from pgdefect.db.queries import (
+    ImageFilter,
+    bank_vectors,
+    nearest_images,
+    score_patches,
+    similar_patches,
+    support_positions,
+)
+from pgdefect.distance import COSINE, METRICS, Precision, as_stored, pairwise
+from pgdefect.errors import Conflict, NotFound
+from pgdefect.types import Float32
+from pgdefect.vision.scoring import nearest_vectors, row_distances
+
+KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
+
+
+def queries_for(vectors: Float32, count: int, precision: Precision) -> Float32:
+    """Queries near stored vectors, with the norm of what they are near to."""
+    rng = np.random.default_rng(11)
+    near = vectors[rng.integers(len(vectors), size=count)]
+    moved = near + 0.1 * rng.standard_normal(near.shape)
+    scale = np.linalg.norm(near, axis=1, keepdims=True) / np.linalg.norm(
+        moved, axis=1, keepdims=True
+    )
+    return as_stored((moved * scale).astype(np.float32), precision)
+
+
+@each_kind
+def test_score_patches_exactly_equals_numpy(crowd: Crowd, kind: tuple[str, Precision]) -> None:
+    info, bank = crowd.banks[kind]
+    queries = queries_for(bank.embeddings, 50, info.precision)
+    with crowd.database.connect() as connection:
+        positions, distances = score_patches(connection, info, queries, exact=True)
+    expected, expected_distances = nearest_vectors(queries, bank.embeddings, bank.metric)
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_allclose(distances, expected_distances, rtol=1e-4, atol=1e-6)
+    reference = pairwise(bank.metric, queries, bank.embeddings)
+    np.testing.assert_allclose(distances, reference.min(axis=1), rtol=1e-4, atol=1e-6)
+
+
+@each_kind
+def test_hnsw_distances_are_upper_bounds_of_true_distances(
+    crowd: Crowd, kind: tuple[str, Precision]
+) -> None:
+    info, bank = crowd.banks[kind]
+    queries = queries_for(bank.embeddings, 100, info.precision)
+    with crowd.database.connect() as connection:
+        driver(connection).execute("SET LOCAL enable_seqscan = off")
+        _, least = score_patches(connection, info, queries, exact=True)
+        positions, hasty = score_patches(connection, info, queries, ef=1)
+        _, careful = score_patches(connection, info, queries, ef=400)
+    assert (hasty >= least).all()
+    assert (careful >= least).all()
+    assert (careful == least).mean() >= (hasty == least).mean()
+    assert (hasty > least).any(), "ef reaches the index: with one candidate some are missed"
+    of_positions = row_distances(queries, bank.embeddings[positions], bank.metric)
+    np.testing.assert_allclose(hasty, of_positions, rtol=1e-4, atol=1e-6)
+
+
+@each_kind
+def test_nearest_bank_vectors_equal_numpy(crowd: Crowd, kind: tuple[str, Precision]) -> None:
+    info, bank = crowd.banks[kind]
+    query = queries_for(bank.embeddings, 1, info.precision)
+    with crowd.database.connect() as connection:
+        rows = driver(connection).execute(
+            "SELECT * FROM pgdefect.nearest_bank_vectors(%s, %s::real[]::vector, 25, true)",
+            [info.id, query[0].tolist()],
+        )
+        found = rows.fetchall()
+    reference = pairwise(bank.metric, query, bank.embeddings)[0]
+    order = reference.argsort(kind="stable")[:25]
+    assert [row[0] for row in found] == order.tolist()
+    np.testing.assert_allclose([row[1] for row in found], reference[order], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 10, 250, 251, 1500, 7000])
+def test_nearest_bank_vectors_gives_k_rows_without_repeating(crowd: Crowd, k: int) -> None:
+    info, bank = crowd.banks["cosine", "half"]
+    with crowd.database.connect() as connection:
+        found = (
+            driver(connection)
+            .execute(
+                "SELECT * FROM pgdefect.nearest_bank_vectors(%s, %s::real[]::vector, %s)",
+                [info.id, bank.embeddings[7].tolist(), k],
+            )
+            .fetchall()
+        )
+    assert len(found) == len({row[0] for row in found}) == min(k, len(bank.embeddings))
+    # The index orders by vectors that it normalized and rounded anew.
+    assert (np.diff([row[1] for row in found]) > -1e-3).all()
+    assert found[0][0] == 7
+
+
+@each_kind
+def test_similar_patches_names_image_and_cell(crowd: Crowd, kind: tuple[str, Precision]) -> None:
+    info, bank = crowd.banks[kind]
+    found = similar_patches(crowd.database, info.id, 41, 10)
+    reference = pairwise(bank.metric, bank.embeddings[41][None], bank.embeddings)[0]
+    assert [neighbor.rank for neighbor in found] == list(range(1, 11))
+    assert found[0].position == 41
+    assert found[0].distance == pytest.approx(0.0, abs=1e-6)
+    recalled = {n.position for n in found} & set(reference.argsort()[:10].tolist())
+    assert len(recalled) >= 8
+    for neighbor in found:
+        assert neighbor.distance == pytest.approx(reference[neighbor.position], rel=1e-4, abs=1e-6)
+        assert neighbor.image_id == bank.image_ids[neighbor.position]
+        assert (neighbor.row, neighbor.col) == (
+            bank.rows[neighbor.position],
+            bank.cols[neighbor.position],
+        )
+        number = neighbor.position % 10
+        assert neighbor.path == f"/nowhere/{kind[0]}_{kind[1]}/{number:05}.png"
+        if kind[0] == "cosine":
+            assert neighbor.similarity == pytest.approx(1 - neighbor.distance)
+        else:
+            assert neighbor.similarity is None
+
+
+def test_bank_vectors_come_back_as_they_were_stored(crowd: Crowd) -> None:
+    positions = np.array([5, 0, 5999, 5, 17], dtype=np.int32)
+    for info, bank in crowd.banks.values():
+        with crowd.database.connect() as connection:
+            np.testing.assert_array_equal(
+                bank_vectors(connection, info, positions), bank.embeddings[positions]
+            )
+
+
+def test_support_begins_with_the_vector_itself_even_among_copies(database: Database) -> None:
+    ids = add_images(database, "parts", 2)
+    vectors = unit_vectors(1, 30, 8)
+    vectors[20] = vectors[10]
+    store(database, "parts", add_extractor(database, 8), memory_bank(vectors, ids))
+    bank = active_detector(database, "parts").bank
+    with database.connect() as connection:
+        assert support_positions(connection, bank, 20, 3)[:2].tolist() == [20, 10]
+        assert support_positions(connection, bank, 10, 3)[:2].tolist() == [10, 20]
+
+
+def test_patches_of_banks_that_are_not_there_are_refused(crowd: Crowd) -> None:
+    with pytest.raises(NotFound, match=r"memory bank 999.*defect\.banks"):
+        similar_patches(crowd.database, 999, 0, 1)
+    with pytest.raises(NotFound, match="has no vector 6000"):
+        similar_patches(crowd.database, crowd.banks["l2", "half"][0].id, 6000, 1)
+    with pytest.raises(NotFound, match="no memory bank 999"), crowd.database.connect() as c:
+        driver(c).execute("SELECT * FROM pgdefect.nearest_bank_vectors(999, '[1]')")
+
+
+# -- images --------------------------------------------------------------------------------
+
+
+def passing(crowd: Crowd, where: ImageFilter) -> list[int]:
+    """Indices of the images a filter lets through: the reference."""
+    by_id = {image.id: image for image in crowd.images}
+    query = by_id.get(where.except_image or 0)
+    digest = where.except_sha256 or (query.sha256 if query else None)
+
+    def passes(image: Picture) -> bool:
+        return (
+            not image.retired
+            and where.category in (None, image.category)
+            and where.label in (None, image.label)
+            and where.defect_type in (None, image.defect_type)
+            and image.id != where.except_image
+            and image.sha256 != digest
+            and not (
+                where.except_group
+                and query is not None
+                and query.group is not None
+                and (image.category, image.group) == (query.category, query.group)
+            )
+        )
+
+    return [n for n, image in enumerate(crowd.images) if passes(image)]
+
+
+FILTERS = {
+    "none": ImageFilter(),
+    "category": ImageFilter(category="b"),
+    "label": ImageFilter(label="normal"),
+    "half a percent": ImageFilter(defect_type="rare"),
+    "half a percent by label": ImageFilter(category="a", label="anomalous"),
+    "one row": ImageFilter(defect_type="single"),
+    "no row": ImageFilter(category="b", defect_type="rare"),
+    "unknown category": ImageFilter(category="'; DROP TABLE pgdefect.image; --"),
+    "retired category": ImageFilter(category="gone"),
+}
+each_filter = pytest.mark.parametrize("where", FILTERS.values(), ids=FILTERS.keys())
+
+
+@each_filter
+def test_exact_image_search_equals_numpy(crowd: Crowd, where: ImageFilter) -> None:
+    query = crowd.embeddings[123]
+    found = nearest_images(crowd.database, crowd.extractor_id, query, 20, where, exact=True)
+    allowed = passing(crowd, where)
+    reference = pairwise(COSINE, query[None], crowd.embeddings)[0][allowed]
+    order = reference.argsort(kind="stable")[:20]
+    assert [n.image.id for n in found] == [crowd.images[allowed[i]].id for i in order]
+    assert [n.rank for n in found] == list(range(1, len(found) + 1))
+    np.testing.assert_allclose([n.distance for n in found], reference[order], atol=1e-6)
+
+
+@each_filter
+@pytest.mark.parametrize("k", [1, 10, 200])
+def test_image_search_always_gives_k_where_k_exist(
+    crowd: Crowd, where: ImageFilter, k: int
+) -> None:
+    allowed = passing(crowd, where)
+    ids = {crowd.images[n].id for n in allowed}
+    # The query lies in a cluster without a single rare image.
+    query = crowd.embeddings[123]
+    found = nearest_images(crowd.database, crowd.extractor_id, query, k, where)
+    assert len(found) == len({n.image.id for n in found}) == min(k, len(allowed))
+    assert {n.image.id for n in found} <= ids
+    distances = [n.distance for n in found]
+    assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize(
+    ("limit", "where", "k"),
+    [(1, ImageFilter(defect_type="rare"), 20), (20_000, ImageFilter(category="b"), 90)],
+    ids=["cut short", "by default"],
+)
+def test_image_search_gives_k_when_the_first_candidates_do_not(
+    crowd: Crowd, limit: int, where: ImageFilter, k: int
+) -> None:
+    """Both ways: the walk over the index goes on, and where it may not, a scan completes it."""
+    allowed = passing(crowd, where)
+    query = crowd.embeddings[123]
+    reference = pairwise(COSINE, query[None], crowd.embeddings)[0][allowed]
+    nearest = [crowd.images[allowed[i]].id for i in reference.argsort()[:k]]
+    index = f"image_embedding_{crowd.extractor_id}_hnsw"
+    with psycopg.connect(crowd.database.url, autocommit=True) as connection:
+        for setting in (f"hnsw.max_scan_tuples = {limit}", "enable_sort = off"):
+            connection.execute(f"SET {setting}")
+        before = statistics(connection, index)
+        rows = connection.execute(
+            "SELECT image_id FROM pgdefect.nearest_images(%s, %s::real[]::halfvec, %s, %s, "
+            "defect_type => %s)",
+            [crowd.extractor_id, query.tolist(), k, where.category, where.defect_type],
+        ).fetchall()
+        walks, scans = (b - a for a, b in zip(before, statistics(connection, index), strict=True))
+    assert len(rows) == len({row[0] for row in rows}) == k
+    assert len({row[0] for row in rows} & set(nearest)) >= 0.9 * k
+    assert walks == 1
+    assert (scans > 0) == (limit == 1)
+
+
+def statistics(connection: psycopg.Connection, index: str) -> tuple[int, int]:
+    """Scans of an index, and scans of its table by any other way; this session's included."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    row = connection.execute(
+        "SELECT i.idx_scan, t.seq_scan + t.idx_scan - i.idx_scan "
+        "FROM pg_stat_user_indexes i JOIN pg_stat_user_tables t USING (relid) "
+        "WHERE i.indexrelname = %s",
+        [index],
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def test_image_search_leaves_out_the_query_its_copies_and_its_part(crowd: Crowd) -> None:
+    query = next(n for n, i in enumerate(crowd.images) if i.category == "a" and i.number == 700)
+    image = crowd.images[query]
+    copy = next(i for i in crowd.images if i.category == "a" and i.number == 799)
+    assert image.sha256 == copy.sha256
+    assert image.group is not None
+    mates = {
+        i.id for i in crowd.images if (i.category, i.group) == ("a", image.group) and not i.retired
+    }
+    assert len(mates) > 5
+    everything = len(passing(crowd, ImageFilter()))
+    for exact in (False, True):
+        where = ImageFilter(except_image=image.id)
+        found = nearest_images(
+            crowd.database, crowd.extractor_id, crowd.embeddings[query], 9000, where, exact=exact
+        )
+        assert {image.id, copy.id}.isdisjoint(n.image.id for n in found)
+        assert mates - {image.id} <= {n.image.id for n in found}
+        assert len(found) == everything - 2
+
+        where = ImageFilter(except_image=image.id, except_group=True)
+        found = nearest_images(
+            crowd.database, crowd.extractor_id, crowd.embeddings[query], 9000, where, exact=exact
+        )
+        assert mates.isdisjoint(n.image.id for n in found)
+        assert len(found) == len(passing(crowd, where))
+
+        where = ImageFilter(except_sha256=image.sha256)
+        found = nearest_images(
+            crowd.database, crowd.extractor_id, crowd.embeddings[query], 9000, where, exact=exact
+        )
+        assert len(found) == everything - 2
+
+
+def test_images_of_no_part_are_not_taken_for_one_part(crowd: Crowd) -> None:
+    image = next(i for i in crowd.images if i.group is None and not i.retired)
+    where = ImageFilter(except_image=image.id, except_group=True)
+    found = nearest_images(crowd.database, crowd.extractor_id, crowd.embeddings[0], 9000, where)
+    assert len(found) == len(passing(crowd, where)) > 5000
+
+
+def test_retired_images_and_categories_are_never_found(crowd: Crowd) -> None:
+    retired = {image.id: n for n, image in enumerate(crowd.images) if image.retired}
+    for n in list(retired.values())[::25]:
+        for exact in (False, True):
+            found = nearest_images(
+                crowd.database,
+                crowd.extractor_id,
+                crowd.embeddings[n],
+                10,
+                ImageFilter(),
+                exact=exact,
+            )
+            assert len(found) == 10
+            assert retired.keys().isdisjoint(neighbor.image.id for neighbor in found)
+
+
+def test_embeddings_of_another_extractor_are_refused(crowd: Crowd) -> None:
+    with pytest.raises(Conflict, match="7 dimensions and extractor 1 makes 32"):
+        nearest_images(
+            crowd.database, crowd.extractor_id, unit_vectors(0, 1, 7)[0], 3, ImageFilter()
+        )
+    with pytest.raises(NotFound, match="no extractor 77"):
+        nearest_images(crowd.database, 77, crowd.embeddings[0], 3, ImageFilter())
+
+
+def test_extractors_do_not_meet_in_one_search(database: Database) -> None:
+    ids = add_images(database, "parts", 40)
+    first, second = add_extractor(database, 8, "first"), add_extractor(database, 8, "second")
+    vectors = unit_vectors(2, 40, 8)
+    add_embeddings(database, first, ids[:20], vectors[:20])
+    add_embeddings(database, second, ids[20:], vectors[20:])
+    found = nearest_images(database, first, vectors[30], 40, ImageFilter())
+    assert {n.image.id for n in found} == set(ids[:20])
+
+
+# -- SQL for analysts ----------------------------------------------------------------------
+
+
+def test_similar_images_in_sql_equals_the_search(crowd: Crowd) -> None:
+    image = crowd.images[123]
+    where = ImageFilter(category="a", label="anomalous", except_image=image.id, except_group=True)
+    expected = nearest_images(
+        crowd.database, crowd.extractor_id, crowd.embeddings[123], 10, where, exact=True
+    )
+    with crowd.database.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT * FROM defect.similar_images(:id, category => 'a', "
+                "label => 'anomalous', exclude_group => true)"
+            ),
+            {"id": str(image.id)},
+        ).all()
+    assert [row.image_id for row in rows] == [n.image.id for n in expected]
+    assert [row.rank for row in rows] == list(range(1, 11))
+    for row, neighbor in zip(rows, expected, strict=True):
+        assert row.distance == pytest.approx(neighbor.distance, abs=1e-6)
+        assert row.similarity == pytest.approx(1 - row.distance)
+        assert (row.category_name, row.image_label) == ("a", "anomalous")
+        assert row.path == neighbor.image.path
+
+
+# -- settings and sessions -----------------------------------------------------------------
+
+CALLS = {
+    "score_patches": "SELECT * FROM pgdefect.score_patches({bank}, ARRAY[{patch}::real[]::vector])",
+    "nearest_bank_vectors": "SELECT * FROM pgdefect.nearest_bank_vectors({bank}, {patch}::vector)",
+    "nearest_images": "SELECT * FROM pgdefect.nearest_images({extractor}, {image}::halfvec)",
+    "similar_images": "SELECT * FROM defect.similar_images('{id}')",
+    "similar_patches": "SELECT * FROM defect.similar_patches({bank}, 3)",
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+SETTINGS = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "search_path")
+
+
+def filled(crowd: Crowd, call: str) -> str:
+    info, bank = crowd.banks["cosine", "half"]
+
+    def array(values: Float32) -> str:
+        return "ARRAY[" + ",".join(map(str, values.tolist())) + "]"
+
+    return call.format(
+        bank=info.id,
+        patch=array(bank.embeddings[0]),
+        extractor=crowd.extractor_id,
+        image=f"{array(crowd.embeddings[0])}::real[]",
+        id=crowd.images[0].id,
+    )
+
+
+@each_call
+def test_settings_do_not_leak_from_a_call(crowd: Crowd, call: str) -> None:
+    statement = filled(crowd, call)
+    with psycopg.connect(crowd.database.url, autocommit=True) as connection:
+
+        def settings() -> list[object]:
+            return [
+                (connection.execute("SELECT current_setting(%s)", [n]).fetchone() or [None])[0]
+                for n in SETTINGS
+            ]
+
+        # The first call is the session's first use of pgvector.
+        assert connection.execute(statement).fetchone()
+        assert settings()[:2] == ["40", "off"]
+        connection.execute("SET hnsw.ef_search = 77")
+        connection.execute("SET hnsw.iterative_scan = relaxed_order")
+        before = settings()
+        assert before[:2] == ["77", "relaxed_order"]
+        connection.execute(statement)
+        assert settings() == before
+        with connection.transaction():
+            connection.execute("SET LOCAL hnsw.ef_search = 55")
+            connection.execute(statement)
+            assert settings()[0] == "55"
+        assert settings() == before
+        with connection.transaction(), pytest.raises(psycopg.Error), connection.transaction():
+            connection.execute("SELECT * FROM defect.similar_patches(1, -1)")
+        assert settings() == before
+
+
+@pytest.fixture
+def reader(crowd: Crowd) -> Iterator[str]:
+    """A role that may look and nothing else; the schemas' functions are PUBLIC's to call."""
+    with psycopg.connect(crowd.database.url, autocommit=True) as connection:
+        for statement in (
+            "CREATE ROLE reader_of_crowd",
+            "GRANT USAGE ON SCHEMA pgdefect, defect TO reader_of_crowd",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA pgdefect, defect TO reader_of_crowd",
+            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pgdefect, defect TO reader_of_crowd",
+        ):
+            connection.execute(statement)
+        yield "reader_of_crowd"
+        connection.execute("DROP OWNED BY reader_of_crowd")
+        connection.execute("DROP ROLE reader_of_crowd")
+
+
+@each_call
+def test_reader_can_ask_as_the_first_statement_of_a_session(
+    crowd: Crowd, reader: str, call: str
+) -> None:
+    with psycopg.connect(
+        crowd.database.url, options=f"-c role={reader}", autocommit=True
+    ) as connection:
+        assert connection.execute(filled(crowd, call)).fetchone()
+        row = connection.execute(
+            "SELECT current_user, usesuper FROM pg_user WHERE usename = session_user"
+        ).fetchone()
+        assert row is not None
+        assert row[0] == reader
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM pgdefect.image")
+
+
+@pytest.mark.parametrize("view", ["images", "inspections", "banks", "categories"])
+def test_reader_can_read_the_views(crowd: Crowd, reader: str, view: str) -> None:
+    with psycopg.connect(crowd.database.url, options=f"-c role={reader}") as connection:
+        connection.execute(f"SELECT * FROM defect.{view} LIMIT 5").fetchall()
+
+
+def test_every_metric_is_asked_with_the_operator_it_is_indexed_by(crowd: Crowd) -> None:
+    with crowd.database.connect() as connection:
+        for (name, precision), (info, _) in crowd.banks.items():
+            definition = connection.scalar(
+                text("SELECT pg_get_indexdef(CAST(:name AS regclass))"),
+                {"name": f"pgdefect.memory_bank_patch_{info.id}_hnsw"},
+            )
+            operator = connection.scalar(
+                text("SELECT operator FROM pgdefect.memory_bank WHERE id = :id"), {"id": info.id}
+            )
+            assert METRICS[name].operator_class(precision) in definition
+            assert operator == METRICS[name].operator == ("<=>" if name == "cosine" else "<->")
+
+
+def test_scores_of_no_patches_are_no_rows(crowd: Crowd) -> None:
+    with crowd.database.connect() as connection:
+        found = driver(connection).execute(
+            "SELECT * FROM pgdefect.score_patches(%s, '{}'::vector[])",
+            [crowd.banks["l2", "single"][0].id],
+        )
+        assert found.fetchall() == []
