@@ -145,7 +145,8 @@ def _trained_template(
 ) -> Database:
     from pgdefect.pipeline.ingest import ingest
     from pgdefect.pipeline.inspect import inspect
-    from pgdefect.pipeline.train import TrainOptions, train
+    from pgdefect.pipeline.options import TrainOptions
+    from pgdefect.pipeline.train import train
 
     database = new_database(_template)
     ingest(database, parts, "parts")

@@ -258,7 +258,9 @@ def upgrade() -> None:
             server_default=sa.text("now()"),
             nullable=False,
         ),
-        sa.CheckConstraint("search IN ('hnsw', 'fast', 'exact')", name=op.f("ck_inspection_search_known")),
+        sa.CheckConstraint(
+            "search IN ('hnsw', 'fast', 'exact')", name=op.f("ck_inspection_search_known")
+        ),
         sa.ForeignKeyConstraint(
             ["detector_id"],
             ["pgdefect.detector.id"],

@@ -44,7 +44,8 @@ from pgdefect.errors import (
     UnknownDetector,
     UsageError,
 )
-from pgdefect.pipeline.train import TrainOptions, train
+from pgdefect.pipeline.options import TrainOptions
+from pgdefect.pipeline.train import train
 from pgdefect.types import MemoryBank
 from pgdefect.vision.extractor import Extractor
 from pgdefect.vision.image import load_image
@@ -374,6 +375,14 @@ def test_second_training_of_a_category_is_told_who_is_at_it_since_when(shop: Sho
             train(shop.database, Settings(), "parts", TrainOptions())
         assert f"server process {row[0]}" in str(caught.value)
         assert str(row[1])[:19] in str(caught.value)
+
+
+def test_lock_can_be_taken_the_moment_it_is_let_go(shop: Shop) -> None:
+    for _ in range(30):
+        with shop.database.lock("training of parts"):
+            pass
+    with pytest.raises(KeyboardInterrupt), shop.database.lock("training of parts"):
+        raise KeyboardInterrupt
     with shop.database.lock("training of parts"):
         pass
 

@@ -55,8 +55,14 @@ def test_init_script_makes_a_reader_who_can_only_read(
 ) -> None:
     psql = shutil.which("psql") or str(server.bin_dir / "psql")
     done = subprocess.run(
-        [psql, "-X", "-v", "ON_ERROR_STOP=1", "-f", DOCKER / "initdb" / "10-pgdefect.sql"]
-        + [empty_database.url],
+        [
+            psql,
+            "-Xv",
+            "ON_ERROR_STOP=1",
+            "-f",
+            DOCKER / "initdb/10-pgdefect.sql",
+            empty_database.url,
+        ],
         env={**os.environ, "READER_PASSWORD": "o'reilly"},
         capture_output=True,
         text=True,

@@ -33,11 +33,13 @@ from pgdefect.errors import (
     UsageError,
     WeightsError,
 )
+from pgdefect.pipeline.bank import split_holdout
 from pgdefect.pipeline.demo import solar_cells
 from pgdefect.pipeline.ingest import ingest_dataset
 from pgdefect.pipeline.inspect import Inspector, inspect
+from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.search import search
-from pgdefect.pipeline.train import TrainOptions, split_holdout, train
+from pgdefect.pipeline.train import train
 from pgdefect.types import Detector, StoredImage
 from pgdefect.vision import patchcore
 from pgdefect.vision.backbone import find_backbone

@@ -78,7 +78,7 @@ def train(
     The new detector becomes the category's active one; older ones are kept.
     """
     from pgdefect.db.catalog import category_id, list_categories
-    from pgdefect.pipeline.train import TrainOptions
+    from pgdefect.pipeline.options import TrainOptions
     from pgdefect.pipeline.train import train as use_case
 
     for value, name, known in (

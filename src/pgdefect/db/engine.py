@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -186,7 +186,12 @@ class Database:
                 ).fetchone()
                 since = f" since {holder[1]} (server process {holder[0]})" if holder else ""
                 raise errors.Busy(f"{subject} is under way{since}; wait for it to end")
-            yield
+            try:
+                yield
+            finally:
+                # Closing would free it too, but only when the server gets round to it.
+                with suppress(psycopg.Error):
+                    connection.execute(f"SELECT pg_advisory_unlock({key})", [subject])
 
     def dispose(self) -> None:
         self.engine.dispose()

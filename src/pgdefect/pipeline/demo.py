@@ -26,10 +26,11 @@ from pgdefect.errors import MissingExtra
 from pgdefect.evaluation import image_auroc
 from pgdefect.pipeline.ingest import ingest_dataset
 from pgdefect.pipeline.inspect import InspectReport, inspect
+from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.pictures import save_sheet, writable_folder
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.pipeline.search import SearchReport, search
-from pgdefect.pipeline.train import TrainOptions, TrainReport, train
+from pgdefect.pipeline.train import TrainReport, train
 from pgdefect.vision.dataset import Dataset, ImageRecord
 
 PACKAGE = "elpv_dataset"

@@ -17,9 +17,10 @@ from pgdefect.db.extractors import find_extractor, load_extractor, store_extract
 from pgdefect.db.queries import bank_cells, images_of, read_bank, stored_images
 from pgdefect.distance import L2, index_expression
 from pgdefect.errors import Conflict, ImageError, TooFewImages, UsageError, WeightsError
+from pgdefect.pipeline.bank import CALIBRATION_PATCHES
 from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress, silent
-from pgdefect.pipeline.train import CALIBRATION_PATCHES, MIN_IMAGES, embed_images
+from pgdefect.pipeline.train import MIN_IMAGES, embed_images
 from pgdefect.types import (
     UNKNOWN_IMAGE,
     Detector,

@@ -1,0 +1,139 @@
+"""Build a memory bank from spooled patches, and calibrate it on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgdefect.db.banks import Calibration
+from pgdefect.distance import as_stored, index_expression, metric_named
+from pgdefect.errors import TooFewImages
+from pgdefect.pipeline.options import TrainOptions
+from pgdefect.pipeline.patch_search import BankSearch, score_image
+from pgdefect.pipeline.progress import Progress
+from pgdefect.threads import one_blas_thread_each
+from pgdefect.types import Float32, MemoryBank, PatchScores, StoredImage, Threshold
+from pgdefect.vision.coreset import k_center_greedy
+from pgdefect.vision.patch_spool import PatchSpool
+from pgdefect.vision.scoring import threshold_for_false_rejects
+from pgdefect.vision.transform import BLOCK, apply_transform, fit_transform, transformed_dim
+
+CALIBRATION_PATCHES = 2048
+
+
+def split_holdout(
+    images: Sequence[StoredImage], fraction: float, seed: int
+) -> tuple[list[StoredImage], list[StoredImage]]:
+    """Keep about `fraction` of the images out of the bank; a group is never split.
+
+    Both parts have at least one image. Raises TooFewImages where all share one group.
+    """
+    groups: dict[str, list[StoredImage]] = {}
+    for image in images:
+        groups.setdefault(f"g{image.group}" if image.group else f"i{image.id}", []).append(image)
+    if len(groups) < 2:
+        raise TooFewImages(
+            f"all {len(images)} training images belong to one group (part), so that none can be "
+            "held out for the threshold; add images of other parts"
+        )
+    names = sorted(groups)
+    order = np.random.default_rng(seed).permutation(len(names))
+    wanted = max(1, round(fraction * len(images)))
+    held: set[str] = set()
+    count = 0
+    for index in order[:-1]:
+        if count >= wanted:
+            break
+        held.add(names[index])
+        count += len(groups[names[index]])
+    kept = [image for name in names if name not in held for image in groups[name]]
+    out = [image for name in names if name in held for image in groups[name]]
+    return sorted(kept, key=lambda i: i.id), sorted(out, key=lambda i: i.id)
+
+
+def build_bank(
+    spool: PatchSpool, image_ids: Sequence[int], options: TrainOptions, progress: Progress
+) -> MemoryBank:
+    """Transform all patches, pick the coreset among them, remember where each came from.
+
+    The bank's images are the first ones of the spool.
+    """
+    metric = metric_named(options.metric)
+    raw = spool.patches[: len(image_ids)]
+    _, rows, cols, raw_dim = raw.shape
+    flat = raw.reshape(-1, raw_dim)
+    candidates = _candidates(len(flat), options)
+    progress("coreset", 0, 0)
+    transform = fit_transform(flat, kind=options.transform, pca_dim=options.pca_dim)
+    dim = transformed_dim(transform, raw_dim)
+    index_expression(options.precision, dim)
+    embeddings = spool.scratch((len(flat) if candidates is None else len(candidates), dim))
+    for start in range(0, len(embeddings), BLOCK):
+        part = slice(start, start + BLOCK)
+        block = flat[part] if candidates is None else flat[candidates[part]]
+        embeddings[part] = as_stored(
+            apply_transform(transform, block.astype(np.float32)), options.precision
+        )
+    coreset = k_center_greedy(
+        embeddings,
+        max(1, round(options.coreset_ratio * len(embeddings))),
+        seed=options.seed,
+        progress=lambda done, total: progress("coreset", done, total),
+        device=None if options.device == "cpu" else options.device,
+    )
+    picked = coreset.indices if candidates is None else candidates[coreset.indices]
+    image_index, cell = np.divmod(picked, rows * cols)
+    row, col = np.divmod(cell, cols)
+    return MemoryBank(
+        embeddings=embeddings[coreset.indices].astype(np.float32),
+        image_ids=np.asarray(image_ids, dtype=np.int64)[image_index],
+        rows=row.astype(np.int16),
+        cols=col.astype(np.int16),
+        num_images=len(image_ids),
+        transform=transform,
+        metric=metric,
+        precision=options.precision,
+        coreset_ratio=options.coreset_ratio,
+        covering_radius=coreset.covering_radius,
+        num_neighbors=options.num_neighbors,
+    )
+
+
+def _candidates(num_patches: int, options: TrainOptions) -> NDArray[np.int64] | None:
+    """A random subset for the coreset to be picked from, where all would be too many."""
+    if options.max_patches is None or num_patches <= options.max_patches:
+        return None
+    rng = np.random.default_rng(options.seed)
+    return np.sort(rng.choice(num_patches, options.max_patches, replace=False))
+
+
+def calibrate(
+    bank: MemoryBank, held_out: NDArray[Any], options: TrainOptions, progress: Progress
+) -> tuple[Threshold, Calibration]:
+    """Score the held-out images exactly: the threshold, and queries to choose ef_search by."""
+    search = BankSearch(bank.embeddings, bank.metric, bank.num_neighbors)
+    count, rows, cols, dim = held_out.shape
+    rng = np.random.default_rng(options.seed)
+    sampled = -(-CALIBRATION_PATCHES // count)
+
+    def score(patches: NDArray[Any]) -> tuple[Float32, PatchScores]:
+        flat = patches.reshape(-1, dim).astype(np.float32)
+        vectors = as_stored(apply_transform(bank.transform, flat), bank.precision)
+        return vectors, score_image(search, vectors, (rows, cols))
+
+    scores = np.empty(count)
+    queries: list[Float32] = []
+    distances: list[Float32] = []
+    with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
+        for n, (vectors, result) in enumerate(pool.map(score, held_out)):
+            scores[n] = result.raw_score
+            some = rng.choice(len(vectors), min(sampled, len(vectors)), replace=False)
+            queries.append(vectors[some])
+            distances.append(result.distances.reshape(-1)[some])
+            progress("threshold", n + 1, count)
+    threshold = threshold_for_false_rejects(scores, options.false_reject_rate)
+    return threshold, Calibration(np.concatenate(queries), np.concatenate(distances))

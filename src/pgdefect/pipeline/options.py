@@ -1,0 +1,76 @@
+"""Everything a user can choose about a training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pgdefect.distance import COSINE, Precision, metric_named
+from pgdefect.errors import UsageError
+from pgdefect.vision.backbone import DEFAULT_BACKBONE
+from pgdefect.vision.extractor import BATCH_SIZE
+from pgdefect.vision.scoring import DEFAULT_FALSE_REJECT_RATE
+from pgdefect.vision.transform import DEFAULT_PCA_DIM
+
+MAX_SIDE = 4096
+"""Larger images are refused: their feature maps would take tens of gigabytes."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Everything a user can choose about a training; sizes are `(height, width)`."""
+
+    backbone: str = DEFAULT_BACKBONE
+    layers: tuple[str, ...] = ()
+    weights: Path | None = None
+    image_size: tuple[int, int] = (256, 256)
+    center_crop: tuple[int, int] | None = None
+    coreset_ratio: float = 0.1
+    num_neighbors: int = 1
+    holdout: float = 0.2
+    false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
+    transform: Literal["centered", "unit", "none"] = "centered"
+    pca_dim: int | None = DEFAULT_PCA_DIM
+    metric: str = "cosine"
+    precision: Precision = "half"
+    max_patches: int | None = None
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.coreset_ratio <= 1.0:
+            raise UsageError(
+                f"--coreset-ratio must be above 0 and at most 1, not {self.coreset_ratio}"
+            )
+        if not 0.0 < self.holdout < 1.0:
+            raise UsageError(f"--holdout must lie between 0 and 1, not {self.holdout}")
+        if not 0.0 < self.false_reject_rate < 1.0:
+            raise UsageError(
+                f"--false-reject-rate must lie between 0 and 1, not {self.false_reject_rate}"
+            )
+        if self.num_neighbors < 1:
+            raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
+        if self.max_patches is not None and self.max_patches < 1:
+            raise UsageError(f"--max-patches must be at least 1, not {self.max_patches}")
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        if self.pca_dim is not None and self.pca_dim < 1:
+            raise UsageError(f"--pca-dim must be at least 1, or 0 to keep all, not {self.pca_dim}")
+        for option, size in (("image-size", self.image_size), ("center-crop", self.center_crop)):
+            if size is not None and max(size) > MAX_SIDE:
+                raise UsageError(f"--{option} must be at most {MAX_SIDE} a side, not {max(size)}")
+        if metric_named(self.metric) is COSINE and self.transform == "none":
+            raise UsageError(
+                "cosine distance compares directions: use --transform centered (the default) or "
+                "unit with it, or --metric l2 with --transform none"
+            )
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as they are stored with the detector; of a file only its name."""
+        values = asdict(self)
+        values["weights"] = None if self.weights is None else self.weights.name
+        return values
