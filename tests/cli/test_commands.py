@@ -37,7 +37,10 @@ def named(result: list[dict[str, Any]], key: str, wanted: object) -> dict[str, A
 
 def test_ingest_an_mvtec_folder_twice(good: Cli, database: Database, parts: Path) -> None:
     result = good(database, "ingest", parts, "--category", "parts")
-    assert result.out == "parts: 29 added, 0 unchanged, 0 changed, 0 vanished, 0 unreadable\n"
+    assert (
+        result.out
+        == "parts: 29 added, 0 unchanged, 0 changed, 0 relabelled, 0 vanished, 0 unreadable\n"
+    )
     assert result.err == ""
     before = contents(database)
     again = good(database, "ingest", parts, "--category", "parts")
@@ -63,7 +66,7 @@ def test_ingest_reports_changed_and_vanished_files(
     shutil.copy(parts / "test/chip/000.png", folder / "000.png")
     (folder / "001.png").unlink()
     told = good(database, "ingest", folder, "--category", "p")
-    assert "0 added, 14 unchanged, 1 changed, 1 vanished" in told.out
+    assert "0 added, 14 unchanged, 1 changed, 0 relabelled, 1 vanished" in told.out
     assert "changed: 000.png" in told.err
     assert "vanished: 001.png" in told.err
     assert "--accept-changes" in told.err
@@ -71,7 +74,7 @@ def test_ingest_reports_changed_and_vanished_files(
     assert (report["changed"], report["vanished"]) == (["000.png"], ["001.png"])
     good(database, "ingest", folder, "--category", "p", "--accept-changes")
     settled = good(database, "ingest", folder, "--category", "p").out
-    assert "0 changed, 0 vanished" in settled
+    assert "0 changed, 0 relabelled, 0 vanished" in settled
     assert named(good(database, "categories", "--json").json, "name", "p")["images"] == 15
 
 
@@ -220,7 +223,7 @@ def test_move_root(good: Cli, database: Database, parts: Path, tmp_path: Path) -
     old.rename(new)
     assert "29 images" in good(database, "move-root", old, new).out
     again = good(database, "ingest", new, "--category", "parts")
-    assert "0 added, 29 unchanged, 0 changed, 0 vanished" in again.out
+    assert "0 added, 29 unchanged, 0 changed, 0 relabelled, 0 vanished" in again.out
 
 
 # -- train -------------------------------------------------------------------------------

@@ -541,3 +541,23 @@ def assert_no_orphans(database: Database) -> None:
     where = r"relkind = 'r' AND relname LIKE 'memory\_bank\_patch\__%'"
     assert count(database, "pg_class", where) == banks
     assert catalog.list_detectors(database) or banks == 0
+
+
+def test_corrected_labels_are_reported_and_taken_over_when_accepted(
+    database: Database, tmp_path: Path
+) -> None:
+    for n in range(3):
+        pixels = np.full((40, 40, 3), 10 * n, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+    manifest = tmp_path / "parts.csv"
+    heading = "path,split,label,defect_type,line\n0.png,train,normal,,1\n"
+    manifest.write_text(heading + "1.png,test,normal,,1\n")
+    ingest(database, manifest, "parts")
+    manifest.write_text(heading + "1.png,test,anomalous,dent,2\n")
+    told = ingest(database, manifest, "parts")
+    assert (told.added, told.unchanged, told.relabelled) == (0, 1, ("1.png",))
+    assert [image.label for image in images_of(database, "parts")] == ["normal", "normal"]
+    taken = ingest(database, manifest, "parts", accept_changes=True)
+    assert taken.relabelled == ("1.png",)
+    assert [image.defect_type for image in images_of(database, "parts")] == [None, "dent"]
+    assert ingest(database, manifest, "parts").unchanged == 2

@@ -108,13 +108,18 @@ def ingest(
     for report in reports:
         typer.echo(
             f"{report.category}: {report.added} added, {report.unchanged} unchanged, "
-            f"{len(report.changed)} changed, {len(report.vanished)} vanished, "
+            f"{len(report.changed)} changed, {len(report.relabelled)} relabelled, "
+            f"{len(report.vanished)} vanished, "
             f"{len(report.failed)} unreadable"
         )
-        for word, paths in (("changed", report.changed), ("vanished", report.vanished)):
+        for word, paths in (
+            ("changed", report.changed),
+            ("relabelled", report.relabelled),
+            ("vanished", report.vanished),
+        ):
             for name in paths:
                 note(f"  {word}: {name}")
-        if (report.changed or report.vanished) and not report.accepted:
+        if (report.changed or report.relabelled or report.vanished) and not report.accepted:
             note("  They were left as they are; --accept-changes takes the new state.")
         for problem in report.problems:
             note(f"  {problem}")

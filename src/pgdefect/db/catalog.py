@@ -16,6 +16,9 @@ from pgdefect.db.models import Category, Detector, Image, ImageRoot
 from pgdefect.errors import Conflict, NotFound, UnknownDetector
 from pgdefect.types import CategorySummary
 
+Description = tuple[str, str | None, str | None, str | None, str | None, Mapping[str, Any]]
+"""What is said of an image: split, label, defect type, mask, group, attributes."""
+
 
 @dataclass(frozen=True)
 class NewImage:
@@ -33,6 +36,17 @@ class NewImage:
     group_name: str | None = None
     attributes: Mapping[str, Any] | None = None
 
+    @property
+    def description(self) -> Description:
+        return (
+            self.split,
+            self.label,
+            self.defect_type,
+            self.mask_path,
+            self.group_name,
+            dict(self.attributes or {}),
+        )
+
 
 @dataclass(frozen=True)
 class KnownImage:
@@ -42,6 +56,7 @@ class KnownImage:
     path: str
     sha256: str
     retired: bool
+    description: Description
 
 
 @dataclass(frozen=True)
@@ -91,12 +106,26 @@ def category_id(connection: Connection, name: str) -> int:
 def known_images(connection: Connection, category: str, root: str) -> dict[str, KnownImage]:
     """A category's images under one root, by relative path; empty where either is new."""
     rows = connection.execute(
-        select(Image.id, Image.path, Image.sha256, Image.retired_at)
+        select(
+            Image.path,
+            Image.id,
+            Image.sha256,
+            Image.retired_at,
+            Image.split,
+            Image.label,
+            Image.defect_type,
+            Image.mask_path,
+            Image.group_name,
+            Image.attributes,
+        )
         .join(Category, Category.id == Image.category_id)
         .join(ImageRoot, ImageRoot.id == Image.root_id)
         .where(Category.name == category, ImageRoot.path == root)
     )
-    return {path: KnownImage(id_, path, sha, at is not None) for id_, path, sha, at in rows}
+    return {
+        path: KnownImage(id_, path, sha256, retired_at is not None, tuple(description))
+        for path, id_, sha256, retired_at, *description in rows
+    }
 
 
 def add_images(
@@ -124,6 +153,23 @@ def add_images(
     )
     ids: dict[str, int] = {path: id_ for path, id_ in rows}
     return [ids[image.path] for image in images]
+
+
+def describe_again(connection: Connection, image_id: int, description: Description) -> None:
+    """Accept what a data set now says of an image whose content is the same."""
+    split, label, defect_type, mask_path, group_name, attributes = description
+    connection.execute(
+        update(Image)
+        .where(Image.id == image_id)
+        .values(
+            split=split,
+            label=label,
+            defect_type=defect_type,
+            mask_path=mask_path,
+            group_name=group_name,
+            attributes=dict(attributes),
+        )
+    )
 
 
 def replace_content(connection: Connection, image_id: int, image: NewImage) -> None:

@@ -57,14 +57,18 @@ def score_patches(
     Positions `(n,)` int32 and distances `(n,)` float32 in the bank's metric; from the HNSW
     index they are upper bounds.
     """
-    rows = driver(connection).execute(
-        "SELECT patch, nearest_position, distance FROM pgdefect.score_patches(%s, %s, %s, %s)",
-        [bank.id, VectorArray(as_stored(patches, bank.precision)), ef, exact],
-        binary=True,
+    statement = (
+        "SELECT patch, nearest_position, distance FROM pgdefect.score_patches(%s, %s, %s, %s)"
     )
-    result = np.array(rows.fetchall(), dtype=np.float64)
-    if len(result) != len(patches):
+    parameters = [bank.id, VectorArray(as_stored(patches, bank.precision)), ef, exact]
+    # In the instant of its commit a new bank is named before its partition is seen: ask twice.
+    for _ in range(2):
+        rows = driver(connection).execute(statement, parameters, binary=True).fetchall()
+        if rows:
+            break
+    if len(rows) != len(patches):
         raise NotFound(f"memory bank {bank.id} has no vectors; it was deleted meanwhile")
+    result = np.array(rows, dtype=np.float64)
     result = result[result[:, 0].argsort()]
     return result[:, 1].astype(np.int32), result[:, 2].astype(np.float32)
 
@@ -271,14 +275,12 @@ def categories_by_sha256(connection: Connection, digest: str) -> tuple[list[str]
 
 def read_bank(database: Database, bank: BankInfo) -> Float32:
     """All vectors of a bank by position, `(num_vectors, embedding_dim)`."""
+    query = sql.SQL(
+        "SELECT embedding FROM pgdefect.memory_bank_patch WHERE bank_id = {} ORDER BY position"
+    ).format(sql.Literal(bank.id))
     with database.connect() as connection:
-        return read_vectors(
-            driver(connection),
-            sql.SQL(
-                "SELECT embedding FROM pgdefect.memory_bank_patch WHERE bank_id = {} "
-                "ORDER BY position"
-            ).format(sql.Literal(bank.id)),
-        )
+        vectors = read_vectors(driver(connection), query)
+        return vectors if len(vectors) else read_vectors(driver(connection), query)
 
 
 def bank_cells(

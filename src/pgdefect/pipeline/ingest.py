@@ -23,9 +23,11 @@ BATCH = 128
 class IngestReport:
     """What became of each file; paths are relative to `root`.
 
-    changed: content differs from what was ingested (accepted if `accepted`); vanished:
-    ingested once and gone from disk; failed: path and reason of files that are no readable
-    image; problems: lines about the data set itself.
+    changed: content differs from what was ingested; relabelled: the content is the same and
+    the data set says otherwise of it (split, label, defect type, mask, group, attributes);
+    vanished: ingested once and gone from disk; all three taken over only if `accepted`;
+    failed: path and reason of files that are no readable image; problems: lines about the
+    data set itself.
     """
 
     category: str
@@ -34,6 +36,7 @@ class IngestReport:
     unchanged: int
     restored: int
     changed: tuple[str, ...]
+    relabelled: tuple[str, ...]
     vanished: tuple[str, ...]
     accepted: bool
     failed: tuple[tuple[str, str], ...]
@@ -63,9 +66,10 @@ def ingest(
 ) -> IngestReport:
     """Record a folder's or manifest's images under a category.
 
-    Running it again adds what is new and nothing else. Files whose content changed, and
-    files that are gone, are reported; with `accept_changes` the new content replaces the
-    old, with what was computed from it, and vanished images are retired.
+    Running it again adds what is new and nothing else. Files whose content changed,
+    images of which something else is said now, and files that are gone are reported; with
+    `accept_changes` the new content replaces the old, with what was computed from it, the
+    new words the old ones, and vanished images are retired.
 
     Raises:
         DatasetError: the path holds no data set.
@@ -110,6 +114,7 @@ def ingest_dataset(
         known = catalog.known_images(connection, category, root)
     added = unchanged = restored = 0
     changed: list[str] = []
+    relabelled: list[str] = []
     failed: list[tuple[str, str]] = []
     done = 0
     with ThreadPoolExecutor(num_cpus()) as pool:
@@ -119,22 +124,31 @@ def ingest_dataset(
             new: list[catalog.NewImage] = []
             replaced: list[tuple[int, catalog.NewImage]] = []
             back: list[int] = []
+            said: list[tuple[int, catalog.Description]] = []
             for record, found in zip(records, probes, strict=True):
                 match found:
                     case ImageError():
                         failed.append((record.path, str(found)))
                     case None:
-                        unchanged += 1
-                        if known[record.path].retired and accept_changes:
-                            back.append(known[record.path].id)
+                        before = known[record.path]
+                        description = _description(record)
+                        if description == before.description:
+                            unchanged += 1
+                        else:
+                            relabelled.append(record.path)
+                            said.append((before.id, description))
+                        if before.retired and accept_changes:
+                            back.append(before.id)
                     case ImageFile() if record.path in known:
                         changed.append(record.path)
-                        replaced.append((known[record.path].id, _new_image(record, found)))
+                        image_id = known[record.path].id
+                        replaced.append((image_id, _new_image(record, found)))
+                        said.append((image_id, _description(record)))
                     case ImageFile():
                         new.append(_new_image(record, found))
                 done += 1
                 progress("ingest", done, len(dataset.records))
-            if not (new or (accept_changes and (replaced or back))):
+            if not (new or (accept_changes and (said or back))):
                 continue
             with database.begin() as connection:
                 category_id = catalog.ensure_category(connection, category)
@@ -143,6 +157,8 @@ def ingest_dataset(
                 if accept_changes:
                     for image_id, image in replaced:
                         catalog.replace_content(connection, image_id, image)
+                    for image_id, description in said:
+                        catalog.describe_again(connection, image_id, description)
                     restored += catalog.set_images_retired(connection, back, False)
             added += len(new)
     vanished = _vanished(dataset, known)
@@ -156,6 +172,7 @@ def ingest_dataset(
         unchanged,
         restored,
         tuple(changed),
+        tuple(relabelled),
         tuple(vanished),
         accept_changes,
         tuple(failed),
@@ -189,6 +206,17 @@ def _probe(
         return error
     except OSError as error:
         return ImageError(f"{str(path)!r} cannot be read: {error.strerror}")
+
+
+def _description(record: ImageRecord) -> catalog.Description:
+    return (
+        record.split,
+        record.label,
+        record.defect_type,
+        record.mask_path,
+        record.group,
+        record.attributes,
+    )
 
 
 def _new_image(record: ImageRecord, file: ImageFile) -> catalog.NewImage:
