@@ -1,0 +1,5 @@
+"""What `make bench` runs: one module a row of figures, each against a peer in the same run.
+
+Every figure is a ratio of two times measured here and now; none is to be compared with one
+from another machine. Each module has ``measure(context) -> Report``.
+"""
