@@ -85,12 +85,14 @@ class Inspector:
             one_blas_thread_each() as num_threads,
             ThreadPoolExecutor(num_threads, "pgdefect-score") as pool,
         ):
+            # With fewer images than cores, the patches of one are shared out among them.
+            each = max(1, num_threads // max(1, len(paths)))
             waiting: list[tuple[int, Future[Judged]]] = []
             for batch in stream:
                 patches = self.extractor(batch.inputs)
                 embeddings = image_embeddings(patches)
                 submitted = [
-                    (index, pool.submit(self._judge_one, file, patches[n], embeddings[n]))
+                    (index, pool.submit(self._judge_one, file, patches[n], embeddings[n], each))
                     for n, (index, file) in enumerate(zip(batch.indices, batch.files, strict=True))
                 ]
                 if waiting:
@@ -99,13 +101,15 @@ class Inspector:
             if waiting:
                 yield [(index, future.result()) for index, future in waiting]
 
-    def _judge_one(self, file: ImageFile, patches: Float32, embedding: Float32) -> Judged:
+    def _judge_one(
+        self, file: ImageFile, patches: Float32, embedding: Float32, num_threads: int
+    ) -> Judged:
         detector, bank = self.detector, self.detector.bank
         rows, cols, dim = patches.shape
         vectors = as_stored(
             apply_transform(bank.transform, patches.reshape(-1, dim)), bank.precision
         )
-        scores = score_image(self.search, vectors, (rows, cols))
+        scores = score_image(self.search, vectors, (rows, cols), num_threads)
         inspection = Inspection(
             path=str(file.path),
             category=detector.category,

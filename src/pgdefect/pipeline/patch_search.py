@@ -6,6 +6,8 @@ one, and the largest are looked up exactly until the image's maximum is proven.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
 
 import numpy as np
@@ -29,7 +31,7 @@ class PatchSearch(Protocol):
     metric: Metric
     num_neighbors: int
 
-    def nearest(self, vectors: Float32) -> tuple[Int32, Float32]:
+    def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
         """Positions and distances `(n,)` for patches `(n, dim)` of one image.
 
         The largest distance is exact; smaller ones may be upper bounds.
@@ -54,9 +56,9 @@ class SqlSearch:
         self.metric = bank.metric
         self.num_neighbors = bank.num_neighbors
 
-    def nearest(self, vectors: Float32) -> tuple[Int32, Float32]:
+    def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
+        positions, distances = _in_parts(self._approximate, vectors, num_threads)
         with self.database.connect() as connection:
-            positions, distances = score_patches(connection, self.bank, vectors, ef=self.ef)
             proven = np.zeros(len(vectors), dtype=bool)
             count = 1
             while True:
@@ -69,6 +71,10 @@ class SqlSearch:
                 )
                 proven[unproven] = True
                 count = min(2 * count, EXACT_AT_ONCE)
+
+    def _approximate(self, vectors: Float32) -> tuple[Int32, Float32]:
+        with self.database.connect() as connection:
+            return score_patches(connection, self.bank, vectors, ef=self.ef)
 
     def support(self, position: int) -> Float32:
         with self.database.connect() as connection:
@@ -87,8 +93,11 @@ class BankSearch:
         self.metric = metric
         self.num_neighbors = num_neighbors
 
-    def nearest(self, vectors: Float32) -> tuple[Int32, Float32]:
-        return nearest_vectors(vectors, self.vectors, self.metric)
+    def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
+        def search(part: Float32) -> tuple[Int32, Float32]:
+            return nearest_vectors(part, self.vectors, self.metric)
+
+        return _in_parts(search, vectors, num_threads)
 
     def support(self, position: int) -> Float32:
         one = np.broadcast_to(self.vectors[position], self.vectors.shape)
@@ -118,9 +127,11 @@ def open_search(database: Database, bank: BankInfo, kind: SearchKind) -> PatchSe
     return BankSearch(vectors, bank.metric, bank.num_neighbors)
 
 
-def score_image(search: PatchSearch, vectors: Float32, grid: tuple[int, int]) -> PatchScores:
+def score_image(
+    search: PatchSearch, vectors: Float32, grid: tuple[int, int], num_threads: int = 1
+) -> PatchScores:
     """Score an image from its transformed patches `(rows * cols, dim)`."""
-    positions, distances = search.nearest(vectors)
+    positions, distances = search.nearest(vectors, num_threads)
     worst = int(distances.argmax())
     score = float(distances[worst])
     if search.num_neighbors > 1:
@@ -129,3 +140,14 @@ def score_image(search: PatchSearch, vectors: Float32, grid: tuple[int, int]) ->
         score = reweighted(score, row_distances(query, support, search.metric), search.metric)
     row, col = divmod(worst, grid[1])
     return PatchScores(distances.reshape(grid), positions.reshape(grid), row, col, score)
+
+
+def _in_parts(
+    search: Callable[[Float32], tuple[Int32, Float32]], vectors: Float32, num_threads: int
+) -> tuple[Int32, Float32]:
+    """Search parts of one image's patches at once, each on a connection or core of its own."""
+    if num_threads == 1:
+        return search(vectors)
+    with ThreadPoolExecutor(num_threads, "pgdefect-part") as pool:
+        found = list(pool.map(search, np.array_split(vectors, num_threads)))
+    return np.concatenate([p for p, _ in found]), np.concatenate([d for _, d in found])
