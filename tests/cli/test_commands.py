@@ -577,7 +577,8 @@ def test_a_reader_that_goes_away_is_no_error(trained: Database) -> None:
         text=True,
         timeout=60,
     )
-    assert done.stderr == ""
+    # The note on stderr comes or not, as the reader is slower or faster.
+    assert not done.stderr or done.stderr.startswith("Any other timm network")
     assert done.stdout.strip() in ("0", "1", "141")
 
 

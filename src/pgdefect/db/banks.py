@@ -173,9 +173,6 @@ def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Pro
             ADD CONSTRAINT ck_{table}_bank CHECK (bank_id = {bank_id}),
             ADD CONSTRAINT ck_{table}_dim CHECK (vector_dims(embedding) = {dim})""")
     )
-    # A bank of 20,000 half-precision vectors is below the size from which Postgres would
-    # build with several workers, and its graph takes seconds all the same.
-    connection.execute(text("SET LOCAL min_parallel_table_scan_size = 0"))
     create = text(
         f"CREATE INDEX {table}_hnsw ON pgdefect.{table} "
         f"USING hnsw (({expression}) {bank.metric.operator_class(bank.precision)})"
