@@ -21,32 +21,21 @@ SET search_path = pg_catalog, :"vector_schema"
 SET hnsw.ef_search = 40
 AS $$
 DECLARE
-    b pgdefect.memory_bank;
-    cast_type text;
+    s record := pgdefect.bank_search(bank, 'q.v');
 BEGIN
-    SELECT * INTO b FROM pgdefect.memory_bank WHERE id = bank;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no memory bank %', bank
-            USING ERRCODE = 'PD404', HINT = 'SELECT * FROM defect.banks lists them.';
-    END IF;
-    cast_type := CASE b.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END;
     -- The setting ends with this call, because the function has a SET clause for it.
-    PERFORM set_config('hnsw.ef_search', coalesce(ef, b.ef_search)::text, true);
+    PERFORM set_config('hnsw.ef_search', coalesce(ef, s.ef_search)::text, true);
     RETURN QUERY EXECUTE format(
         'SELECT q.n::integer - 1, p.position, p.distance
-         FROM (SELECT n, v::%1$s(%2$s) AS v FROM unnest($1) WITH ORDINALITY u(v, n) OFFSET 0) q
+         FROM (SELECT n, v::%1$s AS v FROM unnest($1) WITH ORDINALITY u(v, n) OFFSET 0) q
          CROSS JOIN LATERAL (
-             SELECT position, (embedding::%1$s(%2$s) %3$s q.v)::double precision AS distance
+             SELECT position, (%2$s)::double precision AS distance
              FROM pgdefect.memory_bank_patch
-             WHERE bank_id = %4$s
-             ORDER BY %5$s
+             WHERE bank_id = %3$s
+             ORDER BY %4$s
              LIMIT 1
          ) p',
-        cast_type, b.embedding_dim, b.operator, b.id,
-        -- Adding zero hides the expression from the index.
-        format(CASE WHEN exact THEN '(embedding::%1$s(%2$s) %3$s q.v) + 0, position'
-                    ELSE 'embedding::%1$s(%2$s) %3$s q.v' END,
-               cast_type, b.embedding_dim, b.operator)
+        s.vector_type, s.distance, bank, CASE WHEN exact THEN s.exact_order ELSE s.distance END
     ) USING patches;
 END
 $$;

@@ -15,24 +15,15 @@ SET search_path = pg_catalog, :"vector_schema"
 SET hnsw.ef_search = 40
 AS $$
 DECLARE
-    b pgdefect.memory_bank;
-    expression text;
+    s record := pgdefect.bank_search(bank, '$1');
 BEGIN
-    SELECT * INTO b FROM pgdefect.memory_bank WHERE id = bank;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no memory bank %', bank
-            USING ERRCODE = 'PD404', HINT = 'SELECT * FROM defect.banks lists them.';
-    END IF;
-    expression := format('embedding::%1$s(%2$s) %3$s $1::%1$s(%2$s)',
-        CASE b.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END, b.embedding_dim, b.operator);
-    PERFORM set_config('hnsw.ef_search', least(1000, greatest(b.ef_search, 4 * k))::text, true);
+    PERFORM set_config('hnsw.ef_search', least(1000, greatest(s.ef_search, 4 * k))::text, true);
     RETURN QUERY EXECUTE format(
         'SELECT position, (%1$s)::double precision
          FROM pgdefect.memory_bank_patch
          WHERE bank_id = %2$s
          ORDER BY %3$s LIMIT $2',
-        expression, b.id,
-        CASE WHEN exact OR k > 250 THEN '(' || expression || ') + 0, position' ELSE expression END
+        s.distance, bank, CASE WHEN exact OR k > 250 THEN s.exact_order ELSE s.distance END
     ) USING query, k;
 END
 $$;

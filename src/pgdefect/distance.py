@@ -1,13 +1,13 @@
 """The one table of metrics: SQL operator, HNSW operator class, NumPy reference.
 
 Index and query both read it, so an index built for one metric is never asked for
-another. A memory bank stores the operator it was indexed for.
+another. A memory bank stores the operator and the type it was indexed for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pgdefect.errors import UsageError
 
 Precision = Literal["half", "single"]
+IndexedType = Literal["vector", "halfvec"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,15 @@ class Metric:
     vector_ops: str
     halfvec_ops: str
 
-    def operator_class(self, precision: Precision) -> str:
-        return self.halfvec_ops if precision == "half" else self.vector_ops
+    def operator_class(self, indexed_type: IndexedType) -> str:
+        return self.halfvec_ops if indexed_type == "halfvec" else self.vector_ops
 
 
 COSINE = Metric("cosine", "<=>", "vector_cosine_ops", "halfvec_cosine_ops")
 L2 = Metric("l2", "<->", "vector_l2_ops", "halfvec_l2_ops")
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (COSINE, L2)}
 
-INDEXED_TYPE: dict[Precision, str] = {"half": "halfvec", "single": "vector"}
-MAX_INDEXED_DIM: dict[Precision, int] = {"half": 4000, "single": 2000}
+MAX_INDEXED_DIM: dict[IndexedType, int] = {"vector": 2000, "halfvec": 4000}
 """pgvector's limits for an HNSW index (pgvector README, "HNSW")."""
 
 
@@ -47,17 +47,28 @@ def metric_named(name: str) -> Metric:
         raise UsageError(f"unknown metric {name!r}; known: {', '.join(sorted(METRICS))}") from None
 
 
-def index_expression(precision: Precision, dim: int) -> str:
+def indexed_type(precision: Precision, dim: int) -> IndexedType:
+    """The type that a memory bank's vectors are indexed as.
+
+    Values rounded to half precision are indexed in single where they are not too long:
+    pgvector's cosine index keeps unit vectors, and as halfvec it would round those once more
+    and rank by other numbers than the exact search (recall@1 then ends at 0.987, whatever
+    ef_search).
+    """
+    return "halfvec" if precision == "half" and dim > MAX_INDEXED_DIM["vector"] else "vector"
+
+
+def index_expression(kind: IndexedType, dim: int) -> str:
     """The indexed expression over the untyped column; a query must use the same one.
 
     Raises :class:`UsageError` where pgvector cannot index `dim` dimensions.
     """
-    if not 1 <= dim <= MAX_INDEXED_DIM[precision]:
+    if not 1 <= dim <= MAX_INDEXED_DIM[kind]:
         raise UsageError(
-            f"pgvector indexes at most {MAX_INDEXED_DIM[precision]} dimensions in {precision} "
-            f"precision, and these vectors have {dim}; reduce them with --pca-dim"
+            f"pgvector indexes at most {MAX_INDEXED_DIM[kind]} dimensions as {kind}, and these "
+            f"vectors have {dim}; tap fewer layers, or reduce a memory bank's with --pca-dim"
         )
-    return f"embedding::{INDEXED_TYPE[precision]}({dim})"
+    return f"embedding::{kind}({dim})"
 
 
 def as_stored(vectors: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
@@ -86,6 +97,3 @@ def pairwise(
         return np.asarray((1.0 - a @ b.T).clip(0.0, 2.0), dtype=np.float32)
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2.0 * (a @ b.T)
     return np.asarray(np.sqrt(squared.clip(0.0)), dtype=np.float32)
-
-
-assert set(INDEXED_TYPE) == set(get_args(Precision))

@@ -12,8 +12,10 @@ from pgdefect.distance import (
     COSINE,
     L2,
     METRICS,
+    IndexedType,
     as_stored,
     index_expression,
+    indexed_type,
     metric_named,
     pairwise,
 )
@@ -26,10 +28,10 @@ def vectors(seed: int, count: int, dim: int = 12) -> np.ndarray[tuple[int, int],
 
 def test_table_is_pgvectors() -> None:
     assert [(m.name, m.operator) for m in METRICS.values()] == [("cosine", "<=>"), ("l2", "<->")]
-    assert COSINE.operator_class("half") == "halfvec_cosine_ops"
-    assert COSINE.operator_class("single") == "vector_cosine_ops"
-    assert L2.operator_class("half") == "halfvec_l2_ops"
-    assert L2.operator_class("single") == "vector_l2_ops"
+    assert COSINE.operator_class("halfvec") == "halfvec_cosine_ops"
+    assert COSINE.operator_class("vector") == "vector_cosine_ops"
+    assert L2.operator_class("halfvec") == "halfvec_l2_ops"
+    assert L2.operator_class("vector") == "vector_l2_ops"
 
 
 def test_metrics_are_known_by_name() -> None:
@@ -38,14 +40,20 @@ def test_metrics_are_known_by_name() -> None:
         metric_named("manhattan")
 
 
-@pytest.mark.parametrize(("precision", "most"), [("half", 4000), ("single", 2000)])
-def test_index_expression_ends_where_pgvector_does(precision: str, most: int) -> None:
-    kind = {"half": "halfvec", "single": "vector"}[precision]
-    expression = index_expression(precision, most)  # type: ignore[arg-type]
-    assert expression == f"embedding::{kind}({most})"
+@pytest.mark.parametrize(("kind", "most"), [("halfvec", 4000), ("vector", 2000)])
+def test_index_expression_ends_where_pgvector_does(kind: IndexedType, most: int) -> None:
+    assert index_expression(kind, most) == f"embedding::{kind}({most})"
     for dim in (0, most + 1):
         with pytest.raises(UsageError, match=rf"at most {most}.*have {dim}; .*--pca-dim"):
-            index_expression(precision, dim)  # type: ignore[arg-type]
+            index_expression(kind, dim)
+
+
+def test_vectors_are_indexed_in_single_precision_while_pgvector_can() -> None:
+    for precision in ("half", "single"):
+        assert [indexed_type(precision, dim) for dim in (1, 65, 2000)] == ["vector"] * 3
+    assert indexed_type("half", 2001) == "halfvec"
+    with pytest.raises(UsageError, match="at most 2000 dimensions as vector"):
+        index_expression(indexed_type("single", 2001), 2001)
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())

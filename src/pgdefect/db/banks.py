@@ -17,7 +17,7 @@ from pgdefect.db.engine import Database, VectorArray, driver
 from pgdefect.db.models import Category
 from pgdefect.db.models import Detector as DetectorRow
 from pgdefect.db.models import MemoryBank as MemoryBankRow
-from pgdefect.distance import INDEXED_TYPE, Precision, index_expression, metric_named
+from pgdefect.distance import Precision, index_expression, indexed_type, metric_named
 from pgdefect.types import (
     UNKNOWN_IMAGE,
     BankInfo,
@@ -164,7 +164,7 @@ def _load(connection: Connection, bank_id: int, bank: MemoryBank, progress: Prog
 def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Progress) -> None:
     table = partition_name(bank_id)
     dim = bank.embeddings.shape[1]
-    expression = index_expression(bank.precision, dim)
+    kind = indexed_type(bank.precision, dim)
     progress("index", 0, 1)
     connection.execute(
         text(f"""
@@ -175,7 +175,7 @@ def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Pro
     )
     create = text(
         f"CREATE INDEX {table}_hnsw ON pgdefect.{table} "
-        f"USING hnsw (({expression}) {bank.metric.operator_class(bank.precision)})"
+        f"USING hnsw (({index_expression(kind, dim)}) {bank.metric.operator_class(kind)})"
     )
     workers = PARALLEL_WORKERS if len(bank.embeddings) >= PARALLEL_VECTORS else 0
     try:
@@ -200,9 +200,9 @@ def _calibrate(
     connection: Connection, bank_id: int, bank: MemoryBank, calibration: Calibration
 ) -> _Chosen:
     """The smallest ef_search whose recall@1 reaches each target or stops growing."""
-    kind = INDEXED_TYPE[bank.precision]
     dim = bank.embeddings.shape[1]
-    distance = f"embedding::{kind}({dim}) {bank.metric.operator} q.v"
+    kind = indexed_type(bank.precision, dim)
+    distance = f"{index_expression(kind, dim)} {bank.metric.operator} q.v"
     statement = f"""
         SELECT p.distance
         FROM (SELECT n, v::{kind}({dim}) AS v FROM unnest(%s) WITH ORDINALITY u(v, n) OFFSET 0) q
@@ -241,6 +241,7 @@ def _insert_bank(connection: Connection, bank_id: int, bank: MemoryBank, chosen:
             num_vectors=len(bank.embeddings),
             embedding_dim=bank.embeddings.shape[1],
             precision=bank.precision,
+            indexed_type=indexed_type(bank.precision, bank.embeddings.shape[1]),
             metric=bank.metric.name,
             operator=bank.metric.operator,
             transform=transform.kind,

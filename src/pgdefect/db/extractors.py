@@ -66,7 +66,7 @@ def store_extractor(database: Database, artifact: ExtractorArtifact) -> int:
 
 def _create_partition(connection: Connection, extractor_id: int, dim: int) -> None:
     name = f"image_embedding_{extractor_id}"
-    expression = index_expression("half", dim)
+    expression = index_expression("halfvec", dim)
     connection.execute(
         text(f"""
         CREATE TABLE pgdefect.{name} (
@@ -79,7 +79,7 @@ def _create_partition(connection: Connection, extractor_id: int, dim: int) -> No
     connection.execute(
         text(
             f"CREATE INDEX {name}_hnsw ON pgdefect.{name} "
-            f"USING hnsw (({expression}) {COSINE.operator_class('half')})"
+            f"USING hnsw (({expression}) {COSINE.operator_class('halfvec')})"
         )
     )
     connection.execute(

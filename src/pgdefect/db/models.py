@@ -93,7 +93,12 @@ class Image(Base):
     __table_args__ = (
         UniqueConstraint("category_id", "root_id", "path"),
         CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_hex"),
-        CheckConstraint("split IN ('train', 'test', 'production')", name="split_known"),
+        CheckConstraint(
+            "split IN ('train', 'test', 'production', 'simulated')", name="split_known"
+        ),
+        CheckConstraint(
+            "(split = 'simulated') = (simulation IS NOT NULL)", name="simulated_says_how"
+        ),
         CheckConstraint("label IN ('normal', 'anomalous')", name="label_known"),
         CheckConstraint("defect_type IS NULL OR label = 'anomalous'", name="defect_is_anomalous"),
         CheckConstraint("width > 0 AND height > 0", name="size_positive"),
@@ -116,6 +121,7 @@ class Image(Base):
     mask_path: Mapped[str | None]
     group_name: Mapped[str | None]
     attributes: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    simulation: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
 
@@ -149,7 +155,7 @@ class Detector(Base):
     __tablename__ = "detector"
     __table_args__ = (
         UniqueConstraint("category_id", "kind", "version"),
-        CheckConstraint("kind IN ('patchcore')", name="kind_known"),
+        CheckConstraint("kind IN ('patchcore', 'efficient_ad')", name="kind_known"),
         CheckConstraint("state IN ('ready', 'retired')", name="state_known"),
         CheckConstraint("state = 'ready' OR NOT active", name="retired_is_inactive"),
         CheckConstraint("threshold > score_center", name="threshold_above_center"),
@@ -179,6 +185,71 @@ class Detector(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
+class DetectorThreshold(Base):
+    """Every threshold a detector has had, with the rule that made it; the newest is in force.
+
+    ``detector`` repeats that one. Only `defect.set_threshold` and training write either.
+    """
+
+    __tablename__ = "detector_threshold"
+    __table_args__ = (
+        CheckConstraint("threshold > score_center", name="above_center"),
+        Index("ix_detector_threshold_detector_id", "detector_id"),
+    )
+
+    id: Mapped[int] = _identity()
+    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    threshold: Mapped[float]
+    score_center: Mapped[float]
+    rule: Mapped[dict[str, Any]]
+    set_by: Mapped[str] = mapped_column(server_default=text("current_user"))
+    created_at: Mapped[datetime] = _created_at()
+
+
+class HoldoutScore(Base):
+    """Raw score of a normal training image kept out of the bank: what thresholds are made from."""
+
+    __tablename__ = "holdout_score"
+    __table_args__ = (Index("ix_holdout_score_image_id", "image_id"),)
+
+    detector_id: Mapped[int] = mapped_column(
+        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    image_id: Mapped[int] = mapped_column(
+        ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    raw_score: Mapped[float]
+
+
+class Evaluation(Base):
+    """What a detector's scores of one split's labelled images are worth."""
+
+    __tablename__ = "evaluation"
+    __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)
+
+    id: Mapped[int] = _identity()
+    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    threshold: Mapped[float]
+    split: Mapped[str]
+    normal_images: Mapped[int] = mapped_column(INTEGER)
+    anomalous_images: Mapped[int] = mapped_column(INTEGER)
+    metrics: Mapped[dict[str, Any]]
+    settings: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class DetectorModel(Base):
+    """The network of a detector that has no memory bank (EfficientAD), as ONNX."""
+
+    __tablename__ = "detector_model"
+
+    detector_id: Mapped[int] = mapped_column(
+        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    onnx: Mapped[bytes] = mapped_column(deferred=True)
+    onnx_sha256: Mapped[str]
+
+
 class MemoryBank(Base):
     """A PatchCore detector's part; it shares the detector's id."""
 
@@ -186,6 +257,7 @@ class MemoryBank(Base):
     __table_args__ = (
         CheckConstraint("operator IN ('<=>', '<->')", name="operator_known"),
         CheckConstraint("precision IN ('half', 'single')", name="precision_known"),
+        CheckConstraint("indexed_type IN ('vector', 'halfvec')", name="indexed_type_known"),
         CheckConstraint("ef_search BETWEEN 1 AND 1000", name="ef_search_range"),
         CheckConstraint("ef_search_fast BETWEEN 1 AND ef_search", name="ef_search_fast_range"),
     )
@@ -197,6 +269,7 @@ class MemoryBank(Base):
     num_vectors: Mapped[int] = mapped_column(INTEGER)
     embedding_dim: Mapped[int] = mapped_column(INTEGER)
     precision: Mapped[str]
+    indexed_type: Mapped[str]
     metric: Mapped[str]
     operator: Mapped[str]
     transform: Mapped[str]
@@ -255,7 +328,7 @@ class Inspection(Base):
     __tablename__ = "inspection"
     __table_args__ = (
         UniqueConstraint("detector_id", "image_id", "threshold"),
-        CheckConstraint("search IN ('hnsw', 'fast', 'exact')", name="search_known"),
+        CheckConstraint("search IN ('hnsw', 'fast', 'exact', 'network')", name="search_known"),
         Index("ix_inspection_image_id_created_at", "image_id", "created_at"),
     )
 
@@ -269,7 +342,7 @@ class Inspection(Base):
     worst_row: Mapped[int] = mapped_column(SmallInteger)
     worst_col: Mapped[int] = mapped_column(SmallInteger)
     anomaly_map: Mapped[list[list[float]]] = mapped_column(ARRAY(REAL, dimensions=2))
-    nearest_positions: Mapped[list[list[int]]] = mapped_column(ARRAY(INTEGER, dimensions=2))
+    nearest_positions: Mapped[list[list[int]] | None] = mapped_column(ARRAY(INTEGER, dimensions=2))
     search: Mapped[str]
     created_at: Mapped[datetime] = _created_at()
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.db.banks import Calibration
-from pgdefect.distance import as_stored, index_expression, metric_named
+from pgdefect.distance import as_stored, index_expression, indexed_type, metric_named
 from pgdefect.errors import TooFewImages
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.patch_search import BankSearch, score_image
@@ -70,7 +70,7 @@ def build_bank(
     progress("coreset", 0, 0)
     transform = fit_transform(flat, kind=options.transform, pca_dim=options.pca_dim)
     dim = transformed_dim(transform, raw_dim)
-    index_expression(options.precision, dim)
+    index_expression(indexed_type(options.precision, dim), dim)
     embeddings = spool.scratch((len(flat) if candidates is None else len(candidates), dim))
     for start in range(0, len(embeddings), BLOCK):
         part = slice(start, start + BLOCK)

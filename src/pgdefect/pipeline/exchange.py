@@ -243,7 +243,7 @@ def _embedder(
 
 def _bank(found: AnomalibBank) -> MemoryBank:
     count, dim = found.memory_bank.shape
-    index_expression("single", dim)
+    index_expression("vector", dim)
     return MemoryBank(
         embeddings=found.memory_bank,
         image_ids=np.full(count, UNKNOWN_IMAGE, dtype=np.int64),
