@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from pgdefect.db.models import SCHEMA, Base
-from pgdefect.db.schema import is_ours
+from pgdefect.db.models import Base
+from pgdefect.db.schema import SCHEMA, is_ours
 
 context.configure(
     connection=context.config.attributes["connection"],

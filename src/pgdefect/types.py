@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -228,20 +227,3 @@ class PatchNeighbor:
     path: str | None
     row: int | None
     col: int | None
-
-
-@dataclass(frozen=True)
-class CategorySummary:
-    """One row of ``defect.categories``."""
-
-    name: str
-    images: int
-    train_images: int
-    normal_images: int
-    anomalous_images: int
-    inspected_images: int
-    rejected_images: int
-    detector_id: int | None
-    detector_version: int | None
-    threshold: float | None
-    retired_at: datetime | None

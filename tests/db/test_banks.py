@@ -26,12 +26,12 @@ from pgdefect.db.banks import active_detector, partition_name, store_detector
 from pgdefect.db.catalog import (
     activate_detector,
     delete_detector,
-    list_detectors,
     retire_detector,
 )
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.extractors import load_extractor
 from pgdefect.db.queries import score_patches, stored_images
+from pgdefect.db.summaries import list_detectors
 from pgdefect.distance import COSINE, L2, as_stored
 from pgdefect.errors import (
     Busy,

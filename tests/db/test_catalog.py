@@ -15,19 +15,18 @@ from rows import add_embeddings, add_extractor, add_images, count, memory_bank, 
 from sqlalchemy import text
 
 from pgdefect.config import Settings
-from pgdefect.db import catalog
 from pgdefect.db.catalog import (
     delete_category,
     delete_detector,
     delete_image,
     dependents,
-    list_categories,
     move_root,
     set_category_retired,
     set_images_retired,
 )
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import find_image, images_of
+from pgdefect.db.summaries import list_categories, list_detectors
 from pgdefect.errors import Conflict, DatasetError, NotFound, UnknownCategory, UnknownImage
 from pgdefect.pipeline.ingest import check_category_name, ingest, ingest_all
 from pgdefect.pipeline.inspect import inspect
@@ -540,7 +539,7 @@ def assert_no_orphans(database: Database) -> None:
     banks = count(database, "pgdefect.memory_bank")
     where = r"relkind = 'r' AND relname LIKE 'memory\_bank\_patch\__%'"
     assert count(database, "pg_class", where) == banks
-    assert catalog.list_detectors(database) or banks == 0
+    assert list_detectors(database) or banks == 0
 
 
 def test_corrected_labels_are_reported_and_taken_over_when_accepted(

@@ -20,6 +20,7 @@ from pgdefect.db import catalog
 from pgdefect.db.banks import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import nearest_normal, read_bank, similar_patches
+from pgdefect.db.summaries import list_detectors
 from pgdefect.errors import ImageError, TooFewImages, UsageError, WeightsError
 from pgdefect.pipeline.demo import solar_cells
 from pgdefect.pipeline.exchange import export_anomalib, import_anomalib
@@ -173,7 +174,7 @@ def test_without_other_normal_images_a_threshold_is_asked_for(
         )
     with pytest.raises(TooFewImages, match="give --threshold"):
         import_anomalib(cells, settings, peer.checkpoint, "cells", image_size=(SIDE, SIDE))
-    assert catalog.list_detectors(cells, "cells") == []
+    assert list_detectors(cells, "cells") == []
 
 
 def test_what_is_not_known_of_an_imported_bank_is_null(
@@ -359,7 +360,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     torch.save(checkpoint, tmp_path / "odd.ckpt")
     with pytest.raises((WeightsError, UsageError), match=message):
         import_anomalib(cells, settings, tmp_path / "odd.ckpt", "cells", image_size=(SIDE, SIDE))
-    assert catalog.list_detectors(cells, "cells") == []
+    assert list_detectors(cells, "cells") == []
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1]), "zip", None])

@@ -21,10 +21,10 @@ from sqlalchemy import text
 
 from pgdefect.config import Settings
 from pgdefect.db.banks import active_detector
-from pgdefect.db.catalog import list_detectors
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor
 from pgdefect.db.queries import images_of, stored_embedding
+from pgdefect.db.summaries import list_detectors
 from pgdefect.distance import COSINE, as_stored, pairwise
 from pgdefect.errors import (
     MissingExtra,

@@ -128,7 +128,7 @@ def ingest(
 
 def categories(context: typer.Context, json: Json = False) -> None:
     """List products with their counts and active detector."""
-    from pgdefect.db.catalog import list_categories
+    from pgdefect.db.summaries import list_categories
 
     found = list_categories(current(context).database)
     if json:

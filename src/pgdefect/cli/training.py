@@ -77,7 +77,8 @@ def train(
 
     The new detector becomes the category's active one; older ones are kept.
     """
-    from pgdefect.db.catalog import category_id, list_categories
+    from pgdefect.db.catalog import category_id
+    from pgdefect.db.summaries import list_categories
     from pgdefect.pipeline.options import TrainOptions
     from pgdefect.pipeline.train import train as use_case
 
@@ -170,7 +171,7 @@ def detectors(
     json: Json = False,
 ) -> None:
     """List trained detectors, active and not."""
-    from pgdefect.db.catalog import list_detectors
+    from pgdefect.db.summaries import list_detectors
 
     found = list_detectors(current(context).database, category)
     if json:

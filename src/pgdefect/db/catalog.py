@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, text, update
@@ -14,7 +13,6 @@ from pgdefect.db.banks import partition_name, unknown_category
 from pgdefect.db.engine import Database
 from pgdefect.db.models import Category, Detector, Image, ImageRoot
 from pgdefect.errors import Conflict, NotFound, UnknownDetector
-from pgdefect.types import CategorySummary
 
 Description = tuple[str, str | None, str | None, str | None, str | None, Mapping[str, Any]]
 """What is said of an image: split, label, defect type, mask, group, attributes."""
@@ -234,52 +232,6 @@ def move_root(database: Database, old: str, new: str) -> int:
             connection.scalar(select(func.count()).select_from(Image).where(Image.root_id == root))
             or 0
         )
-
-
-def list_categories(database: Database) -> list[CategorySummary]:
-    """Every category with its counts and active detector, by name."""
-    with database.connect() as connection:
-        rows = connection.execute(
-            text(
-                "SELECT category, images, train_images, normal_images, anomalous_images, "
-                "inspected_images, rejected_images, detector_id, detector_version, threshold, "
-                "retired_at FROM defect.categories ORDER BY category"
-            )
-        )
-        return [CategorySummary(*row) for row in rows]
-
-
-@dataclass(frozen=True)
-class DetectorSummary:
-    """One row of ``defect.banks``."""
-
-    id: int
-    category: str
-    version: int
-    state: str
-    active: bool
-    backbone: str
-    num_images: int
-    num_vectors: int
-    threshold: float
-    size: str
-    created_at: datetime
-
-
-def list_detectors(database: Database, category: str | None = None) -> list[DetectorSummary]:
-    """Detectors, newest first within their category."""
-    with database.connect() as connection:
-        if category is not None:
-            category_id(connection, category)
-        rows = connection.execute(
-            text(
-                "SELECT bank_id, category, version, state, active, backbone, num_images, "
-                "num_vectors, threshold, size, created_at FROM defect.banks "
-                "WHERE CAST(:category AS text) IS NULL OR category = :category "
-                "ORDER BY category, version DESC"
-            ).bindparams(category=category)
-        )
-        return [DetectorSummary(*row) for row in rows]
 
 
 def activate_detector(database: Database, detector_id: int) -> str:

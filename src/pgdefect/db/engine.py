@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import Connection, Engine, create_engine, exc
-from sqlalchemy.orm import Session
 
 from pgdefect import errors
 from pgdefect.config import Settings
-from pgdefect.db.copy import vector_array_binary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from sqlalchemy.orm import Session
 
 MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
@@ -145,6 +146,8 @@ class Database:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """An ORM session in a transaction, committed when the block ends well."""
+        from sqlalchemy.orm import Session
+
         with (
             translated(self),
             Session(self.engine, expire_on_commit=False) as session,
@@ -202,6 +205,8 @@ class _VectorArrayDumper(Dumper):
     element_oid = 0
 
     def dump(self, obj: VectorArray) -> bytes:
+        from pgdefect.db.copy import vector_array_binary
+
         return vector_array_binary(obj.values, self.element_oid)
 
 

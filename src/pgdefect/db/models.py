@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import BigInteger
 
-SCHEMA = "pgdefect"
+from pgdefect.db.schema import SCHEMA
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -17,12 +17,12 @@ import psycopg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.db.engine import Database, check_pgvector, driver
-from pgdefect.db.models import SCHEMA, Base
 from pgdefect.errors import DatabaseError, SchemaOutOfDate, UnsupportedServer
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+SCHEMA = "pgdefect"
 ANALYST_SCHEMA = "defect"
 _REVISION = re.compile(r"^(revision|down_revision) = (\S+)", re.MULTILINE)
 _OBJECT = re.compile(r"^CREATE OR REPLACE (FUNCTION|VIEW) (\w+)\.(\w+)", re.MULTILINE)
@@ -64,6 +64,8 @@ def is_ours(
 ) -> bool:  # Alembic's include_object
     """Leave partitions, made at run time, and Alembic's own table out of comparisons."""
     if kind == "table" and reflected:
+        from pgdefect.db.models import Base
+
         return name in {table.name for table in Base.metadata.tables.values()}
     return True
 
@@ -106,6 +108,8 @@ def check(database: Database) -> SchemaReport:
     """Compare the database with the code: revision, tables, functions and views."""
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
+
+    from pgdefect.db.models import Base
 
     head = _head()
     with database.connect() as connection:

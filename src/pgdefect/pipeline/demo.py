@@ -20,8 +20,9 @@ import numpy as np
 
 from pgdefect.config import Settings
 from pgdefect.db.banks import store_metrics
-from pgdefect.db.catalog import delete_detector, list_detectors
+from pgdefect.db.catalog import delete_detector
 from pgdefect.db.engine import Database
+from pgdefect.db.summaries import list_detectors
 from pgdefect.errors import MissingExtra
 from pgdefect.evaluation import image_auroc
 from pgdefect.pipeline.ingest import ingest_dataset
