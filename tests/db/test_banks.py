@@ -462,7 +462,12 @@ def test_longest_vectors_are_indexed(shop: Shop, precision: Any, dim: int) -> No
     assert bank.id == stored
     with shop.database.connect() as connection:
         positions, _ = score_patches(connection, bank, vectors)
+        nearest = connection.scalar(
+            text("SELECT nearest_position FROM pgdefect.nearest_bank_vectors(:b, :v, 1)"),
+            {"b": stored, "v": str(vectors[7].tolist())},
+        )
     assert positions.tolist() == list(range(12))
+    assert nearest == 7
 
 
 def test_calibration_takes_the_least_ef_search_that_reaches_the_target(

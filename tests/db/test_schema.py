@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from pgdefect.db.banks import active_detector, partition_name
 from pgdefect.db.engine import Database
+from pgdefect.db.queries import score_patches
 from pgdefect.db.schema import _alembic_config, _head, check, require_current, upgrade
 from pgdefect.errors import SchemaOutOfDate
 
@@ -66,3 +70,56 @@ def test_check_names_what_is_missing(database: Database, damage: str) -> None:
     with database.begin() as connection:
         connection.execute(text(damage))
     assert not check(database).ok
+
+
+BANK_OF_0001 = """
+INSERT INTO pgdefect.category (name) VALUES ('parts');
+INSERT INTO pgdefect.extractor (fingerprint, backbone, layers, preprocessing, weights_source,
+    weights_sha256, embedding_dim, rows, cols, onnx, onnx_sha256)
+VALUES ('f', 'none', '{a}', '{}', 'none', '', 3, 2, 2, '', '');
+INSERT INTO pgdefect.detector (category_id, extractor_id, kind, version, state, active,
+    threshold, threshold_rule, score_center, settings, metrics, library_versions)
+VALUES (1, 1, 'patchcore', 1, 'ready', true, 0.5, '{"rule": "given"}', 0.25, '{}', '{}', '{}');
+INSERT INTO pgdefect.memory_bank (id, num_images, num_vectors, embedding_dim, precision, metric,
+    operator, transform, coreset_ratio, covering_radius, num_neighbors, ef_search,
+    ef_search_recall, ef_search_fast)
+VALUES (1, 1, 2000, 3, 'half', 'cosine', '<=>', 'unit', 0.1, 0, 1, 40, 1, 10);
+CREATE TABLE pgdefect.memory_bank_patch_1 PARTITION OF pgdefect.memory_bank_patch FOR VALUES IN (1);
+INSERT INTO pgdefect.memory_bank_patch
+SELECT 1, n, 0, 0, 0, ARRAY[cos(n), sin(n), n / 1000.0]::vector FROM generate_series(0, 1999) n;
+CREATE INDEX memory_bank_patch_1_hnsw ON pgdefect.memory_bank_patch_1
+USING hnsw ((embedding::halfvec(3)) halfvec_cosine_ops);
+ANALYZE pgdefect.memory_bank_patch_1;
+"""
+
+
+def test_a_bank_of_the_first_version_is_searched_with_the_index_it_has(
+    empty_database: Database,
+) -> None:
+    config = _alembic_config()
+    with empty_database.begin() as connection:
+        for schema in ("pgdefect", "defect"):
+            connection.execute(text(f"CREATE SCHEMA {schema}"))
+        connection.execute(text("CREATE EXTENSION vector"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(BANK_OF_0001)
+    assert upgrade(empty_database).revision_before == "0001"
+    assert check(empty_database).ok
+    detector = active_detector(empty_database, "parts")
+    with empty_database.begin() as connection:
+        positions, _ = score_patches(
+            connection, detector.bank, np.array([[1, 0, 0]], dtype=np.float32)
+        )
+        history = connection.execute(
+            text("SELECT detector_id, threshold, rule FROM pgdefect.detector_threshold")
+        ).all()
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    assert positions.tolist() == [0]
+    assert history == [(1, 0.5, {"rule": "given"})]
+    with empty_database.autocommit() as connection:
+        row = connection.execute(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s",
+            [f"{partition_name(1)}_hnsw"],
+        ).fetchone()
+    assert row == (1,)
