@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-NAMES = ("start", "features", "coreset", "export", "inspect", "train")
+NAMES = ("start", "features", "coreset", "export", "inspect", "train", "parity")
 WITHOUT_IMAGES = ("start", "features", "export")
 
 

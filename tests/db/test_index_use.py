@@ -180,7 +180,7 @@ def test_calibrated_ef_search_reaches_the_recall_that_is_stored(crowd: Crowd) ->
         ).all()
     assert len(rows) == len(KINDS)
     for ef_search, reached in rows:
-        assert 10 <= ef_search <= 1000
+        assert 4 <= ef_search <= 1000
         assert reached >= 0.97
 
 

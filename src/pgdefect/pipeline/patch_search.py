@@ -22,7 +22,9 @@ from pgdefect.vision.scoring import nearest_vectors, reweighted, row_distances
 __all__ = ["BankSearch", "PatchSearch", "SqlSearch", "open_search", "score_image"]
 
 SearchKind = Literal["hnsw", "fast", "exact"]
-EXACT_AT_ONCE = 8
+CHECKED_AT_ONCE = 8
+CHECKED_EF = 100
+"""Of the longer search that comes before an exact one and costs a tenth of it."""
 
 
 class PatchSearch(Protocol):
@@ -58,19 +60,25 @@ class SqlSearch:
 
     def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
         positions, distances = _in_parts(self._approximate, vectors, num_threads)
+        checked, proven = np.zeros((2, len(vectors)), dtype=bool)
         with self.database.connect() as connection:
-            proven = np.zeros(len(vectors), dtype=bool)
-            count = 1
-            while True:
-                order = np.argsort(-distances, kind="stable")
-                if proven[order[0]]:
-                    return positions, distances
-                unproven = order[~proven[order]][:count]
-                positions[unproven], distances[unproven] = score_patches(
-                    connection, self.bank, vectors[unproven], exact=True
+            while not proven[worst := int(distances.argmax())]:
+                # A longer search finds nearly all nearest vectors that the first one missed,
+                # so that few exact ones, which read the whole bank, are left.
+                exact = bool(checked[worst])
+                if exact:
+                    some = np.array([worst])
+                    proven[worst] = True
+                else:
+                    some = np.argsort(-distances, kind="stable")[:CHECKED_AT_ONCE]
+                    some = some[~checked[some]]
+                    checked[some] = True
+                found, nearer = score_patches(
+                    connection, self.bank, vectors[some], ef=CHECKED_EF, exact=exact
                 )
-                proven[unproven] = True
-                count = min(2 * count, EXACT_AT_ONCE)
+                better = nearer < distances[some]
+                positions[some[better]], distances[some[better]] = found[better], nearer[better]
+        return positions, distances
 
     def _approximate(self, vectors: Float32) -> tuple[Int32, Float32]:
         with self.database.connect() as connection:
