@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,7 @@ def store(
     extractor_id: int,
     bank: MemoryBank,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    holdout_scores: Mapping[int, float] | None = None,
 ) -> int:
     """Store a bank as a detector of the category; returns its id."""
     with database.connect() as connection:
@@ -106,6 +107,7 @@ def store(
         extractor_id=extractor_id,
         bank=bank,
         threshold=Threshold(0.5, 0.1, {"rule": "none"}),
+        holdout_scores=holdout_scores or {},
         calibration=Calibration(queries, distances),
         settings={},
         metrics={},

@@ -1,4 +1,4 @@
-"""Scores: nearest vectors, PatchCore's weight, the threshold's promise, the shared scale."""
+"""Scores: nearest vectors, PatchCore's weight, the shared scale."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pgdefect.distance import COSINE, L2, METRICS, Metric, as_stored, pairwise
-from pgdefect.errors import UsageError
 from pgdefect.vision import scoring
 from pgdefect.vision.scoring import (
     nearest_vectors,
     normalized_score,
     reweighted,
     row_distances,
-    threshold_for_false_rejects,
 )
 
 each_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
@@ -118,56 +118,6 @@ def test_weight_of_huge_distances_does_not_overflow() -> None:
     assert reweighted(2.0, np.array([3e4, 2e4, 1e4], dtype=np.float32), L2) == pytest.approx(0.0)
 
 
-# -- threshold -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("held_out", "rate"), [(19, 0.05), (39, 0.05), (20, 0.1), (99, 0.01)])
-def test_new_normal_images_are_rejected_at_most_at_the_rate(held_out: int, rate: float) -> None:
-    """The promise over many trainings: P(new score > threshold) <= rate, and not far below."""
-    rng = np.random.default_rng(0)
-    trials = 20_000
-    scores = rng.gamma(3.0, size=(trials, held_out + 1))
-    rejected = np.mean(
-        [row[-1] > threshold_for_false_rejects(row[:-1], rate).value for row in scores]
-    )
-    noise = 4 * math.sqrt(rate / trials)
-    assert rejected <= rate + noise
-    assert rejected >= rate - 1 / (held_out + 1) - noise
-
-
-def test_threshold_of_cases_worked_by_hand() -> None:
-    scores = np.arange(1.0, 20.0)
-    threshold = threshold_for_false_rejects(scores[::-1], 0.05)
-    assert (threshold.value, threshold.center) == (19.0, 10.0)
-    assert threshold.rule == {
-        "rule": "false_reject_rate",
-        "rate": 0.05,
-        "held_out_images": 19,
-        "guaranteed": True,
-    }
-    assert threshold_for_false_rejects(scores, 0.25).value == 15.0
-    # 18 are too few to promise 5 %: the largest, and no promise.
-    few = threshold_for_false_rejects(scores[:18], 0.05)
-    assert few.value == 18.0
-    assert few.rule["guaranteed"] is False
-
-
-@pytest.mark.parametrize("scores", [[0.2], [0.2] * 9, [0.0], [0.0, 0.0], [1e20] * 3])
-def test_equal_scores_leave_a_threshold_above_them(scores: list[float]) -> None:
-    threshold = threshold_for_false_rejects(np.array(scores))
-    assert threshold.value > threshold.center == scores[0]
-    assert threshold.value == pytest.approx(scores[0], rel=1e-5, abs=1e-8)
-    assert normalized_score(scores[0], threshold.value, threshold.center) == pytest.approx(0.25)
-
-
-def test_threshold_refuses_what_it_cannot_use() -> None:
-    for rate in (0.0, 1.0, -0.1, 1.5, math.nan):
-        with pytest.raises(UsageError, match="between 0 and 1"):
-            threshold_for_false_rejects(np.ones(5), rate)
-    with pytest.raises(UsageError, match="there are none"):
-        threshold_for_false_rejects(np.empty(0))
-
-
 # -- normalized score ----------------------------------------------------------------------
 
 
@@ -179,11 +129,79 @@ def test_normalized_score_of_the_points_it_is_anchored_at() -> None:
         assert normalized_score(beyond, threshold, center) == pytest.approx(0.75)
 
 
-def test_normalized_score_keeps_the_ranking() -> None:
-    raw = np.concatenate([np.linspace(0, 10, 1001), np.geomspace(10.1, 1e6, 200)])
-    scores = [normalized_score(float(value), 0.5, 0.1) for value in raw]
-    assert (np.diff(scores) > 0).all()
-    assert 0 < scores[0] < scores[-1] < 1
+raw_scores = st.floats(0, 1e6, width=32)
+units = st.floats(1e-3, 1.0)
+
+
+@st.composite
+def scales(draw: st.DrawFn) -> tuple[float, float]:
+    """A threshold and a center; the unit is no less than a thousandth of the threshold."""
+    threshold = draw(st.floats(1e-3, 1e3))
+    return threshold, threshold - draw(units) * threshold
+
+
+@given(scale=scales(), low=raw_scores, high=raw_scores)
+def test_normalized_score_rises_wherever_single_precision_can_tell(
+    scale: tuple[float, float], low: float, high: float
+) -> None:
+    """Strictly, up to a million thresholds; anomalib clamps to 1 and loses the ranking."""
+    threshold, center = scale
+    low, high = min(low, high), max(low, high)
+    low, high = float(np.float32(low * threshold)), float(np.float32(high * threshold))
+    scores = [normalized_score(raw, threshold, center) for raw in (low, high)]
+    assert 0.0 < scores[0] <= scores[1] < 1.0
+    # Seven digits are what a raw score has; near the threshold rounding needs room, too.
+    if high - low > max(1e-6 * high, 1e-12 * threshold):
+        assert scores[0] < scores[1]
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.2, 0.01])
+def test_neighboring_single_precision_scores_keep_their_order(unit: float) -> None:
+    """Every score is a float32; the next larger one must rank higher, up to 1e6 thresholds."""
+    for threshold in (0.0947, 3.0, 812.0):
+        for times in np.geomspace(1e-6, 1e6, 200):
+            raw = np.float32(times * threshold)
+            if unit == 0.01 and times > 1e5:
+                continue
+            above = float(np.nextafter(raw, np.float32(np.inf)))
+            center = threshold * (1 - unit)
+            assert normalized_score(float(raw), threshold, center) < normalized_score(
+                above, threshold, center
+            )
+
+
+@given(
+    threshold=st.floats(-1e12, 1e12),
+    unit=st.floats(1e-12, 1e12),
+    raws=st.lists(st.floats(-1e300, 1e300), min_size=2, max_size=2).map(sorted),
+)
+def test_normalized_score_never_falls_whatever_the_numbers(
+    threshold: float, unit: float, raws: list[float]
+) -> None:
+    center = threshold - unit
+    if not center < threshold:
+        return
+    low, high = (normalized_score(raw, threshold, center) for raw in raws)
+    assert 0.0 <= low <= high < 1.0
+    assert normalized_score(threshold, threshold, center) == 0.5
+    assert normalized_score(center, threshold, center) == pytest.approx(0.25)
+    above = math.nextafter(threshold, math.inf)
+    assert normalized_score(above, threshold, center) >= 0.5
+    assert normalized_score(math.nextafter(threshold, -math.inf), threshold, center) <= 0.5
+
+
+@given(scale=scales(), raw=raw_scores, factor=st.floats(1e-3, 1e3), shift=st.floats(-10, 10))
+def test_normalized_score_is_comparable_across_categories(
+    scale: tuple[float, float], raw: float, factor: float, shift: float
+) -> None:
+    """Where another detector's scores are this one's in other units, both read the same."""
+    threshold, center = scale
+    raw = raw * threshold
+    one = normalized_score(raw, threshold, center)
+    other = normalized_score(
+        factor * (raw + shift), factor * (threshold + shift), factor * (center + shift)
+    )
+    assert other == pytest.approx(one, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("raw", [1e3, 1e9, 1e300])

@@ -278,6 +278,8 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
     message = diagnostics.message_primary or " ".join(str(error).split())
     full = f"{message}. {diagnostics.message_hint}" if diagnostics.message_hint else message
     match state:
+        case "PD400":
+            return errors.UsageError(full)
         case "PD404":
             return errors.NotFound(full)
         case "PD409":

@@ -16,13 +16,13 @@ from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress
 from pgdefect.threads import one_blas_thread_each
+from pgdefect.thresholds import false_reject_rate
 from pgdefect.types import Float32, MemoryBank, PatchScores, StoredImage, Threshold
 from pgdefect.vision.coreset import k_center_greedy
 from pgdefect.vision.patch_spool import PatchSpool
-from pgdefect.vision.scoring import threshold_for_false_rejects
 from pgdefect.vision.transform import BLOCK, apply_transform, fit_transform, transformed_dim
 
-CALIBRATION_PATCHES = 2048
+CALIBRATION_PATCHES = 4096
 
 
 def split_holdout(
@@ -111,14 +111,31 @@ def _candidates(num_patches: int, options: TrainOptions) -> NDArray[np.int64] | 
     return np.sort(rng.choice(num_patches, options.max_patches, replace=False))
 
 
+def calibration_sample(
+    rng: np.random.Generator, distances: Float32, num_images: int
+) -> NDArray[np.int64]:
+    """Which patches of one of `num_images` images to choose ef_search by.
+
+    Half of them are drawn at random, half are those farthest from the bank: HNSW misses the
+    nearest vector of far patches more often, and the anomalous ones to come are far.
+    """
+    flat = distances.reshape(-1)
+    half = min(-(-CALIBRATION_PATCHES // (2 * num_images)), len(flat))
+    farthest = np.argpartition(flat, len(flat) - half)[len(flat) - half :]
+    return np.concatenate([rng.choice(len(flat), half, replace=False), farthest])
+
+
 def calibrate(
     bank: MemoryBank, held_out: NDArray[Any], options: TrainOptions, progress: Progress
-) -> tuple[Threshold, Calibration]:
-    """Score the held-out images exactly: the threshold, and queries to choose ef_search by."""
+) -> tuple[Threshold, NDArray[np.float64], Calibration]:
+    """Score the held-out images exactly.
+
+    Gives the threshold, the raw scores `(num_images,)` in order, and queries to choose
+    ef_search by.
+    """
     search = BankSearch(bank.embeddings, bank.metric, bank.num_neighbors)
     count, rows, cols, dim = held_out.shape
     rng = np.random.default_rng(options.seed)
-    sampled = -(-CALIBRATION_PATCHES // count)
 
     def score(patches: NDArray[Any]) -> tuple[Float32, PatchScores]:
         flat = patches.reshape(-1, dim).astype(np.float32)
@@ -131,9 +148,9 @@ def calibrate(
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
         for n, (vectors, result) in enumerate(pool.map(score, held_out)):
             scores[n] = result.raw_score
-            some = rng.choice(len(vectors), min(sampled, len(vectors)), replace=False)
+            some = calibration_sample(rng, result.distances, count)
             queries.append(vectors[some])
             distances.append(result.distances.reshape(-1)[some])
             progress("threshold", n + 1, count)
-    threshold = threshold_for_false_rejects(scores, options.false_reject_rate)
-    return threshold, Calibration(np.concatenate(queries), np.concatenate(distances))
+    threshold = false_reject_rate(scores, options.false_reject_rate)
+    return threshold, scores, Calibration(np.concatenate(queries), np.concatenate(distances))

@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pgdefect import thresholds
 from pgdefect.config import Settings
-from pgdefect.db.banks import Calibration, active_detector, store_detector
+from pgdefect.db.banks import Calibration, store_detector
 from pgdefect.db.catalog import category_id as find_category
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.queries import bank_cells, images_of, read_bank, stored_images
 from pgdefect.distance import L2, index_expression
 from pgdefect.errors import Conflict, ImageError, TooFewImages, UsageError, WeightsError
-from pgdefect.pipeline.bank import CALIBRATION_PATCHES
+from pgdefect.pipeline.bank import calibration_sample
 from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.pipeline.train import MIN_IMAGES, embed_images
+from pgdefect.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.types import (
     UNKNOWN_IMAGE,
     Detector,
@@ -35,7 +38,7 @@ from pgdefect.vision.anomalib_checkpoint import AnomalibBank, read_checkpoint, w
 from pgdefect.vision.backbone import StateDict, backbone_of_timm, find_backbone
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor
 from pgdefect.vision.preprocess import Preprocessing, batches
-from pgdefect.vision.scoring import DEFAULT_FALSE_REJECT_RATE, threshold_for_false_rejects
+from pgdefect.vision.training import library_versions
 
 SAME_PATCH = 1e-4
 """A patch this near to a bank vector, as a share of the bank's norms, is that vector."""
@@ -132,14 +135,15 @@ def import_anomalib(
             extractor_id=extractor_id,
             bank=bank,
             threshold=_threshold(held_out, threshold, false_reject_rate, category),
+            holdout_scores=held_out.scores,
             calibration=held_out.calibration(),
             settings={"imported": checkpoint.name, "weights": embedder.spec.weights_source},
             metrics={},
-            library_versions=patchcore.library_versions(),
+            library_versions=library_versions(),
             progress=progress,
         )
         failed = embed_images(database, extractor, extractor_id, everything, progress)
-        detector = active_detector(database, category)
+        detector = active_detector(database, category, "patchcore")
     return ImportReport(
         category,
         detector_id,
@@ -176,7 +180,7 @@ def export_anomalib(
         WeightsError: the extractor's weights are not to be had;
         ImageError, Conflict: an image that the bank came from is gone or has changed.
     """
-    detector = active_detector(database, category)
+    detector = active_detector(database, category, "patchcore")
     bank = detector.bank
     artifact = load_extractor(database, detector.extractor_id, settings.cache_dir)
     spec = artifact.spec
@@ -271,7 +275,8 @@ class _HeldOut:
     """What scoring the images gave: those the bank was not made from, and patches of all."""
 
     def __init__(self) -> None:
-        self.scores: list[float] = []
+        self.scores: dict[int, float] = {}
+        """Raw score by image id, of normal training images only."""
         self.learned = 0
         self.queries: list[Float32] = []
         self.distances: list[Float32] = []
@@ -289,7 +294,6 @@ def _score(
 ) -> _HeldOut:
     result = _HeldOut()
     rng = np.random.default_rng(0)
-    sampled = -(-CALIBRATION_PATCHES // max(1, len(images)))
     norm = float(np.sqrt(np.einsum("nd,nd->n", search.vectors, search.vectors).mean()))
 
     def on_error(index: int, error: ImageError) -> None:
@@ -299,15 +303,16 @@ def _score(
     for batch in batches(
         paths, extractor.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error
     ):
-        for patches in extractor(batch.inputs):
+        for index, patches in zip(batch.indices, extractor(batch.inputs), strict=True):
+            image = images[index]
             vectors = patches.reshape(-1, patches.shape[-1])
             scores = score_image(search, vectors, patches.shape[:2])
             distances = scores.distances.reshape(-1)
             if float(distances.min()) <= SAME_PATCH * norm:
                 result.learned += 1
-            else:
-                result.scores.append(scores.raw_score)
-            some = rng.choice(len(vectors), min(sampled, len(vectors)), replace=False)
+            elif image.split == "train" and image.label == "normal":
+                result.scores[image.id] = scores.raw_score
+            some = calibration_sample(rng, distances, len(images))
             result.queries.append(vectors[some])
             result.distances.append(distances[some])
             progress("threshold", len(result.queries) + len(failed), len(images))
@@ -322,7 +327,7 @@ def _score(
 def _threshold(
     held_out: _HeldOut, given: float | None, false_reject_rate: float, category: str
 ) -> Threshold:
-    scores = np.array(held_out.scores)
+    scores = list(held_out.scores.values())
     if given is None:
         if len(scores) < MIN_IMAGES:
             raise TooFewImages(
@@ -330,9 +335,8 @@ def _threshold(
                 f"not made from ({held_out.learned} it was), and a threshold needs {MIN_IMAGES}. "
                 "Add some with pgdefect ingest, or give --threshold"
             )
-        return threshold_for_false_rejects(scores, false_reject_rate)
-    center = float(np.median(scores)) if len(scores) else 0.0
-    return Threshold(given, center if center < given else given / 2, {"rule": "given"})
+        return thresholds.false_reject_rate(scores, false_reject_rate)
+    return thresholds.given(given, scores)
 
 
 def _read_again(

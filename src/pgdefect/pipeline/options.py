@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from pgdefect.distance import COSINE, Precision, metric_named
 from pgdefect.errors import UsageError
+from pgdefect.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.vision.backbone import DEFAULT_BACKBONE
+from pgdefect.vision.efficient_ad_files import ModelSize
 from pgdefect.vision.extractor import BATCH_SIZE
-from pgdefect.vision.scoring import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.vision.transform import DEFAULT_PCA_DIM
 
 MAX_SIDE = 4096
@@ -19,7 +20,7 @@ MAX_SIDE = 4096
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Everything a user can choose about a training; sizes are `(height, width)`."""
+    """Everything a user can choose about a PatchCore training; sizes are `(height, width)`."""
 
     backbone: str = DEFAULT_BACKBONE
     layers: tuple[str, ...] = ()
@@ -44,25 +45,17 @@ class TrainOptions:
             raise UsageError(
                 f"--coreset-ratio must be above 0 and at most 1, not {self.coreset_ratio}"
             )
-        if not 0.0 < self.holdout < 1.0:
-            raise UsageError(f"--holdout must lie between 0 and 1, not {self.holdout}")
-        if not 0.0 < self.false_reject_rate < 1.0:
-            raise UsageError(
-                f"--false-reject-rate must lie between 0 and 1, not {self.false_reject_rate}"
-            )
+        _check_holdout(self.holdout, self.false_reject_rate)
         if self.num_neighbors < 1:
             raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
         if self.max_patches is not None and self.max_patches < 1:
             raise UsageError(f"--max-patches must be at least 1, not {self.max_patches}")
         if self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
-        if self.seed < 0:
-            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        _check_seed(self.seed)
         if self.pca_dim is not None and self.pca_dim < 1:
             raise UsageError(f"--pca-dim must be at least 1, or 0 to keep all, not {self.pca_dim}")
-        for option, size in (("image-size", self.image_size), ("center-crop", self.center_crop)):
-            if size is not None and max(size) > MAX_SIDE:
-                raise UsageError(f"--{option} must be at most {MAX_SIDE} a side, not {max(size)}")
+        _check_sizes(self.image_size, self.center_crop)
         if metric_named(self.metric) is COSINE and self.transform == "none":
             raise UsageError(
                 "cosine distance compares directions: use --transform centered (the default) or "
@@ -74,3 +67,59 @@ class TrainOptions:
         values = asdict(self)
         values["weights"] = None if self.weights is None else self.weights.name
         return values
+
+
+@dataclass(frozen=True)
+class EfficientAdOptions:
+    """Everything a user can choose about an EfficientAD training; sizes are `(height, width)`.
+
+    max_steps and learning_rate are as published.
+    """
+
+    model_size: ModelSize = "small"
+    max_steps: int = 70_000
+    learning_rate: float = 1e-4
+    teacher_weights: Path | None = None
+    imagenette_dir: Path | None = None
+    image_size: tuple[int, int] = (256, 256)
+    center_crop: tuple[int, int] | None = None
+    holdout: float = 0.2
+    false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.model_size not in ("small", "medium"):
+            raise UsageError(f"--model-size is small or medium, not {self.model_size!r}")
+        if self.max_steps < 2:
+            raise UsageError(f"--max-steps must be at least 2, not {self.max_steps}")
+        if not 0.0 < self.learning_rate < 1.0:
+            raise UsageError(f"--learning-rate must lie between 0 and 1, not {self.learning_rate}")
+        _check_holdout(self.holdout, self.false_reject_rate)
+        _check_seed(self.seed)
+        _check_sizes(self.image_size, self.center_crop)
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as they are stored with the detector; of files only their names."""
+        values = asdict(self)
+        for name in ("teacher_weights", "imagenette_dir"):
+            values[name] = None if values[name] is None else values[name].name
+        return values
+
+
+def _check_holdout(holdout: float, false_reject_rate: float) -> None:
+    if not 0.0 < holdout < 1.0:
+        raise UsageError(f"--holdout must lie between 0 and 1, not {holdout}")
+    if not 0.0 < false_reject_rate < 1.0:
+        raise UsageError(f"--false-reject-rate must lie between 0 and 1, not {false_reject_rate}")
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UsageError(f"--seed must be 0 or more, not {seed}")
+
+
+def _check_sizes(image_size: tuple[int, int], center_crop: tuple[int, int] | None) -> None:
+    for option, size in (("image-size", image_size), ("center-crop", center_crop)):
+        if size is not None and max(size) > MAX_SIDE:
+            raise UsageError(f"--{option} must be at most {MAX_SIDE} a side, not {max(size)}")

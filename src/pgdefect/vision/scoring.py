@@ -1,26 +1,21 @@
-"""From patch distances to scores: image score, threshold, normalized score. Pure NumPy."""
+"""From patch distances to scores: image score, normalized score. Pure NumPy."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgdefect.distance import COSINE, Metric
-from pgdefect.errors import UsageError
-from pgdefect.types import Float32, Int32, Threshold
+from pgdefect.types import Float32, Int32
 
 __all__ = [
-    "DEFAULT_FALSE_REJECT_RATE",
     "nearest_vectors",
     "normalized_score",
     "reweighted",
     "row_distances",
-    "threshold_for_false_rejects",
 ]
 
-DEFAULT_FALSE_REJECT_RATE = 0.05
 _QUERY_BLOCK, _BANK_BLOCK = 256, 1024
 
 
@@ -81,41 +76,15 @@ def reweighted(score: float, support_distances: Float32, metric: Metric) -> floa
     return float(score * (1.0 - weights[0] / weights.sum()))
 
 
-def threshold_for_false_rejects(
-    normal_scores: NDArray[np.floating], rate: float = DEFAULT_FALSE_REJECT_RATE
-) -> Threshold:
-    """The threshold that rejects at most a fraction `rate` of normal images.
-
-    From raw scores `(n,)` of held-out normal images: the ⌈(n + 1)(1 - rate)⌉-th smallest,
-    which a new normal image exceeds with probability at most `rate` (split conformal
-    prediction; Vovk et al.). Where n is too small for that promise the largest score is
-    taken and the rule says ``guaranteed: false``.
-    """
-    if not 0.0 < rate < 1.0:
-        raise UsageError(f"the false-reject rate must lie between 0 and 1, not {rate}")
-    scores = np.sort(np.asarray(normal_scores, dtype=np.float64))
-    if len(scores) == 0:
-        raise UsageError("a threshold needs the scores of held-out normal images; there are none")
-    order = math.ceil((len(scores) + 1) * (1.0 - rate))
-    value = float(scores[min(order, len(scores)) - 1])
-    center = float(np.median(scores))
-    # Equal scores leave no unit to measure in; the next larger one keeps 0.5 at the threshold.
-    value = max(value, center + max(1e-6 * abs(center), 1e-9))
-    rule = {
-        "rule": "false_reject_rate",
-        "rate": rate,
-        "held_out_images": len(scores),
-        "guaranteed": order <= len(scores),
-    }
-    return Threshold(value, center, rule)
-
-
 def normalized_score(raw: float, threshold: float, center: float) -> float:
     """Raw score on a scale shared by all detectors: 0.25 at the center, 0.5 at the threshold.
 
-    With u = (raw - threshold) / (threshold - center) it is (1 + u / (1 + |u|)) / 2: strictly
-    increasing between 0 and 1, and never quite reaching 1, so ranking is kept.
+    With the unit threshold - center and the excess e over the threshold in such units it is
+    1 - 1 / (2 + 2e) above and 1 / (2 - 2e) below: rising everywhere, in floating point too, and
+    never reaching 1. Scores as single precision tells them apart keep their ranking up to
+    a million units. The database has the same in ``pgdefect.normalized_score``.
     """
+    unit = threshold - center
     excess = raw - threshold
-    score = 0.5 * (1.0 + excess / (threshold - center + abs(excess)))
-    return min(score, math.nextafter(1.0, 0.0))
+    tail = 0.5 * unit / (unit + abs(excess))
+    return tail if excess < 0.0 else min(1.0 - tail, math.nextafter(1.0, 0.0))

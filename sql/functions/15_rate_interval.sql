@@ -1,0 +1,22 @@
+-- How sure one can be of a rate: the exact 95 % interval (Clopper and Pearson) behind a count
+-- out of a total; NULL where the total is 0.
+CREATE OR REPLACE FUNCTION defect.rate_interval(count bigint, total bigint)
+RETURNS double precision[]
+LANGUAGE sql
+IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog
+AS $$
+    SELECT CASE WHEN total > 0 THEN ARRAY[
+        CASE WHEN count > 0 THEN
+            pgdefect.beta_quantile((1 - 0.95::double precision) / 2,
+                                   count::integer, (total - count + 1)::integer)
+        ELSE 0 END,
+        CASE WHEN count < total THEN
+            pgdefect.beta_quantile((1 + 0.95::double precision) / 2,
+                                   (count + 1)::integer, (total - count)::integer)
+        ELSE 1 END
+    ] END
+$$;
+
+COMMENT ON FUNCTION defect.rate_interval IS
+'The exact 95 % interval of the rate behind a count out of a total, as {low,high}. Example: SELECT defect.rate_interval(count(*) FILTER (WHERE verdict = ''anomalous''), count(*)) FROM defect.images WHERE label = ''normal'' AND verdict IS NOT NULL;';

@@ -1,0 +1,34 @@
+-- What a threshold would do to the images of known label that a detector has inspected.
+--
+-- False rejects are normal images above it, escapes anomalous images that are not. Rates are
+-- NULL without images; the intervals are the exact 95 % ones. Images of one split (test),
+-- without those the detector has learned from, their copies and other images of their groups.
+CREATE OR REPLACE FUNCTION defect.what_if(
+    bank bigint, threshold double precision, split text DEFAULT 'test'
+) RETURNS TABLE (
+    normal_images bigint, false_rejects bigint, false_reject_rate double precision,
+    false_reject_interval double precision[],
+    anomalous_images bigint, escapes bigint, escape_rate double precision,
+    escape_interval double precision[]
+)
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog
+AS $$
+    SELECT n.normal, n.false_rejects, n.false_rejects::double precision / nullif(n.normal, 0),
+           defect.rate_interval(n.false_rejects, n.normal),
+           n.anomalous, n.escapes, n.escapes::double precision / nullif(n.anomalous, 0),
+           defect.rate_interval(n.escapes, n.anomalous)
+    FROM (
+        SELECT count(*) FILTER (WHERE s.label = 'normal') AS normal,
+               count(*) FILTER (WHERE s.label = 'normal'
+                                  AND s.raw_score > what_if.threshold) AS false_rejects,
+               count(*) FILTER (WHERE s.label = 'anomalous') AS anomalous,
+               count(*) FILTER (WHERE s.label = 'anomalous'
+                                  AND s.raw_score <= what_if.threshold) AS escapes
+        FROM pgdefect.labelled_scores(bank, split) s
+    ) n
+$$;
+
+COMMENT ON FUNCTION defect.what_if IS
+'False rejects and escapes among the labelled images a detector has inspected, were this the threshold; with rates and 95 % intervals. Example: SELECT t, w.* FROM generate_series(0.05, 0.2, 0.01) t, defect.what_if(bank => 1, threshold => t) w;';

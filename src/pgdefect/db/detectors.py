@@ -1,0 +1,176 @@
+"""Detectors of any kind: adding one, finding the active one, its figures.
+
+What a kind needs beside its row is stored elsewhere: `pgdefect.db.banks` for PatchCore,
+`pgdefect.db.networks` for EfficientAD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy.orm import Session, undefer
+
+from pgdefect import errors
+from pgdefect.db.engine import Database
+from pgdefect.db.models import Category
+from pgdefect.db.models import Detector as DetectorRow
+from pgdefect.db.models import MemoryBank as MemoryBankRow
+from pgdefect.distance import Precision, metric_named
+from pgdefect.types import (
+    BankInfo,
+    Detector,
+    DetectorKind,
+    EmbeddingTransform,
+    Float32,
+    Threshold,
+)
+
+
+def add_detector(
+    connection: Connection,
+    *,
+    category_id: int,
+    extractor_id: int,
+    kind: DetectorKind,
+    threshold: Threshold,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    library_versions: Mapping[str, str],
+) -> int:
+    """Insert a detector as its category's next version and active one of its kind.
+
+    The category's row stays locked for the transaction: nobody may train, delete or retire
+    it in between.
+    """
+    connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+    connection.execute(select(Category.id).where(Category.id == category_id).with_for_update())
+    same = (DetectorRow.category_id == category_id, DetectorRow.kind == kind)
+    newest = connection.scalar(select(func.max(DetectorRow.version)).where(*same))
+    connection.execute(update(DetectorRow).where(*same, DetectorRow.active).values(active=False))
+    return connection.execute(
+        insert(DetectorRow)
+        .values(
+            category_id=category_id,
+            extractor_id=extractor_id,
+            kind=kind,
+            version=1 + (newest or 0),
+            state="ready",
+            active=True,
+            threshold=threshold.value,
+            threshold_rule=dict(threshold.rule),
+            score_center=threshold.center,
+            settings=dict(settings),
+            metrics=dict(metrics),
+            library_versions=dict(library_versions),
+        )
+        .returning(DetectorRow.id)
+    ).scalar_one()
+
+
+def lock_images(connection: Connection, image_ids: Iterable[int]) -> None:
+    """Keep images from being deleted for the transaction. Raises Conflict if one is gone."""
+    ids = sorted(image_ids)
+    found = connection.execute(
+        text("SELECT id FROM pgdefect.image WHERE id = ANY(:ids) ORDER BY id FOR KEY SHARE"),
+        {"ids": ids},
+    ).all()
+    if len(found) != len(ids):
+        raise errors.Conflict(
+            f"{len(ids) - len(found)} of the training images were deleted during training; "
+            "train again"
+        )
+
+
+def active_detector(
+    database: Database, category: str, kind: DetectorKind | None = None
+) -> Detector:
+    """The category's active detector of a kind; without one, PatchCore's where both are active.
+
+    Raises:
+        UnknownCategory: no such category; the message lists those there are.
+        NoActiveDetector: it has not been trained, or was retired.
+    """
+    with database.session() as session:
+        found = session.scalar(select(Category).where(Category.name == category))
+        if found is None:
+            known = session.scalars(select(Category.name).order_by(Category.name)).all()
+            raise unknown_category(category, known)
+        active = {
+            row.kind: row
+            for row in session.scalars(
+                select(DetectorRow).where(DetectorRow.category_id == found.id, DetectorRow.active)
+            )
+        }
+        row = active.get(kind) if kind else active.get("patchcore") or active.get("efficient_ad")
+        if row is None:
+            of_kind = f" of the kind {kind}" if kind else ""
+            option = " --model efficient_ad" if kind == "efficient_ad" else ""
+            raise errors.NoActiveDetector(
+                f"category {category!r} has no active detector{of_kind}. Train one with: "
+                f"pgdefect train {category}{option}"
+            )
+        return Detector(
+            id=row.id,
+            category_id=found.id,
+            category=found.name,
+            extractor_id=row.extractor_id,
+            kind=cast(DetectorKind, row.kind),
+            version=row.version,
+            active=row.active,
+            threshold=row.threshold,
+            score_center=row.score_center,
+            bank_info=_bank_info(session, row.id) if row.kind == "patchcore" else None,
+        )
+
+
+def store_metrics(database: Database, detector_id: int, metrics: Mapping[str, Any]) -> None:
+    """Add measured figures to a detector's."""
+    with database.begin() as connection:
+        connection.execute(
+            update(DetectorRow)
+            .where(DetectorRow.id == detector_id)
+            .values(metrics=DetectorRow.metrics.concat(dict(metrics)))
+        )
+
+
+def unknown_category(name: str, known: Any) -> errors.UnknownCategory:
+    """The error for a name that is none of `known`."""
+    listing = f"known: {', '.join(known)}" if known else "there is none yet"
+    return errors.UnknownCategory(
+        f"no category {name!r}; {listing}. Add one with: pgdefect ingest PATH --category NAME"
+    )
+
+
+def _bank_info(session: Session, bank_id: int) -> BankInfo:
+    row = session.get_one(
+        MemoryBankRow,
+        bank_id,
+        options=[
+            undefer(MemoryBankRow.transform_mean),
+            undefer(MemoryBankRow.transform_components),
+        ],
+    )
+
+    def array(values: Any) -> Float32 | None:
+        return None if values is None else np.asarray(values, dtype=np.float32)
+
+    return BankInfo(
+        id=row.id,
+        num_vectors=row.num_vectors,
+        embedding_dim=row.embedding_dim,
+        metric=metric_named(row.metric),
+        precision=cast(Precision, row.precision),
+        transform=EmbeddingTransform(
+            row.transform,  # type: ignore[arg-type]
+            array(row.transform_mean),
+            array(row.transform_components),
+            row.transform_constant,
+        ),
+        coreset_ratio=row.coreset_ratio,
+        num_neighbors=row.num_neighbors,
+        ef_search=row.ef_search,
+        ef_search_fast=row.ef_search_fast,
+    )

@@ -1,0 +1,212 @@
+"""Choose a detector's threshold by a rule, see what it costs, put it in force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from pgdefect import thresholds
+from pgdefect.db import thresholds as stored
+from pgdefect.db.catalog import category_id
+from pgdefect.db.engine import Database
+from pgdefect.db.thresholds import LabelledScores, ThresholdRecord
+from pgdefect.errors import UsageError
+from pgdefect.types import Threshold
+
+Rule = Literal["false_reject_rate", "f1_max", "zero_escapes", "max_escape_rate", "given"]
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+class ThresholdReport:
+    """A detector's threshold, and what it does to the labelled images it has inspected.
+
+    before is None where nothing was to be changed; rejudged counts the inspections made
+    (with dry_run: none) under the threshold now in force; stale those that still lie under
+    another one. history begins with the threshold in force.
+    """
+
+    category: str
+    detector_id: int
+    threshold: float
+    score_center: float
+    rule: dict[str, Any]
+    split: str
+    outcome: dict[str, Any]
+    before: float | None
+    outcome_before: dict[str, Any] | None
+    dry_run: bool
+    rejudged: int
+    stale: int
+    history: tuple[ThresholdRecord, ...]
+
+
+def show_threshold(
+    database: Database,
+    category: str,
+    *,
+    detector_id: int | None = None,
+    split: str = "test",
+    simulated: bool = False,
+    rejudge: bool = False,
+) -> ThresholdReport:
+    """The threshold in force. With `rejudge`, stored scores are first judged by it again.
+
+    Raises:
+        UnknownCategory; NotFound: no active detector, or not the category's.
+    """
+    with database.begin() as connection:
+        detector_id = _detector(connection, category, detector_id)
+        made = stored.rejudge(connection, detector_id) if rejudge else 0
+        scores, source = _labelled(connection, detector_id, split, simulated)
+        history = stored.threshold_history(connection, detector_id)
+        now = history[0]
+        return ThresholdReport(
+            category,
+            detector_id,
+            now.threshold,
+            now.score_center,
+            now.rule,
+            source,
+            _outcome(now.threshold, scores),
+            None,
+            None,
+            False,
+            made,
+            stored.stale_inspections(connection, detector_id),
+            tuple(history),
+        )
+
+
+def change_threshold(
+    database: Database,
+    category: str,
+    rule: Rule,
+    value: float | None = None,
+    *,
+    detector_id: int | None = None,
+    split: str = "test",
+    simulated: bool = False,
+    dry_run: bool = False,
+    rejudge: bool = True,
+) -> ThresholdReport:
+    """Choose a threshold by `rule` and put it in force, in one transaction; nothing is trained.
+
+    `value` is the rate of false_reject_rate and max_escape_rate and the number of given; the
+    other rules have none. false_reject_rate looks at the normal images held out in training,
+    the others at the stored scores of labelled images of `split` that the detector has not
+    learned from; with `simulated` at simulated defects instead of real ones (and, where the
+    split has no normal image, at the held-out ones). Inspections keep the threshold they were
+    judged by; with `rejudge` each image gets one more, under the new threshold.
+
+    Raises:
+        UnknownCategory; NotFound: no active detector, or not the category's;
+        UsageError: a value that is none, or no scores that the rule can be applied to.
+    """
+    with database.begin() as connection:
+        detector_id = _detector(connection, category, detector_id)
+        scores, source = _labelled(connection, detector_id, split, simulated)
+        chosen = _choose(connection, category, detector_id, rule, value, scores, source)
+        before = stored.threshold_history(connection, detector_id)[0].threshold
+        made = 0
+        if not dry_run:
+            before = stored.set_threshold(
+                connection, category, chosen.value, chosen.rule, detector_id
+            )
+            if rejudge:
+                made = stored.rejudge(connection, detector_id)
+        return ThresholdReport(
+            category,
+            detector_id,
+            chosen.value,
+            stored.score_center(connection, detector_id, chosen.value),
+            dict(chosen.rule),
+            source,
+            _outcome(chosen.value, scores),
+            before,
+            _outcome(before, scores),
+            dry_run,
+            made,
+            stored.stale_inspections(connection, detector_id),
+            tuple(stored.threshold_history(connection, detector_id)),
+        )
+
+
+def _detector(connection: Connection, category: str, detector_id: int | None) -> int:
+    category_id(connection, category)  # its error lists the categories there are
+    return stored.find_detector(connection, category, detector_id)
+
+
+def _labelled(
+    connection: Connection, detector_id: int, split: str, simulated: bool
+) -> tuple[LabelledScores, str]:
+    """Scores of the labelled images to judge by, and in words which they are."""
+    if split == SIMULATED:
+        raise UsageError("simulated defects are looked at with --simulated, beside a real --split")
+    scores = stored.labelled_scores(connection, detector_id, split)
+    if not simulated:
+        return scores, split
+    defects = stored.labelled_scores(connection, detector_id, SIMULATED).anomalous
+    if len(scores.normal):
+        return LabelledScores(scores.normal, defects), f"{split} and {SIMULATED}"
+    held_out = stored.holdout_scores(connection, detector_id)
+    return LabelledScores(held_out, defects), f"held out and {SIMULATED}"
+
+
+def _choose(
+    connection: Connection,
+    category: str,
+    detector_id: int,
+    rule: Rule,
+    value: float | None,
+    scores: LabelledScores,
+    source: str,
+) -> Threshold:
+    if (value is None) != (rule in ("f1_max", "zero_escapes")):
+        raise UsageError(f"the rule {rule} takes {'a' if value is None else 'no'} value")
+    if rule == "false_reject_rate":
+        assert value is not None
+        held_out = stored.holdout_scores(connection, detector_id)
+        if len(held_out) == 0:
+            raise UsageError(
+                f"detector {detector_id} of {category!r} has no scores of held-out normal images: "
+                "it was trained before they were kept, or imported with a threshold of its own. "
+                f"Train it again with: pgdefect train {category}; or choose by another rule"
+            )
+        return thresholds.false_reject_rate(held_out, value)
+    if rule == "given":
+        assert value is not None
+        chosen = thresholds.given(value, scores.normal, scores.anomalous)
+    else:
+        _require(category, scores, source)
+        match rule:
+            case "f1_max":
+                chosen = thresholds.f1_max(scores.normal, scores.anomalous)
+            case "zero_escapes":
+                chosen = thresholds.zero_escapes(scores.normal, scores.anomalous)
+            case "max_escape_rate":
+                assert value is not None
+                chosen = thresholds.max_escape_rate(scores.normal, scores.anomalous, value)
+    return Threshold(chosen.value, chosen.center, {**chosen.rule, "images": source})
+
+
+def _require(category: str, scores: LabelledScores, source: str) -> None:
+    """Raises UsageError, with what to do, unless both labels have scores."""
+    for label, found in (("anomalous", scores.anomalous), ("normal", scores.normal)):
+        if len(found):
+            continue
+        split, remedy = source, f"pgdefect inspect --category {category} --split {source}"
+        if label == "anomalous" and SIMULATED in source:
+            split, remedy = SIMULATED, f"pgdefect simulate {category}"
+        raise UsageError(
+            f"this rule needs scores of {label} images, and the detector has inspected no "
+            f"{label} image among the {split} images of {category!r} (those it has learned from "
+            f"do not count). Inspect some with: {remedy}; a threshold from normal images alone is "
+            "set with --false-reject-rate"
+        )
+
+
+def _outcome(threshold: float, scores: LabelledScores) -> dict[str, Any]:
+    return thresholds.outcome(threshold, scores.normal, scores.anomalous).recorded()

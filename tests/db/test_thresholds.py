@@ -1,0 +1,516 @@
+"""Thresholds in the database: SQL says what Python says, and the history tells who and when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rows import add_extractor, add_images, memory_bank, store, unit_vectors
+from sqlalchemy import text
+
+from pgdefect import thresholds
+from pgdefect.db import thresholds as stored
+from pgdefect.db.engine import Database
+from pgdefect.errors import NotFound, UnknownCategory, UsageError
+from pgdefect.pipeline.threshold import change_threshold, show_threshold
+from pgdefect.vision.scoring import normalized_score
+
+DIM = 8
+HELD_OUT = [0.11, 0.35, 0.20, 0.32, 0.14, 0.28, 0.17, 0.23, 0.31, 0.26]
+one_database = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+class Line:
+    """A category `parts`: ten training images in the bank, ten held out, one detector."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        images = add_images(database, "parts", 20)
+        self.learned, self.held_out = images[:10], images[10:]
+        self.extractor_id = add_extractor(database, DIM)
+        self.detector = self.train()
+
+    def train(self, scores: Sequence[float] = HELD_OUT) -> int:
+        bank = memory_bank(unit_vectors(1, 40, DIM), self.learned)
+        held_out = dict(zip(self.held_out, scores, strict=False))
+        return store(self.database, "parts", self.extractor_id, bank, holdout_scores=held_out)
+
+    def value(self, query: str, *parameters: Any) -> Any:
+        with psycopg.connect(self.database.url) as connection:
+            row = connection.execute(query, parameters).fetchone()
+        return None if row is None else row[0] if len(row) == 1 else row
+
+    def rows(self, query: str, *parameters: Any) -> list[Any]:
+        with psycopg.connect(self.database.url) as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def inspected(self, name: str, scores: Sequence[float], **fields: Any) -> list[int]:
+        """Images under the folder `name`, with the raw scores that the detector gave them."""
+        fields = {"split": "test", "label": name, "path": lambda n: f"{name}/{n}.png"} | fields
+        fields["sha256"] = lambda n: sha256(f"{name} {n}".encode()).hexdigest()
+        ids = add_images(self.database, "parts", len(scores), **fields)
+        for image, score in zip(ids, scores, strict=True):
+            self.inspect(image, score)
+        return ids
+
+    def inspect(self, image: int, score: float, detector: int | None = None) -> None:
+        with psycopg.connect(self.database.url) as connection:
+            connection.execute(
+                "INSERT INTO pgdefect.inspection (image_id, detector_id, raw_score, "
+                "normalized_score, threshold, worst_row, worst_col, anomaly_map, search) "
+                "SELECT %s, id, %s, pgdefect.normalized_score(%s, threshold, score_center), "
+                "threshold, 0, 0, '{{0.5}}', 'hnsw' FROM pgdefect.detector WHERE id = %s",
+                [image, score, score, detector or self.detector],
+            )
+
+
+@pytest.fixture
+def line(database: Database) -> Line:
+    return Line(database)
+
+
+# -- SQL says what Python says -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.5, 0.42, 0.2, 0.1, 0.05, 0.001])
+@pytest.mark.parametrize(
+    "scores", [HELD_OUT, HELD_OUT[:7], [0.2], [0.2] * 5, [0.0, 0.0]], ids=lambda s: str(len(s))
+)
+def test_threshold_for_is_the_rule_of_python(line: Line, scores: list[float], rate: float) -> None:
+    detector = line.train(scores)
+    expected = thresholds.false_reject_rate(scores, rate)
+    value, center, rule = line.value("SELECT * FROM defect.threshold_for(%s, %s)", detector, rate)
+    assert (value, center) == (expected.value, expected.center)
+    assert rule.pop("false_reject_interval") == pytest.approx(
+        expected.rule["false_reject_interval"], abs=1e-9
+    )
+    assert rule == {k: v for k, v in expected.rule.items() if k != "false_reject_interval"}
+    with line.database.connect() as connection:
+        assert stored.score_center(connection, detector, value) == center
+
+
+def test_threshold_for_refuses_what_python_refuses(line: Line) -> None:
+    for rate in (0, 1, -1, "NaN", None):
+        with pytest.raises(psycopg.Error, match="between 0 and 1") as caught:
+            line.value("SELECT defect.threshold_for(%s, %s)", line.detector, rate)
+        assert caught.value.sqlstate == "PD400"
+    with pytest.raises(psycopg.Error, match="no detector 999") as caught:
+        line.value("SELECT defect.threshold_for(999, 0.05)")
+    assert caught.value.sqlstate == "PD404"
+    bare = line.train([])
+    with pytest.raises(psycopg.Error, match="no scores of held-out") as caught:
+        line.value("SELECT defect.threshold_for(%s, 0.05)", bare)
+    assert "Train" in str(caught.value.diag.message_hint)
+
+
+@one_database
+@given(
+    raw=st.floats(-1e9, 1e9),
+    threshold=st.floats(-1e6, 1e6),
+    unit=st.floats(1e-6, 1e6),
+)
+def test_normalized_score_is_python_s_to_the_last_bit(
+    line: Line, raw: float, threshold: float, unit: float
+) -> None:
+    center = threshold - unit
+    with line.database.connect() as connection:
+        found = connection.scalar(
+            text("SELECT pgdefect.normalized_score(:raw, :threshold, :center)"),
+            {"raw": raw, "threshold": threshold, "center": center},
+        )
+    assert found == normalized_score(raw, threshold, center)
+
+
+@one_database
+@given(threshold=st.floats(-10, 10))
+def test_score_center_is_python_s(line: Line, threshold: float) -> None:
+    with line.database.connect() as connection:
+        found = stored.score_center(connection, line.detector, threshold)
+    assert found == thresholds.center_below(threshold, float(np.median(HELD_OUT)))
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 5), (5, 5), (1, 7), (33, 4096), (4000, 4096)])
+def test_rate_interval_is_python_s(line: Line, count: int, total: int) -> None:
+    found = line.value("SELECT defect.rate_interval(%s, %s)", count, total)
+    assert found == pytest.approx(thresholds.rate_interval(count, total), abs=1e-9)
+    assert line.value("SELECT defect.rate_interval(0, 0)") is None
+
+
+def test_what_if_counts_what_python_counts(line: Line) -> None:
+    normal, anomalous = [0.1, 0.2, 0.3, 0.5], [0.2, 0.4, 0.6]
+    line.inspected("normal", normal)
+    line.inspected("anomalous", anomalous)
+    for threshold in (0.0, 0.2, 0.35, 0.5, 9.0):
+        row = line.value("SELECT * FROM defect.what_if(%s, %s)", line.detector, threshold)
+        expected = thresholds.outcome(threshold, normal, anomalous).recorded()
+        assert list(row)[:3] == [4, expected["false_rejects"], expected["false_reject_rate"]]
+        assert row[3] == pytest.approx(expected["false_reject_interval"], abs=1e-9)
+        assert list(row)[4:7] == [3, expected["escapes"], expected["escape_rate"]]
+        assert row[7] == pytest.approx(expected["escape_interval"], abs=1e-9)
+    empty = line.value("SELECT * FROM defect.what_if(%s, 0.5, 'production')", line.detector)
+    assert empty == (0, 0, None, None, 0, 0, None, None)
+
+
+# -- which images count --------------------------------------------------------------------
+
+
+def test_only_labelled_images_count_that_the_detector_has_not_learned_from(line: Line) -> None:
+    kept = line.inspected("normal", [0.1, 0.2])
+    line.inspected("unlabelled", [0.9], label=None)
+    line.inspected("production", [0.9], label="normal", split="production")
+    retired = line.inspected("retired", [0.9], label="normal")
+    line.inspected("of a learned part", [0.9], label="normal", group_name="A")
+    line.inspected("copy", [0.9], label="normal")
+    held = line.inspected("of a held-out part", [0.3], label="normal", group_name="B")
+    with line.database.begin() as connection:
+        for statement, values in (
+            ("UPDATE pgdefect.image SET retired_at = now() WHERE id = :i", {"i": retired[0]}),
+            ("UPDATE pgdefect.image SET group_name = 'A' WHERE id = :i", {"i": line.learned[3]}),
+            ("UPDATE pgdefect.image SET group_name = 'B' WHERE id = :i", {"i": line.held_out[3]}),
+            (
+                "UPDATE pgdefect.image SET sha256 = (SELECT sha256 FROM pgdefect.image "
+                "WHERE id = :i) WHERE path LIKE 'copy/%'",
+                {"i": line.learned[5]},
+            ),
+        ):
+            connection.execute(text(statement), values)
+        # Learned images themselves, too, whatever split is asked for.
+        assert len(stored.labelled_scores(connection, line.detector, "train").normal) == 0
+    for image, score in ((line.learned[0], 0.0), (line.held_out[0], 0.4)):
+        line.inspect(image, score)
+    rows = line.rows("SELECT image_id FROM pgdefect.labelled_scores(%s)", line.detector)
+    assert [row[0] for row in rows] == [*kept, *held]
+    with line.database.connect() as connection:
+        assert stored.labelled_scores(connection, line.detector, "train").normal.tolist() == [0.4]
+        assert stored.labelled_scores(connection, line.detector, "production").normal.size == 1
+
+
+def test_the_newest_score_counts_once(line: Line) -> None:
+    [image] = line.inspected("normal", [0.1])
+    line.value("SELECT defect.set_threshold('parts', 0.6)")
+    line.inspect(image, 0.2)
+    with line.database.connect() as connection:
+        assert stored.labelled_scores(connection, line.detector, "test").normal.tolist() == [0.2]
+
+
+# -- setting -------------------------------------------------------------------------------
+
+
+def test_training_begins_the_history_and_keeps_the_scores(line: Line) -> None:
+    assert line.rows(
+        "SELECT detector_id, threshold, score_center, rule_name, until, in_force "
+        "FROM defect.thresholds"
+    ) == [(line.detector, 0.5, 0.1, "none", None, True)]
+    with line.database.connect() as connection:
+        assert stored.holdout_scores(connection, line.detector).tolist() == HELD_OUT
+
+
+def test_set_threshold_writes_detector_and_history(line: Line) -> None:
+    rule = '{"rule": "given", "why": "agreed"}'
+    row = line.rows("SELECT * FROM defect.set_threshold('parts', 0.4, %s)", rule)[0]
+    median = float(np.median(HELD_OUT))
+    assert row[1:5] == (line.detector, 0.5, 0.4, median)
+    assert line.value(
+        "SELECT threshold, threshold_rule->>'why', score_center FROM pgdefect.detector"
+    ) == (0.4, "agreed", median)
+    line.value("SELECT defect.set_threshold('parts', 0.1)")
+    history = line.rows(
+        "SELECT threshold, score_center, rule_name, in_force, set_by = current_user, since, until "
+        "FROM defect.thresholds ORDER BY threshold_id"
+    )
+    assert [r[:5] for r in history] == [
+        (0.5, 0.1, "none", False, True),
+        (0.4, median, "given", False, True),
+        (0.1, 0.05, "given", True, True),  # below the median: half of itself
+    ]
+    assert [r[6] for r in history] == [history[1][5], history[2][5], None]
+    # Back above it the scale is what it was.
+    line.value("SELECT defect.set_threshold('parts', 0.4)")
+    assert line.value("SELECT score_center FROM pgdefect.detector") == median
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state", "message"),
+    [
+        ("'parts', NULL", "PD400", "finite number, not NULL"),
+        ("'parts', 'NaN'", "PD400", "finite number, not NaN"),
+        ("'parts', '-Infinity'", "PD400", "finite number, not -Infinity"),
+        ("'parts', 0.3, '[]'", "PD400", r"JSON object, not \[\]"),
+        ("'parts', 0.3, NULL", "PD400", "JSON object, not NULL"),
+        ("'nuts', 0.3", "PD404", "no category 'nuts'"),
+        ("NULL, 0.3", "PD404", "no category NULL"),
+        ("'parts', 0.3, detector => 99", "PD404", "'parts' has no detector 99"),
+        ("'bare', 0.3", "PD404", "'bare' has no active detector"),
+    ],
+)
+def test_set_threshold_refuses(line: Line, arguments: str, state: str, message: str) -> None:
+    add_images(line.database, "bare", 1)
+    with pytest.raises(psycopg.Error, match=message) as caught:
+        line.value(f"SELECT defect.set_threshold({arguments})")
+    assert caught.value.sqlstate == state
+    assert caught.value.diag.message_hint
+    assert line.value("SELECT count(*) FROM defect.thresholds") == 1
+
+
+def test_another_detector_is_changed_by_its_number(line: Line) -> None:
+    second = line.train()
+    line.value("SELECT defect.set_threshold('parts', 0.3, detector => %s)", line.detector)
+    assert line.rows("SELECT id, threshold FROM pgdefect.detector ORDER BY id") == [
+        (line.detector, 0.3),
+        (second, 0.5),
+    ]
+
+
+def test_two_sessions_take_turns(line: Line) -> None:
+    """The later one waits for the first, is told what that one set, and stays in force."""
+    second: list[Any] = []
+    with psycopg.connect(line.database.url) as first:
+        # A transaction's now() would date the waiting session's row before this one's.
+        thread = threading.Thread(
+            target=lambda: second.append(
+                line.value("SELECT threshold_before FROM defect.set_threshold('parts', 0.3)")
+            )
+        )
+        first.execute("SELECT defect.set_threshold('parts', 0.4)")
+        thread.start()
+        for _ in range(500):
+            waiting = line.value(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND datname = current_database()"
+            )
+            if waiting:
+                break
+            threading.Event().wait(0.01)
+        assert waiting == 1
+        assert line.value("SELECT threshold FROM pgdefect.detector") == 0.5
+    thread.join(30)
+    assert second == [0.4]
+    rows = line.rows("SELECT threshold, in_force, since, until FROM defect.thresholds ORDER BY 3")
+    assert [(r[0], r[1]) for r in rows] == [(0.5, False), (0.4, False), (0.3, True)]
+    assert all(r[3] is None or r[2] < r[3] for r in rows)
+
+
+def test_setting_a_threshold_does_not_wait_for_inspections(line: Line) -> None:
+    [image] = line.inspected("normal", [0.1])
+    with psycopg.connect(line.database.url) as connection:
+        connection.execute(
+            "INSERT INTO pgdefect.inspection (image_id, detector_id, raw_score, normalized_score, "
+            "threshold, worst_row, worst_col, anomaly_map, search) "
+            "VALUES (%s, %s, 0.1, 0.2, 0.7, 0, 0, '{{0.5}}', 'hnsw')",
+            [image, line.detector],
+        )
+        with psycopg.connect(line.database.url) as other:
+            other.execute("SET lock_timeout = '5s'")
+            other.execute("SELECT defect.set_threshold('parts', 0.4)")
+
+
+def test_the_center_lies_below_the_threshold_always(line: Line) -> None:
+    for table in ("detector", "detector_threshold"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            line.value(f"UPDATE pgdefect.{table} SET score_center = threshold RETURNING 1")
+    for threshold in (0.0, -3.0, 1e-12, 1e12, float(np.median(HELD_OUT))):
+        line.value("SELECT defect.set_threshold('parts', %s)", threshold)
+
+
+def test_a_detector_without_held_out_scores_keeps_the_center_it_was_trained_with(
+    line: Line,
+) -> None:
+    """Such as those of versions that did not store them."""
+    detector = line.train([])
+    for threshold, center in ((0.4, 0.1), (0.08, 0.04), (0.3, 0.1)):
+        assert (
+            line.value("SELECT score_center FROM defect.set_threshold('parts', %s)", threshold)
+            == center
+        )
+    assert (
+        line.value("SELECT count(*) FROM defect.thresholds WHERE detector_id = %s", detector) == 4
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rate_interval", "set_threshold", "threshold_for", "what_if", "rejudge", "thresholds"],
+)
+def test_the_example_in_the_comment_runs(line: Line, name: str) -> None:
+    comment = line.value(
+        "SELECT coalesce(obj_description(to_regclass('defect.' || %s), 'pg_class'), "
+        "(SELECT obj_description(oid, 'pg_proc') FROM pg_proc "
+        "WHERE pronamespace = 'defect'::regnamespace AND proname = %s))",
+        name,
+        name,
+    )
+    statement = comment.partition("Example: ")[2].replace("leather", "parts")
+    line.inspected("normal", [0.1])
+    assert line.rows(statement)
+
+
+# -- judging again -------------------------------------------------------------------------
+
+
+def verdicts(line: Line) -> list[Any]:
+    return line.rows(
+        "SELECT verdict, threshold, normalized_score FROM defect.images "
+        "WHERE split = 'test' ORDER BY image_id"
+    )
+
+
+def test_judging_again_makes_the_views_agree_and_keeps_what_was_said(line: Line) -> None:
+    line.inspected("normal", [0.2, 0.45])
+    line.inspected("anomalous", [0.6])
+    counts = "SELECT inspected_images, rejected_images FROM defect.categories"
+    assert line.value(counts) == (3, 1)
+    before = line.rows("SELECT * FROM pgdefect.inspection ORDER BY id")
+    line.value("SELECT defect.set_threshold('parts', 0.4)")
+    assert line.value(counts) == (0, 0)
+    assert [row[1] for row in verdicts(line)] == [0.5] * 3
+    assert line.value("SELECT defect.rejudge(%s)", line.detector) == 3
+    assert line.value(counts) == (3, 2)
+    center = float(np.median(HELD_OUT))
+    assert verdicts(line) == [
+        (label, 0.4, normalized_score(raw, 0.4, center))
+        for label, raw in (("normal", 0.2), ("anomalous", 0.45), ("anomalous", 0.6))
+    ]
+    assert line.rows("SELECT * FROM pgdefect.inspection ORDER BY id LIMIT 3") == before
+    assert line.value("SELECT defect.rejudge(%s)", line.detector) == 0
+    # Back again: the old inspections are in force again, none is made twice.
+    line.value("SELECT defect.set_threshold('parts', 0.5)")
+    assert line.value("SELECT defect.rejudge(%s)", line.detector) == 3
+    assert line.value(counts) == (3, 1)
+    assert [row[:2] for row in verdicts(line)] == [
+        ("normal", 0.5),
+        ("normal", 0.5),
+        ("anomalous", 0.5),
+    ]
+    assert line.value("SELECT count(*) FROM pgdefect.inspection") == 6
+
+
+def test_judging_an_older_detector_again_does_not_overrule_a_newer_look(line: Line) -> None:
+    [image] = line.inspected("normal", [0.2])
+    second = line.train()
+    line.inspect(image, 0.9, second)
+    line.value("SELECT defect.set_threshold('parts', 0.1, detector => %s)", line.detector)
+    assert line.value("SELECT defect.rejudge(%s)", line.detector) == 1
+    assert line.value(
+        "SELECT detector_id, raw_score FROM defect.images WHERE image_id = %s", image
+    ) == (second, 0.9)
+
+
+def test_rejudge_refuses_an_unknown_detector(line: Line) -> None:
+    with pytest.raises(psycopg.Error, match="no detector 99") as caught:
+        line.value("SELECT defect.rejudge(99)")
+    assert caught.value.sqlstate == "PD404"
+
+
+# -- the use case --------------------------------------------------------------------------
+
+
+def test_each_rule_is_applied_stored_and_judged_by(line: Line) -> None:
+    line.inspected("normal", [0.1, 0.2, 0.3, 0.45])
+    line.inspected("anomalous", [0.4, 0.6, 0.7])
+    expected = {
+        "f1_max": 0.35,
+        "zero_escapes": 0.35,
+        "max_escape_rate": 0.525,
+        "false_reject_rate": 0.35,
+        "given": 0.65,
+    }
+    values = {"max_escape_rate": 0.5, "false_reject_rate": 0.1, "given": 0.65}
+    for rule, threshold in expected.items():
+        dry = change_threshold(
+            line.database,
+            "parts",
+            rule,
+            values.get(rule),
+            dry_run=True,  # type: ignore[arg-type]
+        )
+        kept = show_threshold(line.database, "parts").threshold
+        report = change_threshold(
+            line.database,
+            "parts",
+            rule,
+            values.get(rule),  # type: ignore[arg-type]
+        )
+        assert report.threshold == dry.threshold == pytest.approx(threshold)
+        assert (report.score_center, report.outcome) == (dry.score_center, dry.outcome)
+        assert report.before == dry.before == kept
+        assert report.rule == line.value("SELECT threshold_rule FROM pgdefect.detector")
+        assert report.rule["rule"] == rule
+        assert report.stale == 0
+        assert line.value("SELECT inspected_images FROM defect.categories") == 7
+        shown = show_threshold(line.database, "parts")
+        assert (shown.threshold, shown.rule) == (report.threshold, report.rule)
+        counted = line.value(
+            "SELECT false_rejects, escapes FROM defect.what_if(%s, %s)",
+            line.detector,
+            report.threshold,
+        )
+        assert counted == (report.outcome["false_rejects"], report.outcome["escapes"])
+    assert len(shown.history) == 6
+
+
+def test_rules_that_cannot_be_applied_say_what_to_do(line: Line) -> None:
+    def refused(message: str, rule: Any, value: float | None = None, **options: Any) -> None:
+        with pytest.raises(UsageError, match=message):
+            change_threshold(line.database, "parts", rule, value, **options)
+
+    line.inspected("normal", [0.1, 0.2])
+    for rule, value in (("f1_max", None), ("zero_escapes", None), ("max_escape_rate", 0.1)):
+        refused(r"anomalous images.*pgdefect inspect --category parts --split test", rule, value)
+        refused("anomalous image.*pgdefect simulate parts", rule, value, simulated=True)
+    line.inspected("anomalous", [0.4], split="production")
+    refused(r"normal images.*--split production", "f1_max", split="production")
+    refused("--simulated", "f1_max", split="simulated")
+    for bad in (float("nan"), float("inf")):
+        refused("finite number", "given", bad)
+    with pytest.raises(UnknownCategory, match="known: parts"):
+        change_threshold(line.database, "nuts", "f1_max")
+    with pytest.raises(NotFound, match="no detector 99"):
+        show_threshold(line.database, "parts", detector_id=99)
+    line.train([])
+    refused("Train it again with: pgdefect train parts", "false_reject_rate", 0.05)
+    assert line.value("SELECT count(*) FROM defect.thresholds") == 2
+
+
+def test_simulated_defects_count_only_when_asked_for(line: Line) -> None:
+    line.inspected("normal", [0.1, 0.2])
+    line.inspected("anomalous", [0.6])
+    line.inspected("drawn", [0.3], label="anomalous", split="simulated", simulation={"kind": "x"})
+    assert change_threshold(line.database, "parts", "zero_escapes").threshold == pytest.approx(0.4)
+    report = change_threshold(line.database, "parts", "zero_escapes", simulated=True)
+    assert report.threshold == pytest.approx(0.25)
+    assert report.rule["images"] == report.split == "test and simulated"
+
+
+def test_simulated_defects_beside_held_out_images_alone(line: Line) -> None:
+    line.inspected("drawn", [0.3], label="anomalous", split="simulated", simulation={"kind": "x"})
+    report = change_threshold(line.database, "parts", "zero_escapes", simulated=True)
+    assert report.threshold == pytest.approx(0.29)
+    assert report.rule["images"] == "held out and simulated"
+    assert (report.rule["normal_images"], report.rule["false_rejects"]) == (10, 3)
+
+
+def test_defects_simulated_on_learned_images_do_not_count(line: Line) -> None:
+    line.inspected("normal", [0.1, 0.2])
+    drawn = {"label": "anomalous", "split": "simulated"}
+    for name, source in (("seen", line.learned[2]), ("held", line.held_out[2])):
+        line.inspected(name, [0.3], simulation={"source_image_id": source}, **drawn)
+    report = change_threshold(line.database, "parts", "zero_escapes", simulated=True)
+    assert report.rule["anomalous_images"] == 1
+
+
+def test_without_judging_again_the_images_left_are_counted(line: Line) -> None:
+    line.inspected("normal", [0.1, 0.2])
+    report = change_threshold(line.database, "parts", "given", 0.3, rejudge=False)
+    assert (report.rejudged, report.stale) == (0, 2)
+    assert show_threshold(line.database, "parts").stale == 2
+    again = show_threshold(line.database, "parts", rejudge=True)
+    assert (again.rejudged, again.stale) == (2, 0)
