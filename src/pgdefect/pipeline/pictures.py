@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.pipeline.search import SearchReport
+from pgdefect.pipeline.simulate import SimulationReport
 from pgdefect.types import Inspection
 from pgdefect.vision.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
 from pgdefect.vision.image import load_image, load_mask
 from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.render import save_png
+from pgdefect.vision.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
+from pgdefect.vision.simulation_sheet import SimulationTile, simulation_sheet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +39,8 @@ def writable_folder(folder: Path) -> None:
         )
 
 
-def _save(picture: Image, path: Path) -> Path:
+def save_picture(picture: Image, path: Path) -> Path:
+    """Write a PNG. Raises UsageError where that cannot be."""
     try:
         return save_png(picture, path)
     except OSError as error:
@@ -62,7 +66,7 @@ def save_map(inspection: Inspection, preprocessing: Preprocessing, path: Path) -
         verdict=inspection.verdict,
         worst_box=inspection.worst_box,
     )
-    return _save(panel, path)
+    return save_picture(panel, path)
 
 
 def save_maps(
@@ -73,17 +77,24 @@ def save_maps(
 ) -> list[Path]:
     """Write one picture per inspection, named after image and folder; returns the paths."""
     written: list[Path] = []
-    taken: set[str] = set()
-    for done, inspection in enumerate(inspections, start=1):
-        path = Path(inspection.path)
+    names = unique_names([inspection.path for inspection in inspections])
+    for done, (inspection, name) in enumerate(zip(inspections, names, strict=True), start=1):
+        written.append(save_map(inspection, preprocessing, folder / f"{name}.png"))
+        progress("maps", done, len(inspections))
+    return written
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """A file name without suffix for each image: its folder's and its own, numbered if taken."""
+    taken: dict[str, None] = {}
+    for text in paths:
+        path = Path(text)
         name = f"{path.parent.name}_{path.stem}" if path.parent.name else path.stem
         unique, number = name, 2
         while unique in taken:
             unique, number = f"{name}_{number}", number + 1
-        taken.add(unique)
-        written.append(save_map(inspection, preprocessing, folder / f"{unique}.png"))
-        progress("maps", done, len(inspections))
-    return written
+        taken[unique] = None
+    return list(taken)
 
 
 def save_sheet(report: SearchReport, preprocessing: Preprocessing, path: Path) -> Path:
@@ -118,8 +129,30 @@ def save_sheet(report: SearchReport, preprocessing: Preprocessing, path: Path) -
                 neighbor.image.path,
                 picture,
                 neighbor.image.label,
-                neighbor.image.defect_type,
+                neighbor.image.defect_shown,
                 neighbor.image.category,
             )
         )
-    return _save(contact_sheet(query, tiles), path)
+    return save_picture(contact_sheet(query, tiles), path)
+
+
+def save_simulation_sheet(report: SimulationReport, path: Path) -> Path:
+    """Write a sheet with the first simulated image of each kind, size and contrast."""
+
+    def tile(kind: Kind, size: Size, contrast: Contrast) -> SimulationTile | None:
+        for image in report.images:
+            if (image.kind, image.size, image.contrast) == (kind, size, contrast):
+                verdict = "anomalous" if image.detected else "normal"
+                picture, mask = load_image(image.path), load_mask(image.mask_path)
+                return SimulationTile(picture, mask, verdict, image.normalized_score)
+        return None
+
+    rows = [
+        (kind.replace("_", "-"), f"{contrast} ({levels:g} levels)", tiles)
+        for kind in report.kinds
+        for contrast, levels in CONTRASTS.items()
+        if any(tiles := [tile(kind, size, contrast) for size in SIZES])
+    ]
+    columns = [f"{size} ({100 * share:g} % of the area)" for size, share in SIZES.items()]
+    title = f"{report.category}: simulated defects, seed {report.seed}"
+    return save_picture(simulation_sheet(title, columns, rows), path)

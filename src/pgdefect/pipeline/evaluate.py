@@ -1,0 +1,513 @@
+"""Evaluate a category's active detector on labelled images."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgdefect.config import Settings
+from pgdefect.db.detectors import active_detector
+from pgdefect.db.engine import Database
+from pgdefect.db.evaluations import (
+    HEADLINES,
+    StoredScores,
+    images_learned,
+    store_evaluation,
+    stored_scores,
+)
+from pgdefect.db.extractors import load_extractor
+from pgdefect.db.queries import images_of, stored_images
+from pgdefect.errors import Conflict, DatasetError, ImageError, UsageError
+from pgdefect.evaluation import (
+    FPR_LIMIT,
+    ImagePixels,
+    PixelCounts,
+    average_precision,
+    f1_max,
+    group_numbers,
+    image_auroc,
+    image_replicates,
+    percentile_interval,
+    pixel_replicates,
+    score_edges,
+)
+from pgdefect.pipeline.inspect import inspect
+from pgdefect.pipeline.leaks import Leak, find_leaks
+from pgdefect.pipeline.patch_search import SearchKind
+from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.threads import one_blas_thread_each
+from pgdefect.types import Detector, DetectorKind, StoredImage
+from pgdefect.vision.image import load_mask
+from pgdefect.vision.preprocess import Preprocessing
+
+UNNAMED = "(unnamed)"
+"""The defect type of anomalous images that have none."""
+
+PIXEL_ERROR = 1e-3
+"""A larger bound on what counting in bins changes is told."""
+
+Interval = tuple[float, float]
+Replicates = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is evaluated, and how.
+
+    again: inspect also what this detector has judged before under its present threshold.
+    bootstrap: how many resamples make the intervals; 0 makes none.
+    """
+
+    split: str = "test"
+    kind: DetectorKind | None = None
+    search: SearchKind = "exact"
+    again: bool = False
+    drop_leaks: bool = False
+    bootstrap: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.bootstrap < 0:
+            raise UsageError(f"the number of resamples must be 0 or more, not {self.bootstrap}")
+        if self.seed < 0:
+            raise UsageError(f"the seed must be 0 or more, not {self.seed}")
+
+
+@dataclass(frozen=True)
+class TypeFigures:
+    """One defect type: its images against all normal ones."""
+
+    defect_type: str
+    images: int
+    detected: int
+    image_auroc: float
+    detection_rate: float
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One evaluated image with its scores."""
+
+    image: StoredImage
+    scores: StoredScores
+
+    @property
+    def anomalous(self) -> bool:
+        return self.image.label == "anomalous"
+
+    @property
+    def mask_path(self) -> str | None:
+        if self.image.mask_path is None:
+            return None
+        root = self.image.path.removesuffix(self.image.relative_path)
+        return os.path.join(root, self.image.mask_path)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. `figures` are by name, None where they cannot be computed; a note
+    then says why. `replicates` hold the bootstrap's, for means over categories.
+    """
+
+    category: str
+    evaluation_id: int
+    detector: Detector
+    split: str
+    figures: dict[str, float | None]
+    intervals: dict[str, Interval]
+    defect_types: tuple[TypeFigures, ...]
+    judgements: tuple[Judgement, ...] = field(repr=False)
+    preprocessing: Preprocessing
+    leaks: tuple[Leak, ...]
+    dropped_images: int
+    notes: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+    settings: dict[str, Any]
+    replicates: Replicates = field(repr=False)
+
+    @property
+    def threshold(self) -> float:
+        return self.detector.threshold
+
+    @property
+    def normal_images(self) -> int:
+        return sum(not judgement.anomalous for judgement in self.judgements)
+
+    @property
+    def anomalous_images(self) -> int:
+        return len(self.judgements) - self.normal_images
+
+    def misses(self) -> tuple[list[Judgement], list[Judgement]]:
+        """False rejects and escapes under the threshold, the worst first."""
+        normal = [j for j in self.judgements if not j.anomalous]
+        anomalous = [j for j in self.judgements if j.anomalous]
+        rejects = [j for j in normal if j.scores.raw_score > self.threshold]
+        escapes = [j for j in anomalous if j.scores.raw_score <= self.threshold]
+        return (
+            sorted(rejects, key=lambda j: -j.scores.raw_score),
+            sorted(escapes, key=lambda j: j.scores.raw_score),
+        )
+
+
+def evaluate(
+    database: Database,
+    settings: Settings,
+    category: str,
+    options: EvaluateOptions = EvaluateOptions(),
+    *,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure the active detector on the labelled images of a split, and store the result.
+
+    Inspections that are there are used again, unless they are of the kind whose maps are
+    coarse; what is missing is inspected and stored. Files that have gone or changed since they
+    were ingested are left out and named in `failed`. An evaluation of all test images is kept
+    with the detector's figures.
+
+    Raises:
+        UnknownCategory, NoActiveDetector, MissingExtra;
+        DatasetError: the split has no normal or no anomalous images.
+    """
+    detector = active_detector(database, category, options.kind)
+    labelled = [i for i in images_of(database, category, split=options.split) if i.label]
+    notes: list[str] = []
+    leaks = _leaks(database, detector, category, labelled, options.split)
+    leaking = {id_ for leak in leaks if leak.sides[0] == options.split for id_ in leak.image_ids}
+    kept = [i for i in labelled if not (options.drop_leaks and i.id in leaking)]
+    _require_both(category, options.split, kept, dropped=len(labelled) - len(kept))
+
+    failed: list[tuple[str, str]] = []
+    usable = _unchanged(kept, failed)
+    scores, reused = _scores(database, settings, detector, usable, options, failed, progress)
+    judgements = tuple(Judgement(image, scores[image.id]) for image in usable if image.id in scores)
+    _require_both(category, options.split, [j.image for j in judgements], failed=failed)
+    artifact = load_extractor(database, detector.extractor_id, settings.cache_dir)
+    preprocessing = Preprocessing.from_dict(artifact.spec.preprocessing)
+
+    figures, replicates = _image_figures(judgements, detector.threshold, options)
+    pixel_figures, pixel_replicates_, error = _pixel_figures(
+        judgements, preprocessing, options, notes, failed, progress
+    )
+    figures |= pixel_figures
+    replicates |= pixel_replicates_
+    intervals = intervals_of(replicates)
+    types = tuple(_type_figures(judgements, detector.threshold, options))
+    recorded = {
+        **asdict(options),
+        "aupro_fpr_limit": FPR_LIMIT,
+        "pixel_error_bound": error,
+        "groups": len({*group_numbers([j.image.group for j in judgements]).tolist()}),
+        "reused_inspections": reused,
+        "leaks": [asdict(leak) for leak in leaks],
+        "dropped_images": len(labelled) - len(kept),
+        "failed": [list(item) for item in failed],
+        "notes": notes,
+    }
+    normal = sum(not j.anomalous for j in judgements)
+    evaluation_id = store_evaluation(
+        database,
+        detector.id,
+        threshold=detector.threshold,
+        split=options.split,
+        normal_images=normal,
+        anomalous_images=len(judgements) - normal,
+        metrics={
+            **figures,
+            "leaking_images": sum(image.id in leaking for image in kept),
+            "intervals": intervals,
+            "defect_types": [asdict(item) for item in types],
+        },
+        settings=recorded,
+        headline=options.split == "test" and not failed,
+    )
+    return Evaluation(
+        category=category,
+        evaluation_id=evaluation_id,
+        detector=detector,
+        split=options.split,
+        figures=figures,
+        intervals=intervals,
+        defect_types=types,
+        judgements=judgements,
+        preprocessing=preprocessing,
+        leaks=leaks,
+        dropped_images=len(labelled) - len(kept),
+        notes=tuple(notes),
+        failed=tuple(failed),
+        settings=recorded,
+        replicates=replicates,
+    )
+
+
+def mean_figures(
+    evaluations: Sequence[Evaluation],
+) -> tuple[dict[str, float | None], dict[str, Interval]]:
+    """Means over categories, of the headline figures that every category has, with intervals.
+
+    Categories are independent: the n-th resample of the mean is the mean of the n-th ones.
+    """
+    means: dict[str, float | None] = {}
+    replicates: Replicates = {}
+    for name in HEADLINES:
+        values = [evaluation.figures[name] for evaluation in evaluations]
+        known = [value for value in values if value is not None]
+        means[name] = float(np.mean(known)) if len(known) == len(values) else None
+        parts = [e.replicates[name] for e in evaluations if name in e.replicates]
+        if len(parts) == len(evaluations) and len({len(part) for part in parts}) == 1:
+            replicates[name] = np.mean(parts, axis=0)
+    return means, intervals_of(replicates)
+
+
+def intervals_of(replicates: Replicates) -> dict[str, Interval]:
+    """The 95 % interval of each figure that has one."""
+    found = {name: percentile_interval(values) for name, values in replicates.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _leaks(
+    database: Database,
+    detector: Detector,
+    category: str,
+    evaluated: Sequence[StoredImage],
+    split: str,
+) -> tuple[Leak, ...]:
+    bank, held_out = images_learned(database, detector.id)
+    with database.connect() as connection:
+        learned = stored_images(connection, sorted(bank | held_out))
+    # Few images give nothing to the coreset, but any training image can have been seen.
+    train = {
+        image.id: image
+        for image in images_of(database, category, split="train", label="normal")
+        if image.id not in held_out
+    }
+    train |= {id_: learned[id_] for id_ in bank if id_ in learned}
+    calibration = [learned[id_] for id_ in sorted(held_out) if id_ in learned]
+    return find_leaks(evaluated, calibration, list(train.values()), split)
+
+
+def _require_both(
+    category: str,
+    split: str,
+    images: Sequence[StoredImage],
+    *,
+    dropped: int = 0,
+    failed: Sequence[tuple[str, str]] = (),
+) -> None:
+    anomalous = sum(image.label == "anomalous" for image in images)
+    normal = len(images) - anomalous
+    if normal and anomalous:
+        return
+    less = f", {dropped} that leak left out" if dropped else ""
+    less += f", {len(failed)} that cannot be used left out, first: {failed[0][1]}" if failed else ""
+    raise DatasetError(
+        f"evaluating needs normal and anomalous images, and category {category!r} has {normal} "
+        f"normal and {anomalous} anomalous labelled {split} images{less}. Add some with: "
+        f"pgdefect ingest PATH --category {category}"
+    )
+
+
+def _unchanged(images: Sequence[StoredImage], failed: list[tuple[str, str]]) -> list[StoredImage]:
+    """The images whose files are what was ingested; each file once."""
+    seen: dict[str, StoredImage] = {}
+    for image in images:
+        if image.path in seen:
+            continue
+        try:
+            with open(image.path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            reason = str(error.strerror).lower()
+            failed.append((image.path, f"{image.path!r} cannot be read: {reason}"))
+            continue
+        if digest != image.sha256:
+            failed.append(
+                (
+                    image.path,
+                    f"{image.path!r} has changed since it was ingested; take it over with: "
+                    f"pgdefect ingest PATH --category {image.category} --accept-changes",
+                )
+            )
+            continue
+        seen[image.path] = image
+    return list(seen.values())
+
+
+def _scores(
+    database: Database,
+    settings: Settings,
+    detector: Detector,
+    images: Sequence[StoredImage],
+    options: EvaluateOptions,
+    failed: list[tuple[str, str]],
+    progress: Progress,
+) -> tuple[dict[int, StoredScores], int]:
+    """Scores by image id, and how many were there before."""
+    ids = [image.id for image in images]
+    found: dict[int, StoredScores] = {}
+    if not options.again:
+        stored = stored_scores(database, detector.id, detector.threshold, ids)
+        found = {id_: scores for id_, scores in stored.items() if scores.search != "fast"}
+    reused = len(found)
+    missing = {image.path: image for image in images if image.id not in found}
+    if missing:
+        report = inspect(
+            database,
+            settings,
+            detector.category,
+            [Path(path) for path in missing],
+            search=options.search if detector.kind == "patchcore" else None,
+            kind=detector.kind,
+            progress=progress,
+        )
+        if (report.detector.id, report.detector.threshold) != (detector.id, detector.threshold):
+            raise Conflict(
+                f"another detector or threshold of {detector.category!r} came into force during "
+                "the evaluation; evaluate again"
+            )
+        for inspection in report.inspections:
+            image, scores = missing[inspection.path], inspection.scores
+            found[image.id] = StoredScores(
+                image.id,
+                inspection.raw_score,
+                scores.worst_row,
+                scores.worst_col,
+                scores.distances,
+                inspection.search,
+            )
+        failed += report.failed
+    return found, reused
+
+
+def _image_figures(
+    judgements: Sequence[Judgement], threshold: float, options: EvaluateOptions
+) -> tuple[dict[str, float | None], Replicates]:
+    scores, anomalous = _arrays(judgements)
+    rejected = scores > threshold
+    best, position = f1_max(scores, anomalous)
+    figures: dict[str, float | None] = {
+        "image_auroc": image_auroc(scores, anomalous),
+        "image_f1_max": best,
+        "image_f1_max_threshold": position,
+        "average_precision": average_precision(scores, anomalous),
+        "detection_rate": float(rejected[anomalous].mean()),
+        "false_reject_rate": float(rejected[~anomalous].mean()),
+        "escapes": int((~rejected & anomalous).sum()),
+        "false_rejects": int((rejected & ~anomalous).sum()),
+    }
+    replicates = image_replicates(
+        scores, anomalous, threshold, _groups(judgements), options.bootstrap, options.seed
+    )
+    return figures, replicates
+
+
+def _pixel_figures(
+    judgements: Sequence[Judgement],
+    preprocessing: Preprocessing,
+    options: EvaluateOptions,
+    notes: list[str],
+    failed: list[tuple[str, str]],
+    progress: Progress,
+) -> tuple[dict[str, float | None], Replicates, float | None]:
+    """The pixel figures with their replicates, and how far binning can have moved them.
+
+    An anomalous image whose mask is empty has normal pixels only; one without a mask, or with
+    one that cannot be read, takes no part, for nobody knows which of its pixels are normal.
+    """
+    none: dict[str, float | None] = dict.fromkeys(
+        ("pixel_auroc", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")
+    )
+    lacking = [j for j in judgements if j.anomalous and j.mask_path is None]
+    taking_part = [j for j in judgements if not (j.anomalous and j.mask_path is None)]
+    if not any(j.anomalous for j in taking_part):
+        notes.append("no anomalous image has a ground-truth mask: there are no pixel figures")
+        return none, {}, None
+    if lacking:
+        notes.append(
+            f"{len(lacking)} anomalous images have no ground-truth mask and take no part in the "
+            f"pixel figures, {lacking[0].image.path!r} first"
+        )
+    counts = PixelCounts(score_edges(j.scores.distances for j in taking_part))
+
+    def count(judgement: Judgement) -> tuple[ImagePixels | None, bool]:
+        """The image's counts and whether its mask is empty; None where it cannot be read."""
+        size = (judgement.image.height, judgement.image.width)
+        mask = None
+        if judgement.anomalous and judgement.mask_path is not None:
+            try:
+                mask = load_mask(judgement.mask_path, size)
+            except ImageError as error:
+                failed.append((judgement.mask_path, str(error)))
+                return None, False
+        scores = preprocessing.map_to_original(judgement.scores.distances, size)
+        return counts.count(scores, mask), mask is not None and not mask.any()
+
+    counted: list[Judgement] = []
+    empty = 0
+    with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
+        for judgement, (pixels, is_empty) in zip(
+            taking_part, pool.map(count, taking_part), strict=True
+        ):
+            empty += is_empty
+            if pixels is not None:
+                counts.add(pixels)
+                counted.append(judgement)
+            progress("pixels", len(counted), len(taking_part))
+    if empty:
+        notes.append(
+            f"{empty} anomalous images have an empty ground-truth mask: all their pixels count "
+            "as normal, and they have no region for AUPRO"
+        )
+    if not counts.has_both:
+        notes.append("the ground-truth masks mark no pixel, or all: there are no pixel figures")
+        return none, {}, None
+    figures = counts.figures()
+    if figures.error > PIXEL_ERROR:
+        notes.append(f"the pixel figures are exact to {figures.error:.1g} only")
+    replicates = pixel_replicates(counts, _groups(counted), options.bootstrap, options.seed)
+    return {name: getattr(figures, name) for name in none}, replicates, figures.error
+
+
+def _type_figures(
+    judgements: Sequence[Judgement], threshold: float, options: EvaluateOptions
+) -> Iterator[TypeFigures]:
+    normal = [j for j in judgements if not j.anomalous]
+    by_type: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        if judgement.anomalous:
+            by_type.setdefault(judgement.image.defect_type or UNNAMED, []).append(judgement)
+    for name, members in sorted(by_type.items()):
+        both = [*normal, *members]
+        scores, anomalous = _arrays(both)
+        replicates = image_replicates(
+            scores, anomalous, threshold, _groups(both), options.bootstrap, options.seed
+        )
+        wanted = ("image_auroc", "detection_rate")
+        detected = int((scores[anomalous] > threshold).sum())
+        yield TypeFigures(
+            name,
+            len(members),
+            detected,
+            image_auroc(scores, anomalous),
+            detected / len(members),
+            intervals_of({key: replicates[key] for key in wanted if key in replicates}),
+        )
+
+
+def _arrays(judgements: Sequence[Judgement]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    return (
+        np.array([j.scores.raw_score for j in judgements]),
+        np.array([j.anomalous for j in judgements]),
+    )
+
+
+def _groups(judgements: Sequence[Judgement]) -> NDArray[np.int64]:
+    return group_numbers([j.image.group for j in judgements])
