@@ -2,7 +2,8 @@
 --
 -- Filters that are NULL do not apply. Retired images and categories are never returned.
 -- except_image leaves out that image and every copy of its file; except_group leaves out
--- every image of that physical part (the pair category, group).
+-- every image of that physical part (the pair category, group). Images with simulated
+-- defects are returned only if simulated is true.
 -- Always k rows where k images pass the filters: the index is walked on until it has them
 -- (iterative scan), and where its limits end the walk early the filtered rows are scanned.
 CREATE OR REPLACE FUNCTION pgdefect.nearest_images(
@@ -15,7 +16,8 @@ CREATE OR REPLACE FUNCTION pgdefect.nearest_images(
     except_image bigint DEFAULT NULL,
     except_group boolean DEFAULT false,
     except_sha256 text DEFAULT NULL,
-    exact boolean DEFAULT false
+    exact boolean DEFAULT false,
+    simulated boolean DEFAULT false
 ) RETURNS TABLE (image_id bigint, distance double precision)
 LANGUAGE plpgsql
 STABLE
@@ -58,6 +60,7 @@ BEGIN
          JOIN pgdefect.image i ON i.id = e.image_id
          WHERE e.extractor_id = %2$s
            AND i.retired_at IS NULL
+           AND ($10 OR i.split <> ''simulated'')
            AND ($3 IS NULL OR i.category_id = ANY ($3))
            AND ($4 IS NULL OR i.label = $4)
            AND ($5 IS NULL OR i.defect_type = $5)
@@ -73,14 +76,14 @@ BEGIN
             INTO ids, distances
             USING query, k, categories, label, defect_type, except_image,
                   coalesce(except_sha256, query_image.sha256), query_image.category_id,
-                  CASE WHEN except_group THEN query_image.group_name END;
+                  CASE WHEN except_group THEN query_image.group_name END, simulated;
     END IF;
     IF coalesce(cardinality(ids), 0) < k THEN
         EXECUTE statement || '(' || expression || ') + 0, i.id LIMIT $2) n'
             INTO ids, distances
             USING query, k, categories, label, defect_type, except_image,
                   coalesce(except_sha256, query_image.sha256), query_image.category_id,
-                  CASE WHEN except_group THEN query_image.group_name END;
+                  CASE WHEN except_group THEN query_image.group_name END, simulated;
     END IF;
     RETURN QUERY SELECT * FROM unnest(ids, distances);
 END

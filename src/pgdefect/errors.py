@@ -12,7 +12,8 @@
     │   ├── UnknownCategory
     │   ├── UnknownImage
     │   ├── UnknownDetector
-    │   └── NoActiveDetector          the category has no trained, active detector
+    │   ├── NoActiveDetector          the category has no trained, active detector
+    │   └── NoMemoryBank              the detector is a network and compares with no patches
     ├── TrainingError
     │   ├── TooFewImages
     │   └── WeightsError              a weights file does not fit the backbone
@@ -88,6 +89,10 @@ class UnknownDetector(NotFound):
 
 
 class NoActiveDetector(NotFound):
+    pass
+
+
+class NoMemoryBank(NotFound):
     pass
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.distance import Metric, Precision
+from pgdefect.errors import NoMemoryBank
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Label = Literal["normal", "anomalous"]
+DetectorKind = Literal["patchcore", "efficient_ad"]
 UNKNOWN_IMAGE = 0
 """In a bank's image_ids: the image is not known. No image has this id."""
 
@@ -50,6 +52,22 @@ class ExtractorArtifact:
     embedding_dim: int
     rows: int
     cols: int
+    onnx: bytes = field(repr=False)
+
+    @property
+    def onnx_sha256(self) -> str:
+        return hashlib.sha256(self.onnx).hexdigest()
+
+
+@dataclass(frozen=True)
+class NetworkArtifact:
+    """An exported EfficientAD network, teacher and all; how it is prepared its extractor says.
+
+    A graph from `(n, 3, height, width)` to the image scores `(n,)`, the pixel of each, counted
+    row by row over the input, `(n,)` int64, the anomaly maps `(n, rows, cols)` on the
+    extractor's grid, and the means of the extractor's patch embeddings `(n, dim)`.
+    """
+
     onnx: bytes = field(repr=False)
 
     @property
@@ -131,11 +149,22 @@ class Detector:
     category_id: int
     category: str
     extractor_id: int
+    kind: DetectorKind
     version: int
     active: bool
     threshold: float
     score_center: float
-    bank: BankInfo
+    bank_info: BankInfo | None
+
+    @property
+    def bank(self) -> BankInfo:
+        """The memory bank. Raises NoMemoryBank for a detector that is a network."""
+        if self.bank_info is None:
+            raise NoMemoryBank(
+                f"detector {self.id} of {self.category} ({self.kind}) has no memory bank; "
+                f"PatchCore detectors have: pgdefect train {self.category}"
+            )
+        return self.bank_info
 
 
 @dataclass(frozen=True)
@@ -155,17 +184,26 @@ class StoredImage:
     height: int
     width: int
 
+    @property
+    def defect_shown(self) -> str | None:
+        """The defect type as people are shown it: a simulated one says that it is."""
+        return f"{self.defect_type} (simulated)" if self.split == "simulated" else self.defect_type
+
 
 @dataclass(frozen=True)
 class PatchScores:
-    """What the memory bank says of one image.
+    """What a detector says of one image, patch by patch.
 
     distances: `(rows, cols)` float32, in the bank's metric; positions: `(rows, cols)`
     int32, the nearest bank vector of each patch. The worst patch's distance is exact.
+
+    EfficientAD has no bank: distances are then its anomaly map, positions None, the raw
+    score the highest value of the map drawn out to the network's input, and the worst patch
+    the cell that this pixel lies in.
     """
 
     distances: Float32
-    positions: Int32
+    positions: Int32 | None
     worst_row: int
     worst_col: int
     raw_score: float
@@ -183,7 +221,7 @@ class Inspection:
     normalized_score: float
     scores: PatchScores = field(repr=False)
     worst_box: tuple[int, int, int, int]
-    search: Literal["hnsw", "fast", "exact"]
+    search: Literal["hnsw", "fast", "exact", "network"]
     image_id: int | None = None
     inspection_id: int | None = None
     label: Label | None = None

@@ -8,7 +8,7 @@ import numpy as np
 from rows import add_embeddings, add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.db.banks import active_detector
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.distance import COSINE, L2, Metric, Precision
 from pgdefect.types import BankInfo, Float32, MemoryBank

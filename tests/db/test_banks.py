@@ -22,12 +22,13 @@ from sqlalchemy import text
 
 from pgdefect.config import Settings
 from pgdefect.db import banks, catalog
-from pgdefect.db.banks import active_detector, partition_name, store_detector
+from pgdefect.db.banks import partition_name, store_detector
 from pgdefect.db.catalog import (
     activate_detector,
     delete_detector,
     retire_detector,
 )
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.extractors import load_extractor
 from pgdefect.db.queries import score_patches, stored_images

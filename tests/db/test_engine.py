@@ -32,8 +32,8 @@ from sqlalchemy import text
 
 from pgdefect.config import load_settings
 from pgdefect.db import engine
-from pgdefect.db.banks import active_detector
 from pgdefect.db.catalog import delete_category
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import Database, check_pgvector, driver, open_database
 from pgdefect.db.queries import ImageFilter, nearest_images, score_patches

@@ -11,7 +11,7 @@ from crowds import Crowd, Picture
 from rows import add_embeddings, add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.db.banks import active_detector
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.queries import (
     ImageFilter,

@@ -8,7 +8,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from pgdefect.db.banks import active_detector, partition_name
+from pgdefect.db.banks import partition_name
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import score_patches
 from pgdefect.db.schema import _alembic_config, _head, check, require_current, upgrade

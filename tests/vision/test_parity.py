@@ -17,7 +17,7 @@ from sqlalchemy import text
 from pgdefect.cli.main import run
 from pgdefect.config import Settings
 from pgdefect.db import catalog
-from pgdefect.db.banks import active_detector
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import nearest_normal, read_bank, similar_patches
 from pgdefect.db.summaries import list_detectors

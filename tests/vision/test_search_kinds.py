@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from pgdefect.cli.main import run
 from pgdefect.config import Settings
-from pgdefect.db.banks import active_detector
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.errors import ImageError
 from pgdefect.pipeline.inspect import Inspector, inspect

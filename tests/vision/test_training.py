@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from pgdefect.config import Settings
-from pgdefect.db.banks import active_detector
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor
 from pgdefect.db.queries import images_of, stored_embedding

@@ -13,10 +13,16 @@ from pgdefect.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from pgdefect.pipeline.search import SearchReport
-    from pgdefect.types import Inspection, Neighbor, PatchNeighbor
+    from pgdefect.types import DetectorKind, Inspection, Neighbor, PatchNeighbor
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 MAX_BANK, MAX_POSITION = 2**63 - 1, 2**31 - 1
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="patchcore or efficient_ad, where both are active; patchcore is the default."
+    ),
+]
 Exact = Annotated[bool, typer.Option("--exact", help="Scan the table instead of its index.")]
 
 
@@ -43,13 +49,14 @@ def inspect(
         Path | None, typer.Option(metavar="DIR", help="Write a picture of each anomaly map.")
     ] = None,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Keep the results.")] = True,
+    model: Model = None,
     search: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="hnsw asks the index in the database; fast does with a coarser anomaly map and "
-            "the same score; exact loads the bank: faster for many."
+            help="PatchCore: hnsw (the default) asks the index in the database; fast does with a "
+            "coarser anomaly map and the same score; exact loads the bank: faster for many."
         ),
-    ] = "hnsw",
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say whether images are anomalous, and where.
@@ -62,7 +69,7 @@ def inspect(
 
     if category is None:
         raise UsageError("name the category the images show with --category")
-    if search not in ("hnsw", "fast", "exact"):
+    if search not in (None, "hnsw", "fast", "exact"):
         raise UsageError(f"--search is hnsw, fast or exact, not {search!r}")
     if paths and split:
         raise UsageError("--split is for stored images; leave it out when naming files")
@@ -77,6 +84,7 @@ def inspect(
             split=split,
             store=store,
             search=search,  # type: ignore[arg-type]
+            kind=kind_of(model),
             progress=progress,
         )
         if save_maps is not None:
@@ -86,6 +94,7 @@ def inspect(
             {
                 "category": report.category,
                 "detector_id": report.detector.id,
+                "model": report.detector.kind,
                 "threshold": report.detector.threshold,
                 "inspections": [inspection_json(item) for item in report.inspections],
                 "failed": [{"path": path, "reason": reason} for path, reason in report.failed],
@@ -122,6 +131,7 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many images to list.")] = 10,
     category: Annotated[str | None, typer.Option(help="The product the query shows.")] = None,
+    model: Model = None,
     all_categories: Annotated[
         bool, typer.Option("--all-categories", help="Also list images of other categories.")
     ] = False,
@@ -129,6 +139,9 @@ def search(
     defect_type: Annotated[str | None, typer.Option(help="Only images of this defect.")] = None,
     exclude_group: Annotated[
         bool, typer.Option("--exclude-group", help="No image of the query's own part.")
+    ] = False,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Also list images with simulated defects.")
     ] = False,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Write a contact sheet.")
@@ -164,7 +177,9 @@ def search(
         label=label,
         defect_type=defect_type,
         exclude_group=exclude_group,
+        simulated=simulated,
         exact=exact,
+        kind=kind_of(model),
     )
     if sheet is not None:
         save_sheet(report, report.preprocessing, sheet)
@@ -179,6 +194,13 @@ def search(
         print_search(report)
     if sheet is not None:
         note(f"contact sheet: {sheet}")
+
+
+def kind_of(model: str | None) -> DetectorKind | None:
+    """The kind of detector that --model names. Raises UsageError."""
+    if model not in (None, "patchcore", "efficient_ad"):
+        raise UsageError(f"--model is patchcore or efficient_ad, not {model!r}")
+    return model  # type: ignore[return-value]
 
 
 def print_search(report: SearchReport) -> None:
@@ -198,7 +220,7 @@ def print_search(report: SearchReport) -> None:
                 f"{n.similarity:.4f}",
                 n.image.category,
                 n.image.label,
-                n.image.defect_type,
+                n.image.defect_shown,
                 n.image.path,
             )
             for n in report.neighbors
@@ -235,6 +257,7 @@ def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:
         "category": neighbor.image.category,
         "label": neighbor.image.label,
         "defect_type": neighbor.image.defect_type,
+        "split": neighbor.image.split,
         "path": neighbor.image.path,
     }
 

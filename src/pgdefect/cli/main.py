@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from pgdefect import __version__
-from pgdefect.cli import catalog, database, demo, exchange, inspection, training
+from pgdefect.cli import (
+    catalog,
+    database,
+    demo,
+    evaluation,
+    exchange,
+    inspection,
+    simulation,
+    thresholds,
+    training,
+)
 from pgdefect.cli.context import Context
 from pgdefect.errors import PgdefectError
 
@@ -31,6 +41,9 @@ demo.register(app)
 catalog.register(app)
 training.register(app)
 inspection.register(app)
+thresholds.register(app)
+evaluation.register(app)
+simulation.register(app)
 exchange.register(app)
 
 

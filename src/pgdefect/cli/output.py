@@ -21,11 +21,18 @@ STAGES = {
     "extract": "Extracting patch embeddings",
     "coreset": "Selecting the coreset",
     "threshold": "Scoring held-out images",
+    "prepare": "Reading training images",
+    "teacher": "Measuring the teacher's features",
+    "steps": "Training steps",
+    "scale": "Putting anomaly maps to scale",
+    "export": "Exporting the network",
     "load": "Copying the memory bank",
     "index": "Building the HNSW index",
     "embed": "Embedding images",
+    "simulate": "Drawing defects",
     "inspect": "Inspecting",
     "maps": "Drawing anomaly maps",
+    "pixels": "Comparing maps with masks",
 }
 
 

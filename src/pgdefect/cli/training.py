@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,35 @@ from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.errors import TrainingError, UsageError
 
+if TYPE_CHECKING:
+    from pgdefect.pipeline.progress import Progress
+    from pgdefect.pipeline.train import TrainReport
+    from pgdefect.pipeline.train_network import NetworkReport
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+OPTIONS_OF = {
+    "patchcore": (
+        "backbone",
+        "layers",
+        "weights",
+        "coreset_ratio",
+        "num_neighbors",
+        "transform",
+        "pca_dim",
+        "metric",
+        "precision",
+        "max_patches",
+        "batch_size",
+    ),
+    "efficient_ad": (
+        "model_size",
+        "max_steps",
+        "learning_rate",
+        "teacher_weights",
+        "imagenette_dir",
+    ),
+}
+"""Options of `train` that one model alone has."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +59,7 @@ def train(
         list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
     ] = None,
     all_categories: Annotated[bool, typer.Option("--all", help="Train every category.")] = False,
+    model: Annotated[str, typer.Option(help="patchcore or efficient_ad.")] = "patchcore",
     backbone: Annotated[
         str, typer.Option(help="A name of `pgdefect backbones`, or any timm network.")
     ] = "efficientnet_lite0",
@@ -68,45 +98,85 @@ def train(
         int | None,
         typer.Option(help="Pick the coreset from this many patches at most, drawn at random."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides hold-out and coreset.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides hold-out, coreset, first weights.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images per extraction step.")] = 8,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    model_size: Annotated[
+        str, typer.Option(help="EfficientAD: small or medium networks.")
+    ] = "small",
+    max_steps: Annotated[
+        int,
+        typer.Option(
+            help="EfficientAD: training steps. The published 70,000 are for a GPU; two CPU cores "
+            "take 1.8 s for each, a day and a half in all."
+        ),
+    ] = 70_000,
+    learning_rate: Annotated[float, typer.Option(help="EfficientAD: Adam's.")] = 1e-4,
+    teacher_weights: Annotated[
+        Path | None,
+        typer.Option(help="EfficientAD: pretrained_teacher_SIZE.pth; default: its download."),
+    ] = None,
+    imagenette_dir: Annotated[
+        Path | None,
+        typer.Option(help="EfficientAD: photographs of all kinds, in folders; default: download."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Learn what is normal from a category's normal training images.
 
-    The new detector becomes the category's active one; older ones are kept.
+    The new detector becomes the category's active one of its model; older ones are kept.
     """
     from pgdefect.db.catalog import category_id
     from pgdefect.db.summaries import list_categories
-    from pgdefect.pipeline.options import TrainOptions
-    from pgdefect.pipeline.train import train as use_case
+    from pgdefect.pipeline.options import EfficientAdOptions, TrainOptions
+    from pgdefect.pipeline.train import train as train_patchcore
+    from pgdefect.pipeline.train_network import train_network
 
-    for value, name, known in (
-        (transform, "--transform", ("centered", "unit", "none")),
-        (precision, "--precision", ("half", "single")),
-    ):
-        if value not in known:
-            raise UsageError(f"{name} is one of {', '.join(known)}, not {value!r}")
-    options = TrainOptions(
-        backbone=backbone,
-        layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
-        weights=weights,
-        image_size=size_of("--image-size", image_size),
-        center_crop=size_of("--center-crop", center_crop) if center_crop else None,
-        coreset_ratio=coreset_ratio,
-        num_neighbors=num_neighbors,
-        holdout=holdout,
-        false_reject_rate=false_reject_rate,
-        transform=transform,  # type: ignore[arg-type]
-        pca_dim=pca_dim or None,
-        metric=metric,
-        precision=precision,  # type: ignore[arg-type]
-        max_patches=max_patches,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-    )
+    _check_model(context, model)
+    resized = size_of("--image-size", image_size)
+    cropped = size_of("--center-crop", center_crop) if center_crop else None
+    options: TrainOptions | EfficientAdOptions
+    if model == "efficient_ad":
+        options = EfficientAdOptions(
+            model_size=model_size,  # type: ignore[arg-type]
+            max_steps=max_steps,
+            learning_rate=learning_rate,
+            teacher_weights=teacher_weights,
+            imagenette_dir=imagenette_dir,
+            image_size=resized,
+            center_crop=cropped,
+            holdout=holdout,
+            false_reject_rate=false_reject_rate,
+            seed=seed,
+            device=device,
+        )
+    else:
+        for value, name, known in (
+            (transform, "--transform", ("centered", "unit", "none")),
+            (precision, "--precision", ("half", "single")),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} is one of {', '.join(known)}, not {value!r}")
+        options = TrainOptions(
+            backbone=backbone,
+            layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
+            weights=weights,
+            image_size=resized,
+            center_crop=cropped,
+            coreset_ratio=coreset_ratio,
+            num_neighbors=num_neighbors,
+            holdout=holdout,
+            false_reject_rate=false_reject_rate,
+            transform=transform,  # type: ignore[arg-type]
+            pca_dim=pca_dim or None,
+            metric=metric,
+            precision=precision,  # type: ignore[arg-type]
+            max_patches=max_patches,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+        )
+    settings = current(context).settings
     database = current(context).database
     if all_categories == bool(categories):
         raise UsageError("name the categories to train, or take all with --all")
@@ -118,14 +188,18 @@ def train(
     with database.connect() as connection:
         for name in names:  # a slip in the last name shows before the first is trained
             category_id(connection, name)
-    reports = []
+
+    def run(name: str, progress: Progress) -> TrainReport | NetworkReport:
+        if isinstance(options, TrainOptions):
+            return train_patchcore(database, settings, name, options, progress=progress)
+        return train_network(database, settings, name, options, progress=progress)
+
+    reports: list[TrainReport | NetworkReport] = []
     untrained = 0
     for name in names:
         try:
             with progress_bars() as progress:
-                reports.append(
-                    use_case(database, current(context).settings, name, options, progress=progress)
-                )
+                reports.append(run(name, progress))
         except TrainingError as error:
             if len(names) == 1:
                 raise
@@ -136,33 +210,44 @@ def train(
     if json:
         print_json(reports)
     elif reports:
-        stages = list(reports[0].seconds)
-        print_table(
-            (
-                "category",
-                "images",
-                "held out",
-                "bank vectors",
-                "dim",
-                "threshold",
-                *(f"{s} s" for s in stages),
-            ),
-            [
-                (
-                    r.category,
-                    r.training_images,
-                    r.held_out_images,
-                    r.bank_vectors,
-                    r.embedding_dim,
-                    r.threshold,
-                    *(round(r.seconds[s], 1) for s in stages),
-                )
-                for r in reports
-            ],
-        )
+        print_table(*_trained(reports))
     failures([item for report in reports for item in report.failed])
     if untrained:
         raise typer.Exit(1)
+
+
+def _check_model(context: typer.Context, model: str) -> None:
+    """Raises UsageError for an unknown model, and for options that belong to the other one."""
+    if model not in OPTIONS_OF:
+        raise UsageError(f"--model is {' or '.join(OPTIONS_OF)}, not {model!r}")
+    for other, options in OPTIONS_OF.items():
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name in options
+            if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+        ]
+        if other != model and given:
+            raise UsageError(f"{', '.join(given)} goes with --model {other}, not with {model}")
+
+
+def _trained(
+    reports: Sequence[TrainReport | NetworkReport],
+) -> tuple[Sequence[str], list[Sequence[Any]]]:
+    """Headings and rows of what trainings of one model made."""
+    from pgdefect.pipeline.train_network import NetworkReport
+
+    stages = list(reports[0].seconds)
+    rows: list[Sequence[Any]] = []
+    for r in reports:
+        own: tuple[float, ...]
+        if isinstance(r, NetworkReport):
+            made, own = ("steps", "loss"), (r.steps, r.losses["train_loss"])
+        else:
+            made, own = ("bank vectors", "dim"), (r.bank_vectors, r.embedding_dim)
+        seconds = [round(r.seconds[stage], 1) for stage in stages]
+        rows.append((r.category, r.training_images, r.held_out_images, *own, r.threshold, *seconds))
+    headings = ("category", "images", "held out", *made, "threshold", *(f"{s} s" for s in stages))
+    return headings, rows
 
 
 def detectors(
@@ -181,6 +266,7 @@ def detectors(
         (
             "detector",
             "category",
+            "model",
             "version",
             "state",
             "backbone",
@@ -193,6 +279,7 @@ def detectors(
             (
                 d.id,
                 d.category,
+                d.kind,
                 d.version,
                 "active" if d.active else d.state,
                 d.backbone,

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from pgdefect.db.banks import partition_name, unknown_category
+from pgdefect.db.banks import partition_name
+from pgdefect.db.detectors import unknown_category
 from pgdefect.db.engine import Database
 from pgdefect.db.models import Category, Detector, Image, ImageRoot
 from pgdefect.errors import Conflict, NotFound, UnknownDetector
@@ -20,7 +21,10 @@ Description = tuple[str, str | None, str | None, str | None, str | None, Mapping
 
 @dataclass(frozen=True)
 class NewImage:
-    """A row of ``image`` to be; path is relative to the root."""
+    """A row of ``image`` to be; path is relative to the root.
+
+    simulation tells how a simulated defect was made; only and always with that split.
+    """
 
     path: str
     sha256: str
@@ -33,6 +37,7 @@ class NewImage:
     mask_path: str | None = None
     group_name: str | None = None
     attributes: Mapping[str, Any] | None = None
+    simulation: Mapping[str, Any] | None = None
 
     @property
     def description(self) -> Description:
@@ -102,7 +107,10 @@ def category_id(connection: Connection, name: str) -> int:
 
 
 def known_images(connection: Connection, category: str, root: str) -> dict[str, KnownImage]:
-    """A category's images under one root, by relative path; empty where either is new."""
+    """A category's images under one root, by relative path; empty where either is new.
+
+    Simulated ones are left out: they belong to no data set.
+    """
     rows = connection.execute(
         select(
             Image.path,
@@ -118,7 +126,7 @@ def known_images(connection: Connection, category: str, root: str) -> dict[str, 
         )
         .join(Category, Category.id == Image.category_id)
         .join(ImageRoot, ImageRoot.id == Image.root_id)
-        .where(Category.name == category, ImageRoot.path == root)
+        .where(Category.name == category, ImageRoot.path == root, Image.split != "simulated")
     )
     return {
         path: KnownImage(id_, path, sha256, retired_at is not None, tuple(description))
@@ -235,13 +243,18 @@ def move_root(database: Database, old: str, new: str) -> int:
 
 
 def activate_detector(database: Database, detector_id: int) -> str:
-    """Make a detector its category's active one; returns the category's name."""
+    """Make a detector its category's active one of its kind; returns the category's name."""
     with database.begin() as connection:
         row = _detector(connection, detector_id)
         connection.execute(select(Category.id).where(Category.id == row[0]).with_for_update())
         connection.execute(
             update(Detector)
-            .where(Detector.category_id == row[0], Detector.active, Detector.id != detector_id)
+            .where(
+                Detector.category_id == row[0],
+                Detector.kind == row[2],
+                Detector.active,
+                Detector.id != detector_id,
+            )
             .values(active=False)
         )
         connection.execute(
@@ -362,9 +375,10 @@ def delete_image(database: Database, image_id: int) -> None:
         connection.execute(delete(Image).where(Image.id == image_id))
 
 
-def _detector(connection: Connection, detector_id: int) -> tuple[int, str]:
+def _detector(connection: Connection, detector_id: int) -> tuple[int, str, str]:
+    """The category's id and name, and the detector's kind."""
     row = connection.execute(
-        select(Category.id, Category.name)
+        select(Category.id, Category.name, Detector.kind)
         .join(Detector, Detector.category_id == Category.id)
         .where(Detector.id == detector_id)
     ).one_or_none()
@@ -372,7 +386,7 @@ def _detector(connection: Connection, detector_id: int) -> tuple[int, str]:
         ids = connection.scalars(select(Detector.id).order_by(Detector.id)).all()
         listing = ", ".join(map(str, ids)) if ids else "there is none yet"
         raise UnknownDetector(f"no detector {detector_id}; known: {listing}")
-    return row[0], row[1]
+    return row[0], row[1], row[2]
 
 
 def _detach(database: Database, detector_id: int) -> None:

@@ -7,6 +7,7 @@ A data directory holds one server::
     server.log     what the server says
     password       the password of the role over TCP, once TCP was asked for
     lock           taken by whoever starts or stops the server
+    simulated/     pictures with simulated defects, where they were given no other place
 
 Only the owner may connect, through the socket, as the operating system vouches for
 them. The server runs on when the process that started it ends.

@@ -204,7 +204,7 @@ def _refuse_foreign_content(data_dir: Path) -> None:
             "PGDEFECT_DATA_DIR or --data-dir to another directory, or start that server "
             "yourself and use --database-url."
         )
-    foreign = sorted(name for name in names if name != "lost+found" and name[0] != ".")
+    foreign = sorted(names - {"lost+found", "simulated"} - {n for n in names if n[0] == "."})
     if foreign:
         raise EmbeddedServerError(
             f"{data_dir} is not a pgdefect data directory and not empty (it holds "

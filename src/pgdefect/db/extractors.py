@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,16 +98,12 @@ def load_extractor(database: Database, extractor_id: int, cache_dir: Path) -> Ex
     """
     with database.session() as session:
         row = session.get_one(Extractor, extractor_id)
-        cached = cache_dir / "extractors" / f"{row.onnx_sha256}.onnx"
-        onnx = cached.read_bytes() if cached.is_file() else b""
-        if hashlib.sha256(onnx).hexdigest() != row.onnx_sha256:
-            onnx = row.onnx
-            if hashlib.sha256(onnx).hexdigest() != row.onnx_sha256:
-                raise DatabaseError(
-                    f"the graph of extractor {extractor_id} does not match its checksum; "
-                    "train the category again"
-                )
-            _write_cache(cached, onnx)
+        onnx = cached_graph(
+            cache_dir / "extractors",
+            row.onnx_sha256,
+            lambda: row.onnx,
+            f"extractor {extractor_id}",
+        )
         spec = ExtractorSpec(
             row.backbone,
             tuple(row.layers),
@@ -116,6 +112,24 @@ def load_extractor(database: Database, extractor_id: int, cache_dir: Path) -> Ex
             row.weights_sha256,
         )
         return ExtractorArtifact(spec, row.embedding_dim, row.rows, row.cols, onnx)
+
+
+def cached_graph(folder: Path, sha256: str, fetch: Callable[[], bytes], subject: str) -> bytes:
+    """A stored graph by its checksum: from the folder if it is there whole, else fetched.
+
+    Raises:
+        DatabaseError: what is fetched does not match the checksum.
+    """
+    cached = folder / f"{sha256}.onnx"
+    onnx = cached.read_bytes() if cached.is_file() else b""
+    if hashlib.sha256(onnx).hexdigest() != sha256:
+        onnx = fetch()
+        if hashlib.sha256(onnx).hexdigest() != sha256:
+            raise DatabaseError(
+                f"the graph of {subject} does not match its checksum; train the category again"
+            )
+        _write_cache(cached, onnx)
+    return onnx
 
 
 def _write_cache(path: Path, content: bytes) -> None:

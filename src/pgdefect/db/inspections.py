@@ -21,13 +21,14 @@ def store_inspections(connection: Connection, inspections: Sequence[Inspection])
         assert inspection.image_id is not None
         if inspection.image_id in ids:
             continue
+        positions = inspection.scores.positions
         values = {
             "raw_score": inspection.raw_score,
             "normalized_score": inspection.normalized_score,
             "worst_row": inspection.scores.worst_row,
             "worst_col": inspection.scores.worst_col,
             "anomaly_map": inspection.scores.distances.tolist(),
-            "nearest_positions": inspection.scores.positions.tolist(),
+            "nearest_positions": None if positions is None else positions.tolist(),
             "search": inspection.search,
         }
         statement = insert(InspectionRow).values(

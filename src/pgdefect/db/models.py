@@ -121,7 +121,7 @@ class Image(Base):
     mask_path: Mapped[str | None]
     group_name: Mapped[str | None]
     attributes: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    simulation: Mapped[dict[str, Any] | None]
+    simulation: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
 

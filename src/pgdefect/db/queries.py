@@ -34,7 +34,10 @@ _STORED_IMAGE = """
 
 @dataclass(frozen=True)
 class ImageFilter:
-    """Which stored images a search may return; None does not restrict."""
+    """Which stored images a search may return; None does not restrict.
+
+    Images with simulated defects are among them only if `simulated`.
+    """
 
     category: str | None = None
     label: str | None = None
@@ -42,6 +45,7 @@ class ImageFilter:
     except_image: int | None = None
     except_group: bool = False
     except_sha256: str | None = None
+    simulated: bool = False
 
 
 def score_patches(
@@ -133,12 +137,15 @@ def images_of(
     split: str | None = None,
     label: str | None = None,
 ) -> list[StoredImage]:
-    """A category's images that are not retired, by path."""
+    """A category's images that are not retired, by path.
+
+    Those with simulated defects are given only where `split` asks for them.
+    """
     with database.connect() as connection:
         rows = driver(connection).execute(
             f"SELECT {_STORED_IMAGE} WHERE c.name = %s AND i.retired_at IS NULL "
-            "AND (%s::text IS NULL OR i.split = %s) AND (%s::text IS NULL OR i.label = %s) "
-            "ORDER BY r.path, i.path, i.id",
+            "AND (i.split = %s OR (%s::text IS NULL AND i.split <> 'simulated')) "
+            "AND (%s::text IS NULL OR i.label = %s) ORDER BY r.path, i.path, i.id",
             [category, split, split, label, label],
         )
         return [_stored_image(row) for row in rows.fetchall()]
@@ -171,7 +178,8 @@ def nearest_images(
     with database.connect() as connection:
         rows = driver(connection).execute(
             f"SELECT n.distance, {_STORED_IMAGE} "
-            "JOIN pgdefect.nearest_images(%s, %s::text::halfvec, %s, %s, %s, %s, %s, %s, %s, %s) n "
+            "JOIN pgdefect.nearest_images("
+            "%s, %s::text::halfvec, %s, %s, %s, %s, %s, %s, %s, %s, %s) n "
             "ON n.image_id = i.id ORDER BY n.distance, i.id",
             [
                 extractor_id,
@@ -184,6 +192,7 @@ def nearest_images(
                 where.except_group,
                 where.except_sha256,
                 exact,
+                where.simulated,
             ],
         )
         return [
@@ -230,13 +239,14 @@ class NormalMatch:
 
 
 def nearest_normal(database: Database, image_id: int) -> NormalMatch:
-    """The worst patch of an image's newest inspection. Raises NotFound without one."""
+    """The worst patch of an image's newest inspection by PatchCore. NotFound without one."""
     with database.connect() as connection:
         row = (
             driver(connection)
             .execute(
-                "SELECT n.* FROM defect.images i, defect.nearest_normal(i.inspection_id) n "
-                "WHERE i.image_id = %s AND i.inspection_id IS NOT NULL LIMIT 1",
+                "SELECT n.* FROM (SELECT id FROM pgdefect.inspection WHERE image_id = %s "
+                "AND nearest_positions IS NOT NULL ORDER BY created_at DESC, id DESC LIMIT 1) s, "
+                "defect.nearest_normal(s.id) n LIMIT 1",
                 [image_id],
             )
             .fetchone()

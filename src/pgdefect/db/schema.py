@@ -247,8 +247,13 @@ def _apply_sql_files(connection: Connection) -> list[str]:
         try:
             with raw.transaction():
                 raw.execute(statements)
-        except (psycopg.errors.InvalidTableDefinition, psycopg.errors.InvalidFunctionDefinition):
-            # Columns or result type changed, which CREATE OR REPLACE cannot do.
+        except (
+            psycopg.errors.InvalidTableDefinition,
+            psycopg.errors.InvalidFunctionDefinition,
+            psycopg.errors.AmbiguousFunction,
+        ):
+            # Columns or result type changed, which CREATE OR REPLACE cannot do; or arguments,
+            # which makes a second function of the name, and the COMMENT behind it ambiguous.
             _drop_objects(raw, content)
             raw.execute(statements)
         raw.execute(

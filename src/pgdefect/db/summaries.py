@@ -42,23 +42,24 @@ def list_categories(database: Database) -> list[CategorySummary]:
 
 @dataclass(frozen=True)
 class DetectorSummary:
-    """One row of ``defect.banks``."""
+    """One row of ``defect.detectors``; a network has no vectors."""
 
     id: int
     category: str
+    kind: str
     version: int
     state: str
     active: bool
     backbone: str
     num_images: int
-    num_vectors: int
+    num_vectors: int | None
     threshold: float
     size: str
     created_at: datetime
 
 
 def list_detectors(database: Database, category: str | None = None) -> list[DetectorSummary]:
-    """Detectors, newest first within their category."""
+    """Detectors of all kinds, newest first within their category."""
     with database.connect() as connection:
         if category is not None:
             from pgdefect.db.catalog import category_id
@@ -66,10 +67,10 @@ def list_detectors(database: Database, category: str | None = None) -> list[Dete
             category_id(connection, category)
         rows = connection.execute(
             text(
-                "SELECT bank_id, category, version, state, active, backbone, num_images, "
-                "num_vectors, threshold, size, created_at FROM defect.banks "
+                "SELECT detector_id, category, kind, version, state, active, backbone, "
+                "num_images, num_vectors, threshold, size, created_at FROM defect.detectors "
                 "WHERE CAST(:category AS text) IS NULL OR category = :category "
-                "ORDER BY category, version DESC"
+                "ORDER BY category, detector_id DESC"
             ).bindparams(category=category)
         )
         return [DetectorSummary(*row) for row in rows]

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from pgdefect.config import Settings
-from pgdefect.db.banks import store_metrics
 from pgdefect.db.catalog import delete_detector
+from pgdefect.db.detectors import store_metrics
 from pgdefect.db.engine import Database
 from pgdefect.db.summaries import list_detectors
 from pgdefect.errors import MissingExtra
@@ -146,7 +146,7 @@ def _run_category(
     category = _figures(name, trained, judged, seconds)
     store_metrics(database, trained.detector_id, {"image_auroc": category.image_auroc})
     for detector in list_detectors(database, name):
-        if detector.id != trained.detector_id:
+        if detector.id != trained.detector_id and detector.kind == "patchcore":
             delete_detector(database, detector.id)
     return category, judged
 

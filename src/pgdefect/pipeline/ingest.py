@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pgdefect.db import catalog
 from pgdefect.db.engine import Database
+from pgdefect.db.simulations import simulated_digests, simulated_paths
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.threads import num_cpus
@@ -27,7 +28,7 @@ class IngestReport:
     the data set says otherwise of it (split, label, defect type, mask, group, attributes);
     vanished: ingested once and gone from disk; all three taken over only if `accepted`;
     failed: path and reason of files that are no readable image; problems: lines about the
-    data set itself.
+    data set itself; simulated defects among its files are such, and never ingested.
     """
 
     category: str
@@ -112,15 +113,20 @@ def ingest_dataset(
     root = str(dataset.root)
     with database.connect() as connection:
         known = catalog.known_images(connection, category, root)
+        dataset = _without_simulated(dataset, simulated_paths(connection))
     added = unchanged = restored = 0
     changed: list[str] = []
     relabelled: list[str] = []
     failed: list[tuple[str, str]] = []
+    drawn: list[str] = []
     done = 0
     with ThreadPoolExecutor(num_cpus()) as pool:
         for start in range(0, len(dataset.records), BATCH):
             records = dataset.records[start : start + BATCH]
-            probes = pool.map(lambda record: _probe(dataset.root, record, known), records)
+            probes = list(pool.map(lambda record: _probe(dataset.root, record, known), records))
+            digests = [found.sha256 for found in probes if isinstance(found, ImageFile)]
+            with database.connect() as connection:
+                simulated = simulated_digests(connection, digests)
             new: list[catalog.NewImage] = []
             replaced: list[tuple[int, catalog.NewImage]] = []
             back: list[int] = []
@@ -139,6 +145,8 @@ def ingest_dataset(
                             said.append((before.id, description))
                         if before.retired and accept_changes:
                             back.append(before.id)
+                    case ImageFile(sha256=digest) if digest in simulated:
+                        drawn.append(record.path)
                     case ImageFile() if record.path in known:
                         changed.append(record.path)
                         image_id = known[record.path].id
@@ -176,8 +184,17 @@ def ingest_dataset(
         tuple(vanished),
         accept_changes,
         tuple(failed),
-        dataset.problems,
+        (*dataset.problems, *(f"{path!r} is a simulated defect; left out" for path in drawn)),
     )
+
+
+def _without_simulated(dataset: Dataset, paths: set[str]) -> Dataset:
+    """The data set without the simulated images and their masks that lie in its folder."""
+    kept = tuple(r for r in dataset.records if str(dataset.root / r.path) not in paths)
+    if not (count := len(dataset.records) - len(kept)):
+        return dataset
+    problem = f"{count} files are simulated defects or masks of theirs; left out"
+    return replace(dataset, records=kept, problems=(*dataset.problems, problem))
 
 
 def _vanished(dataset: Dataset, known: dict[str, catalog.KnownImage]) -> list[str]:

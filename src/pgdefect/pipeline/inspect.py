@@ -6,27 +6,31 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.config import Settings
 from pgdefect.db import catalog
-from pgdefect.db.banks import active_detector
+from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor, store_image_embeddings
 from pgdefect.db.inspections import store_inspections
+from pgdefect.db.networks import load_network
 from pgdefect.db.queries import images_by_sha256, images_of, stored_images
 from pgdefect.distance import as_stored
-from pgdefect.errors import DatasetError, ImageError
+from pgdefect.errors import DatasetError, ImageError, UsageError
 from pgdefect.pipeline.files import list_images
 from pgdefect.pipeline.patch_search import SearchKind, open_search, score_image
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.threads import one_blas_thread_each
-from pgdefect.types import Detector, Float32, Inspection, StoredImage
+from pgdefect.types import Detector, DetectorKind, Float32, Inspection, PatchScores, StoredImage
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.image import ImageFile
+from pgdefect.vision.network import Network
 from pgdefect.vision.preprocess import Preprocessing, batches
 from pgdefect.vision.scoring import normalized_score
 from pgdefect.vision.transform import apply_transform
@@ -52,21 +56,86 @@ class Judged:
     inspection: Inspection
 
 
+Score = Callable[[int], PatchScores]
+"""Scores one image, on as many threads as it is given."""
+
+
+class _BankScoring:
+    """PatchCore: patch embeddings from the extractor, compared with the memory bank."""
+
+    def __init__(
+        self, database: Database, settings: Settings, detector: Detector, search: SearchKind
+    ) -> None:
+        self.bank = detector.bank
+        self.search = open_search(database, self.bank, search)
+        self.extractor = Extractor(
+            load_extractor(database, detector.extractor_id, settings.cache_dir)
+        )
+        self.preprocessing = self.extractor.preprocessing
+
+    def __call__(self, images: Float32) -> tuple[Float32, list[Score]]:
+        patches = self.extractor(images)
+        return image_embeddings(patches), [partial(self._score, one) for one in patches]
+
+    def _score(self, patches: Float32, num_threads: int) -> PatchScores:
+        rows, cols, dim = patches.shape
+        vectors = as_stored(
+            apply_transform(self.bank.transform, patches.reshape(-1, dim)), self.bank.precision
+        )
+        return score_image(self.search, vectors, (rows, cols), num_threads)
+
+
+class _NetworkScoring:
+    """EfficientAD: one network gives scores and embeddings."""
+
+    def __init__(self, database: Database, settings: Settings, detector: Detector) -> None:
+        self.network = Network(
+            load_network(database, detector.id, settings.cache_dir),
+            load_extractor(database, detector.extractor_id, settings.cache_dir),
+        )
+        self.preprocessing = self.network.preprocessing
+
+    def __call__(self, images: Float32) -> tuple[Float32, list[Score]]:
+        embeddings, scores = self.network(images)
+        return embeddings, [partial(_known, one) for one in scores]
+
+
+def _known(scores: PatchScores, num_threads: int) -> PatchScores:
+    return scores
+
+
 class Inspector:
-    """A category's active detector, loaded: judges files, stores nothing."""
+    """A category's active detector, loaded: judges files, stores nothing.
+
+    kind: which one where both are active; PatchCore's if it does not say. search: how
+    PatchCore's bank is searched; hnsw if it does not say.
+
+    Raises UsageError where a search is asked of a detector that has nothing to search.
+    """
 
     def __init__(
         self,
         database: Database,
         settings: Settings,
         category: str,
-        search: SearchKind = "hnsw",
+        search: SearchKind | None = None,
+        kind: DetectorKind | None = None,
     ) -> None:
-        self.detector = active_detector(database, category)
-        self.search_kind = search
-        self.search = open_search(database, self.detector.bank, search)
-        artifact = load_extractor(database, self.detector.extractor_id, settings.cache_dir)
-        self.extractor = Extractor(artifact)
+        self.detector = active_detector(database, category, kind)
+        self.search_kind: SearchKind | Literal["network"]
+        self._scoring: _BankScoring | _NetworkScoring
+        if self.detector.kind == "patchcore":
+            self.search_kind = search or "hnsw"
+            self._scoring = _BankScoring(database, settings, self.detector, self.search_kind)
+        elif search is None:
+            self.search_kind = "network"
+            self._scoring = _NetworkScoring(database, settings, self.detector)
+        else:
+            raise UsageError(
+                f"the detector of {category!r} is an EfficientAD network, which searches nothing; "
+                f"leave out --search {search}"
+            )
+        self.preprocessing = self._scoring.preprocessing
 
     def judge(
         self,
@@ -78,9 +147,7 @@ class Inspector:
         Extraction of a batch runs while the one before is scored, on as many threads and
         connections as there are processors.
         """
-        stream = batches(
-            paths, self.extractor.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error
-        )
+        stream = batches(paths, self.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error)
         with (
             one_blas_thread_each() as num_threads,
             ThreadPoolExecutor(num_threads, "pgdefect-score") as pool,
@@ -89,11 +156,12 @@ class Inspector:
             each = max(1, num_threads // max(1, len(paths)))
             waiting: list[tuple[int, Future[Judged]]] = []
             for batch in stream:
-                patches = self.extractor(batch.inputs)
-                embeddings = image_embeddings(patches)
+                embeddings, scores = self._scoring(batch.inputs)
                 submitted = [
-                    (index, pool.submit(self._judge_one, file, patches[n], embeddings[n], each))
-                    for n, (index, file) in enumerate(zip(batch.indices, batch.files, strict=True))
+                    (index, pool.submit(self._judge_one, file, embedding, score, each))
+                    for index, file, embedding, score in zip(
+                        batch.indices, batch.files, embeddings, scores, strict=True
+                    )
                 ]
                 if waiting:
                     yield [(index, future.result()) for index, future in waiting]
@@ -102,14 +170,9 @@ class Inspector:
                 yield [(index, future.result()) for index, future in waiting]
 
     def _judge_one(
-        self, file: ImageFile, patches: Float32, embedding: Float32, num_threads: int
+        self, file: ImageFile, embedding: Float32, score: Score, num_threads: int
     ) -> Judged:
-        detector, bank = self.detector, self.detector.bank
-        rows, cols, dim = patches.shape
-        vectors = as_stored(
-            apply_transform(bank.transform, patches.reshape(-1, dim)), bank.precision
-        )
-        scores = score_image(self.search, vectors, (rows, cols), num_threads)
+        detector, scores = self.detector, score(num_threads)
         inspection = Inspection(
             path=str(file.path),
             category=detector.category,
@@ -120,8 +183,11 @@ class Inspector:
                 scores.raw_score, detector.threshold, detector.score_center
             ),
             scores=scores,
-            worst_box=self.extractor.preprocessing.grid_to_pixels(
-                scores.worst_row, scores.worst_col, (rows, cols), (file.height, file.width)
+            worst_box=self.preprocessing.grid_to_pixels(
+                scores.worst_row,
+                scores.worst_col,
+                scores.distances.shape,
+                (file.height, file.width),
             ),
             search=self.search_kind,
         )
@@ -136,20 +202,23 @@ def inspect(
     *,
     split: str | None = None,
     store: bool = True,
-    search: SearchKind = "hnsw",
+    search: SearchKind | None = None,
+    kind: DetectorKind | None = None,
     progress: Progress = silent,
     on_judged: Callable[[Inspection], None] = lambda inspection: None,
 ) -> InspectReport:
     """Judge files and folders, or stored images of one split, with the active detector.
+
+    `kind` and `search` are `Inspector`'s.
 
     Files that are new to the category are recorded as production images. An image judged
     before by this detector under this threshold keeps its one inspection, renewed. Stored
     batch by batch: interrupted, what was judged is kept, and a second run completes it.
 
     Raises:
-        UnknownCategory, NoActiveDetector; DatasetError: nothing to inspect.
+        UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
     """
-    inspector = Inspector(database, settings, category, search)
+    inspector = Inspector(database, settings, category, search, kind)
     if paths:
         files = list_images(paths)
         known: dict[str, StoredImage] = {}
@@ -190,7 +259,7 @@ def inspect(
     return InspectReport(
         category,
         inspector.detector,
-        inspector.extractor.preprocessing,
+        inspector.preprocessing,
         tuple(item for _, item in inspections),
         tuple(failed),
     )

@@ -17,7 +17,7 @@ from pgdefect.db.queries import (
 )
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.inspect import Inspector, Judged
-from pgdefect.types import Inspection, Neighbor, StoredImage
+from pgdefect.types import DetectorKind, Inspection, Neighbor, StoredImage
 from pgdefect.vision.image import probe_image
 from pgdefect.vision.preprocess import Preprocessing
 
@@ -46,14 +46,17 @@ def search(
     label: str | None = None,
     defect_type: str | None = None,
     exclude_group: bool = False,
+    simulated: bool = False,
     exact: bool = False,
+    kind: DetectorKind | None = None,
 ) -> SearchReport:
     """Judge an image and list the k stored images most like it.
 
     query is a file, or a stored image by id, end of path or start of sha256. The verdict
-    is that of the category's active detector; nothing is stored. Neighbors come from the
-    same category unless `all_categories`; the query itself and copies of its file are
-    never among them.
+    is that of the category's active detector (of `kind`), and its extractor's image
+    embeddings are compared; nothing is stored. Neighbors come from the same category unless
+    `all_categories`; the query itself and copies of its file are never among them, images
+    with simulated defects only if `simulated`.
 
     Raises:
         UnknownImage, Conflict: the word names no stored image, or several;
@@ -61,7 +64,7 @@ def search(
     """
     check_k(k)
     image, path, category = _resolve(database, query, category)
-    inspector = Inspector(database, settings, category)
+    inspector = Inspector(database, settings, category, kind=kind)
     judged = _judge(inspector, path)
     if image is None or image.category != category:
         with database.connect() as connection:
@@ -74,6 +77,7 @@ def search(
         except_image=image.id if image else None,
         except_group=exclude_group,
         except_sha256=judged.file.sha256,
+        simulated=simulated,
     )
     neighbors = nearest_images(
         database, inspector.detector.extractor_id, judged.embedding, k, where, exact=exact
@@ -83,9 +87,7 @@ def search(
         inspection = replace(
             inspection, image_id=image.id, label=image.label, defect_type=image.defect_type
         )
-    return SearchReport(
-        query, image, inspection, inspector.extractor.preprocessing, tuple(neighbors)
-    )
+    return SearchReport(query, image, inspection, inspector.preprocessing, tuple(neighbors))
 
 
 def check_k(k: int) -> None:

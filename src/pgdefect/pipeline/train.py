@@ -1,4 +1,4 @@
-"""Train a detector for a category: extract, select, calibrate, export."""
+"""Train a PatchCore detector for a category: extract, select, calibrate, export."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from pgdefect.vision.backbone import find_backbone
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.preprocess import Batch, Preprocessing, batches
+from pgdefect.vision.training import check_device, library_versions
 
 MIN_IMAGES = 5
 
@@ -84,14 +85,9 @@ def _train(
     options: TrainOptions,
     progress: Progress,
 ) -> TrainReport:
-    clock = _Clock()
+    clock = Clock()
     everything = images_of(database, category)
-    normal = [i for i in everything if i.split == "train" and i.label == "normal"]
-    if len(normal) < MIN_IMAGES:
-        raise TooFewImages(
-            f"category {category!r} has {len(normal)} normal training images and needs at least "
-            f"{MIN_IMAGES}. Add some with: pgdefect ingest PATH --category {category}"
-        )
+    normal = learnable(category, everything)
     failed: list[tuple[str, str]] = []
 
     bank_images, held_out = split_holdout(normal, options.holdout, options.seed)
@@ -113,7 +109,7 @@ def _train(
         with clock("coreset"):
             bank = build_bank(spool, bank_ids, options, progress)
         with clock("threshold"):
-            threshold, calibration = calibrate(
+            threshold, scores, calibration = calibrate(
                 bank, spool.patches[len(bank_ids) :], options, progress
             )
     with clock("export"):
@@ -128,10 +124,11 @@ def _train(
             extractor_id=extractor_id,
             bank=bank,
             threshold=threshold,
+            holdout_scores=dict(zip(held_out_ids, scores.tolist(), strict=True)),
             calibration=calibration,
             settings=options.recorded(),
             metrics={},
-            library_versions=patchcore.library_versions(),
+            library_versions=library_versions(),
             progress=progress,
         )
     with clock("embed"):
@@ -152,6 +149,17 @@ def _train(
     )
 
 
+def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]:
+    """The normal training images among a category's. Raises TooFewImages."""
+    normal = [image for image in images if image.split == "train" and image.label == "normal"]
+    if len(normal) < MIN_IMAGES:
+        raise TooFewImages(
+            f"category {category!r} has {len(normal)} normal training images and needs at least "
+            f"{MIN_IMAGES}. Add some with: pgdefect ingest PATH --category {category}"
+        )
+    return normal
+
+
 def embed_images(
     database: Database,
     extractor: Extractor,
@@ -166,7 +174,7 @@ def embed_images(
         )
     todo = [image for image in images if image.id in missing]
     failed: list[tuple[str, str]] = []
-    stream = _batches(todo, extractor.preprocessing, BATCH_SIZE, failed)
+    stream = image_batches(todo, extractor.preprocessing, BATCH_SIZE, failed)
     done = 0
     for batch in stream:
         embeddings = image_embeddings(extractor(batch.inputs))
@@ -182,7 +190,7 @@ def _extractor(
     database: Database, settings: Settings, options: TrainOptions, progress: Progress
 ) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
     progress("extractor", 0, 0)
-    patchcore.check_device(options.device)
+    check_device(options.device)
     backbone = find_backbone(options.backbone)
     preprocessing = Preprocessing(
         image_size=options.image_size,
@@ -225,17 +233,19 @@ def _extract(
         means.update(zip(ids, image_embeddings(patches), strict=True))
         progress("extract", len(means), len(images))
 
-    stream = _batches(images, extractor.preprocessing, options.batch_size, failed)
+    stream = image_batches(images, extractor.preprocessing, options.batch_size, failed)
     patchcore.run_engine(embedder, stream, consume, device=options.device)
     return means
 
 
-def _batches(
+def image_batches(
     images: Sequence[StoredImage],
     preprocessing: Preprocessing,
     batch_size: int,
     failed: list[tuple[str, str]],
 ) -> Iterator[Batch]:
+    """Prepared images batch by batch; path and reason of those that fail go to `failed`."""
+
     def on_error(index: int, error: ImageError) -> None:
         failed.append((images[index].path, str(error)))
 
@@ -248,7 +258,7 @@ def _batches(
     )
 
 
-class _Clock:
+class Clock:
     """Seconds by stage."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Pretrained backbones: which there are, where their weights come from, loading them.
 
-Only this module and `patchcore` touch torch and timm, inside functions.
+The networks that use them are built in `patchcore` and `efficient_ad`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ __all__ = [
     "backbone_of_timm",
     "find_backbone",
     "load_weights",
+    "read_state_dict",
+    "require",
+    "state_sha256",
 ]
 
 Triple = tuple[float, float, float]
@@ -170,18 +173,23 @@ def load_weights(
         source, state = weights.source, dict(weights.tensors)
     elif weights is not None:
         source = f"file {weights.name}"
-        state = _read_state_dict(weights)
+        state = read_state_dict(weights)
     elif backbone.package is not None:
         source = backbone.source
-        state = _read_state_dict(_package_weights(backbone))
+        state = read_state_dict(_package_weights(backbone))
     else:
         source = backbone.source
         state = _hub_weights(backbone)
     module.load_state_dict(_fit(state, module, backbone))
-    return source, _state_sha256(module.state_dict())
+    return source, state_sha256(module.state_dict())
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors, or a torch file read with safe loading only.
+
+    Raises:
+        WeightsError: there is no such file, or it is something else.
+    """
     torch = require("torch")
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}")
@@ -270,7 +278,8 @@ def _fit(state: dict[str, Tensor], module: nn.Module, backbone: Backbone) -> dic
     return {name: named[name] for name in wanted}
 
 
-def _state_sha256(state: Mapping[str, Tensor]) -> str:
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

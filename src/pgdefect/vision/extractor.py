@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pgdefect.threads import num_cpus
 from pgdefect.types import ExtractorArtifact, Float32
 from pgdefect.vision.preprocess import Preprocessing
 
-__all__ = ["Extractor", "image_embeddings"]
+__all__ = ["Extractor", "compile_graph", "image_embeddings", "unit_vectors"]
 
 BATCH_SIZE = 8
 
@@ -27,20 +28,9 @@ class Extractor:
     """
 
     def __init__(self, artifact: ExtractorArtifact, *, num_threads: int | None = None) -> None:
-        import openvino
-
         self.artifact = artifact
         self.preprocessing = Preprocessing.from_dict(artifact.spec.preprocessing)
-        core = openvino.Core()
-        self._compiled: Any = core.compile_model(
-            core.read_model(artifact.onnx, b""),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "f32",
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": num_threads or num_cpus(),
-            },
-        )
+        self._compiled = compile_graph(artifact.onnx, num_threads)
 
     def __call__(self, images: Float32) -> Float32:
         height, width = self.preprocessing.input_size
@@ -49,8 +39,28 @@ class Extractor:
         return np.array(self._compiled(images)[0], dtype=np.float32)
 
 
+def compile_graph(onnx: bytes, num_threads: int | None = None) -> Any:
+    """An ONNX graph compiled for this processor, in full precision."""
+    import openvino
+
+    core = openvino.Core()
+    return core.compile_model(
+        core.read_model(onnx, b""),
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": num_threads or num_cpus(),
+        },
+    )
+
+
 def image_embeddings(patches: Float32) -> Float32:
     """One unit vector per image, `(n, dim)`: the mean of its patches `(n, rows, cols, dim)`."""
-    means = patches.mean(axis=(1, 2), dtype=np.float64)
+    return unit_vectors(patches.mean(axis=(1, 2), dtype=np.float64))
+
+
+def unit_vectors(means: NDArray[np.floating[Any]]) -> Float32:
+    """Vectors `(n, dim)` scaled to length 1; one of zeros stays as it is."""
     norms = np.linalg.norm(means, axis=1, keepdims=True)
     return np.asarray(means / np.where(norms == 0.0, 1.0, norms), dtype=np.float32)

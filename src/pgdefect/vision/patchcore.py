@@ -1,4 +1,4 @@
-"""Learning *normal* with anomalib's PatchCore. The only importer of anomalib.
+"""Learning *normal* with anomalib's PatchCore.
 
 anomalib defines the network, its layers' pooling and concatenation, and drives training
 with its Engine. Two steps are replaced: patch embeddings come from the exported graph, so
@@ -8,29 +8,25 @@ that training and inspection see the same numbers, and the coreset is picked by
 
 from __future__ import annotations
 
-import io
-import logging
-import signal
 import tempfile
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgdefect.errors import TrainingError, UsageError
+from pgdefect.errors import TrainingError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 from pgdefect.vision.backbone import Backbone, StateDict, check_layers, load_weights, require
 from pgdefect.vision.preprocess import Batch, Preprocessing
+from pgdefect.vision.training import export_onnx, interruptible, quiet
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PatchEmbedder", "build_embedder", "library_versions", "run_engine"]
+__all__ = ["PatchEmbedder", "build_embedder", "run_engine"]
 
 EXPORT_TOLERANCE = 1e-5
 
@@ -52,21 +48,11 @@ class PatchEmbedder:
         torch = require("torch")
         height, width = Preprocessing.from_dict(self.spec.preprocessing).input_size
         noise = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             expected = self.network(noise).numpy()
-            buffer = io.BytesIO()
-            program = torch.onnx.export(
-                self.network,
-                (noise,),
-                dynamo=True,
-                verbose=False,
-                input_names=["images"],
-                output_names=["patch_embeddings"],
-                dynamic_shapes=({0: torch.export.Dim("num_images")},),
-            )
-            buffer.write(program.model_proto.SerializeToString())
+        onnx = export_onnx(self.network, noise, ["patch_embeddings"])
         _, rows, cols, dim = expected.shape
-        artifact = ExtractorArtifact(self.spec, dim, rows, cols, buffer.getvalue())
+        artifact = ExtractorArtifact(self.spec, dim, rows, cols, onnx)
 
         from pgdefect.vision.extractor import Extractor
 
@@ -143,7 +129,7 @@ def run_engine(
     model = embedder.lightning_model
     model.fetched = deque()
     model.consume = consume
-    with tempfile.TemporaryDirectory(prefix="pgdefect-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="pgdefect-") as scratch, quiet():
         engine = Engine(
             accelerator="gpu" if device.startswith("cuda") else "cpu",
             devices=1,
@@ -152,32 +138,12 @@ def run_engine(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        with _interruptible():
+        with interruptible():
             engine.fit(model=model, train_dataloaders=DataLoader(Stream(), batch_size=None))
 
 
-def check_device(device: str) -> None:
-    """Raises UsageError for a device torch does not have."""
-    torch = require("torch")
-    if device == "cpu":
-        return
-    if device.startswith("cuda") and torch.cuda.is_available():
-        return
-    raise UsageError(f"torch has no device {device!r} here; use --device cpu")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what decides a bank's numbers."""
-    from importlib.metadata import version
-
-    return {
-        name: version(name)
-        for name in ("pgdefect", "anomalib", "torch", "timm", "openvino", "numpy", "pillow")
-    }
-
-
 def _patchcore_class() -> Any:
-    with _quiet():
+    with quiet():
         from anomalib.models import Patchcore
     import torch
 
@@ -213,28 +179,3 @@ def _network(patchcore_model: nn.Module) -> nn.Module:
             return model.generate_embedding(pooled).permute(0, 2, 3, 1)
 
     return PatchNetwork().eval()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C through: Lightning turns it into an exit and ignores further ones."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as ended:
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, before)
-            raise KeyboardInterrupt from ended
-        raise
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' own warnings and chatter from users, who can act on none of it."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)

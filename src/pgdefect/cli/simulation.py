@@ -1,0 +1,202 @@
+"""Simulated defects: simulate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgdefect.cli.context import current
+from pgdefect.cli.inspection import Model, kind_of
+from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.errors import UsageError
+
+if TYPE_CHECKING:
+    from pgdefect.pipeline.simulate import Rate, SimulationReport
+
+_SOURCES = {
+    "test": "normal test images",
+    "held_out": "normal images held out of training, which set the threshold",
+    "training": "normal training images",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to the application."""
+    example = "pgdefect simulate leather --output drawn --sheet sheet.png"
+    app.command(epilog=f"Example:  {example}")(simulate)
+
+
+def simulate(
+    context: typer.Context,
+    category: Annotated[str, typer.Argument(help="The product's name.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only cut_paste, perlin, scratch or spot; may be given again."),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(help="How many images, spread over kinds, sizes and contrasts.")
+    ] = 120,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Another seed draws other defects.")
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where images and masks go, not the data directory."),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Write a contact sheet.")
+    ] = None,
+    model: Model = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Instead: delete the category's simulated images.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --remove: do it, not only show what goes.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Draw defects on normal images and see which the active detector finds.
+
+    For a line that has no defects yet. The images are recorded as simulated, and no
+    report or search shows them unless asked to (search --simulated, the view defect.simulated).
+    """
+    if remove:
+        if kind or output or sheet or model:
+            raise UsageError("--remove takes all simulated images of the category; leave the rest")
+        _remove(context, category, yes, json)
+        return
+    if yes:
+        raise UsageError("--yes goes with --remove")
+    from pgdefect.pipeline.pictures import save_simulation_sheet, writable_folder
+    from pgdefect.pipeline.simulate import simulate as use_case
+
+    if sheet is not None:
+        writable_folder(sheet.parent)
+    with progress_bars() as progress:
+        report = use_case(
+            current(context).database,
+            current(context).settings,
+            category,
+            kinds=kind or (),
+            count=count,
+            seed=seed,
+            output=output,
+            model=kind_of(model),
+            progress=progress,
+        )
+    if sheet is not None:
+        save_simulation_sheet(report, sheet)
+    if json:
+        print_json(_json(report))
+    else:
+        _print(report)
+    if sheet is not None:
+        note(f"contact sheet: {sheet}")
+    failures(report.failed)
+
+
+def _remove(context: typer.Context, category: str, yes: bool, json: bool) -> None:
+    from pgdefect.db.simulations import simulated_dependents
+    from pgdefect.pipeline.simulate import remove
+
+    database = current(context).database
+    preview = simulated_dependents(database, category)
+    if yes:
+        remove(database, category)
+    if json:
+        print_json({"deleted": yes, "preview": preview})
+        return
+    typer.echo(f"{'deleted' if yes else 'would delete'} {preview}, and their files")
+    if not yes:
+        note("Nothing was deleted; add --yes to do it.")
+
+
+def _print(report: SimulationReport) -> None:
+    from pgdefect.pipeline.simulate import FOUND, cells
+
+    altered = " and ".join(f"{n} {_SOURCES[source]}" for source, n in report.sources.items())
+    typer.echo(
+        f"{report.category}: {len(report.images)} simulated defects ({report.added} new), seed "
+        f"{report.seed}, drawn on {altered}; detector {report.detector.id}, threshold "
+        f"{report.detector.threshold:.4g}\n"
+    )
+    print_table(
+        ("", "", "images", "detected", "rate", "in place"),
+        [
+            (group, name, rate.images, rate.detected, _percent(rate), rate.in_place)
+            for group, name, rate in cells(report)
+        ],
+    )
+    typer.echo("")
+    sizes = report.sizes
+    print_table(
+        ("detected", *sizes, f"{FOUND:.0%} from", *(f"at {c}" for c in report.contrasts)),
+        [
+            (
+                kind or "all",
+                *(_of(report.rate(kind, size)) for size in sizes),
+                report.smallest_found(kind),
+                *(report.smallest_found(kind, contrast) for contrast in report.contrasts),
+            )
+            for kind in (*report.kinds, None)
+        ],
+    )
+    if report.unaltered is not None:
+        typer.echo(f"\nThe same images unaltered: {_of(report.unaltered)} rejected.")
+    if "training" in report.sources:
+        note(
+            "The training images may be in the memory bank: where nothing was drawn they look "
+            "more normal than a new photograph would. Ingest normal test images for better figures."
+        )
+    note(f"images and masks: {report.folder}")
+
+
+def _json(report: SimulationReport) -> dict[str, Any]:
+    from pgdefect.pipeline.simulate import cells
+
+    def figures(rate: Rate) -> dict[str, Any]:
+        return {
+            "images": rate.images,
+            "detected": rate.detected,
+            "in_place": rate.in_place,
+            "rate": rate.rate,
+        }
+
+    return {
+        "category": report.category,
+        "detector_id": report.detector.id,
+        "threshold": report.detector.threshold,
+        "seed": report.seed,
+        "folder": report.folder,
+        "sources": report.sources,
+        "added": report.added,
+        "rates": [
+            {"by": group, "value": name, **figures(rate)} for group, name, rate in cells(report)
+        ],
+        "kind_and_size": [
+            {"kind": kind, "size": size, **figures(report.rate(kind, size))}
+            for kind in report.kinds
+            for size in report.sizes
+        ],
+        "smallest_found": {
+            kind: {
+                "all": report.smallest_found(kind),
+                **{c: report.smallest_found(kind, c) for c in report.contrasts},
+            }
+            for kind in report.kinds
+        },
+        "unaltered": report.unaltered
+        and {"images": report.unaltered.images, "rejected": report.unaltered.detected},
+        "images": report.images,
+        "failed": [{"path": path, "reason": reason} for path, reason in report.failed],
+    }
+
+
+def _of(rate: Rate) -> str:
+    return f"{rate.detected} of {rate.images}"
+
+
+def _percent(rate: Rate) -> str:
+    return "-" if rate.rate is None else f"{rate.rate:.0%}"

@@ -1,0 +1,71 @@
+"""EfficientAD detectors: their networks, stored whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert
+
+from pgdefect.db.detectors import add_detector, lock_images
+from pgdefect.db.engine import Database
+from pgdefect.db.extractors import cached_graph
+from pgdefect.db.models import DetectorModel
+from pgdefect.db.thresholds import store_first_threshold
+from pgdefect.types import NetworkArtifact, Threshold
+
+
+def store_network(
+    database: Database,
+    *,
+    category_id: int,
+    extractor_id: int,
+    network: NetworkArtifact,
+    threshold: Threshold,
+    holdout_scores: Mapping[int, float],
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    library_versions: Mapping[str, str],
+) -> int:
+    """Store a trained network as the category's active EfficientAD detector; returns its id.
+
+    holdout_scores: raw score by image id of the normal training images the threshold is from.
+    """
+    with database.begin() as connection:
+        detector_id = add_detector(
+            connection,
+            category_id=category_id,
+            extractor_id=extractor_id,
+            kind="efficient_ad",
+            threshold=threshold,
+            settings=settings,
+            metrics=metrics,
+            library_versions=library_versions,
+        )
+        lock_images(connection, holdout_scores)
+        store_first_threshold(connection, detector_id, threshold, holdout_scores)
+        connection.execute(
+            insert(DetectorModel).values(
+                detector_id=detector_id, onnx=network.onnx, onnx_sha256=network.onnx_sha256
+            )
+        )
+    return detector_id
+
+
+def load_network(database: Database, detector_id: int, cache_dir: Path) -> NetworkArtifact:
+    """A detector's network, from a local cache when it holds the same bytes.
+
+    Raises:
+        DatabaseError: the stored graph does not match its checksum.
+    """
+    with database.session() as session:
+        row = session.get_one(DetectorModel, detector_id)
+        return NetworkArtifact(
+            cached_graph(
+                cache_dir / "networks",
+                row.onnx_sha256,
+                lambda: row.onnx,
+                f"detector {detector_id}",
+            )
+        )
