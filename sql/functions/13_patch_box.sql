@@ -1,7 +1,9 @@
 -- Where a grid cell lies in the photograph: 'x,y,width,height' in its pixels.
 --
--- preprocessing is the extractor's: image_size [height, width] and center_crop the same
--- or null. The same arithmetic as Preprocessing.grid_to_pixels.
+-- preprocessing, grid_rows and grid_cols are the extractor's. Where it keeps the aspect ratio
+-- ("resize": "keep"), that is the grid of an image shaped like image_size; this image's own
+-- follows from its height and width. The same arithmetic as Preprocessing.input_size_of and
+-- grid_to_pixels.
 CREATE OR REPLACE FUNCTION defect.patch_box(
     "row" integer, col integer, grid_rows integer, grid_cols integer,
     height integer, width integer, preprocessing jsonb
@@ -18,7 +20,8 @@ AS $$
                round((top_edge + ("row" + 1) * step_y) * scale_y)::integer AS y1
         FROM (
             SELECT height / size_h AS scale_y, width / size_w AS scale_x,
-                   crop_h / grid_rows AS step_y, crop_w / grid_cols AS step_x,
+                   crop_h / (grid_rows * grown_h) AS step_y,
+                   crop_w / (grid_cols * grown_w) AS step_x,
                    floor((size_h - crop_h) / 2) AS top_edge,
                    floor((size_w - crop_w) / 2) AS left_edge
             FROM (
@@ -27,9 +30,22 @@ AS $$
                        coalesce(preprocessing->'center_crop'->>0, preprocessing->'image_size'->>0)::double precision AS crop_h,
                        coalesce(preprocessing->'center_crop'->>1, preprocessing->'image_size'->>1)::double precision AS crop_w
             ) sizes
+            CROSS JOIN LATERAL (
+                SELECT sqrt(size_h * size_w / (height::double precision * width)) / 16 AS scale
+            ) kept
+            CROSS JOIN LATERAL (
+                SELECT CASE preprocessing->>'resize' WHEN 'keep' THEN
+                           least(greatest(floor(height * scale + 0.5), 4), 256)
+                           / least(greatest(floor(size_h / 16 + 0.5), 4), 256)
+                       ELSE 1 END AS grown_h,
+                       CASE preprocessing->>'resize' WHEN 'keep' THEN
+                           least(greatest(floor(width * scale + 0.5), 4), 256)
+                           / least(greatest(floor(size_w / 16 + 0.5), 4), 256)
+                       ELSE 1 END AS grown_w
+            ) grown
         ) geometry
     ) edges
 $$;
 
 COMMENT ON FUNCTION defect.patch_box IS
-'The pixel box (x,y,width,height) of a grid cell in a photograph of the given size under an extractor''s preprocessing.';
+'The pixel box (x,y,width,height) of a grid cell in a photograph of the given size under an extractor''s grid and preprocessing.';

@@ -49,7 +49,8 @@ BEGIN
             SELECT (y - 1)::smallint AS row, (x - 1)::smallint AS col,
                    inspected.anomaly_map[y][x] AS score,
                    inspected.nearest_positions[y][x] AS nearest
-            FROM generate_series(1, e.rows) y, generate_series(1, e.cols) x
+            FROM generate_subscripts(inspected.anomaly_map, 1) y,
+                 generate_subscripts(inspected.anomaly_map, 2) x
         ) c
         JOIN pgdefect.memory_bank_patch p
             ON p.bank_id = inspected.detector_id AND p.position = c.nearest

@@ -70,8 +70,24 @@ def train(
         Path | None, typer.Option(help="A state dict to use instead of the backbone's own.")
     ] = None,
     image_size: Annotated[
-        str, typer.Option(metavar="SIZE|HEIGHTxWIDTH", help="Images are resized to this.")
+        str,
+        typer.Option(
+            metavar="SIZE|HEIGHTxWIDTH",
+            help="Images are resized to this: SIZE to the area of a square, HEIGHTxWIDTH exactly.",
+        ),
     ] = "256",
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="keep (the aspect ratio) or stretch; stretch with HEIGHTxWIDTH or a crop."
+        ),
+    ] = None,
+    local_contrast: Annotated[
+        float,
+        typer.Option(
+            help="Even out light and exposure: reach as a share of the image's side; 0 for none."
+        ),
+    ] = 0.1,
     center_crop: Annotated[
         str | None,
         typer.Option(metavar="SIZE|HEIGHTxWIDTH", help="Then this is cut out of the middle."),
@@ -154,6 +170,7 @@ def train(
         for value, name, known in (
             (transform, "--transform", ("centered", "unit", "none")),
             (precision, "--precision", ("half", "single")),
+            (resize or "keep", "--resize", ("keep", "stretch")),
         ):
             if value not in known:
                 raise UsageError(f"{name} is one of {', '.join(known)}, not {value!r}")
@@ -163,6 +180,8 @@ def train(
             weights=weights,
             image_size=resized,
             center_crop=cropped,
+            resize=resize or ("stretch" if cropped or "x" in image_size.lower() else "keep"),  # type: ignore[arg-type]
+            local_contrast=local_contrast or None,
             coreset_ratio=coreset_ratio,
             num_neighbors=num_neighbors,
             holdout=holdout,

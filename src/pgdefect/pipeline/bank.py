@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +62,11 @@ def build_bank(
     The bank's images are the first ones of the spool.
     """
     metric = metric_named(options.metric)
-    raw = spool.patches[: len(image_ids)]
-    _, rows, cols, raw_dim = raw.shape
-    flat = raw.reshape(-1, raw_dim)
+    flat = spool.patches_of(0, len(image_ids))
     candidates = _candidates(len(flat), options)
     progress("coreset", 0, 0)
     transform = fit_transform(flat, kind=options.transform, pca_dim=options.pca_dim)
-    dim = transformed_dim(transform, raw_dim)
+    dim = transformed_dim(transform, flat.shape[1])
     index_expression(indexed_type(options.precision, dim), dim)
     embeddings = spool.scratch((len(flat) if candidates is None else len(candidates), dim))
     for start in range(0, len(embeddings), BLOCK):
@@ -86,8 +83,7 @@ def build_bank(
         device=None if options.device == "cpu" else options.device,
     )
     picked = coreset.indices if candidates is None else candidates[coreset.indices]
-    image_index, cell = np.divmod(picked, rows * cols)
-    row, col = np.divmod(cell, cols)
+    image_index, row, col = spool.cells(picked)
     return MemoryBank(
         embeddings=embeddings[coreset.indices].astype(np.float32),
         image_ids=np.asarray(image_ids, dtype=np.int64)[image_index],
@@ -126,21 +122,22 @@ def calibration_sample(
 
 
 def calibrate(
-    bank: MemoryBank, held_out: NDArray[Any], options: TrainOptions, progress: Progress
+    bank: MemoryBank, spool: PatchSpool, options: TrainOptions, progress: Progress
 ) -> tuple[Threshold, NDArray[np.float64], Calibration]:
-    """Score the held-out images exactly.
+    """Score the held-out images exactly: those of the spool behind the bank's.
 
     Gives the threshold, the raw scores `(num_images,)` in order, and queries to choose
     ef_search by.
     """
     search = BankSearch(bank.embeddings, bank.metric, bank.num_neighbors)
-    count, rows, cols, dim = held_out.shape
+    held_out = range(bank.num_images, len(spool.grids))
+    count = len(held_out)
     rng = np.random.default_rng(options.seed)
 
-    def score(patches: NDArray[Any]) -> tuple[Float32, PatchScores]:
-        flat = patches.reshape(-1, dim).astype(np.float32)
-        vectors = as_stored(apply_transform(bank.transform, flat), bank.precision)
-        return vectors, score_image(search, vectors, (rows, cols))
+    def score(image: int) -> tuple[Float32, PatchScores]:
+        patches = spool.patches_of(image, image + 1).astype(np.float32)
+        vectors = as_stored(apply_transform(bank.transform, patches), bank.precision)
+        return vectors, score_image(search, vectors, spool.grids[image])
 
     scores = np.empty(count)
     queries: list[Float32] = []

@@ -185,6 +185,11 @@ def export_anomalib(
     artifact = load_extractor(database, detector.extractor_id, settings.cache_dir)
     spec = artifact.spec
     preprocessing = Preprocessing.from_dict(spec.preprocessing)
+    if preprocessing.resize != "stretch" or preprocessing.local_contrast is not None:
+        raise UsageError(
+            f"anomalib cannot prepare images as the detector of {category!r} does; train one that "
+            "it can follow with: --resize stretch --local-contrast 0"
+        )
     backbone = find_backbone(spec.backbone)
     given: Path | StateDict | None = weights
     if weights is not None and weights.suffix == ".ckpt":

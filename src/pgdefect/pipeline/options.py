@@ -14,6 +14,7 @@ from pgdefect.vision.efficient_ad_files import ModelSize
 from pgdefect.vision.extractor import BATCH_SIZE
 from pgdefect.vision.transform import DEFAULT_PCA_DIM
 
+DEFAULT_LOCAL_CONTRAST = 0.1
 MAX_SIDE = 4096
 """Larger images are refused: their feature maps would take tens of gigabytes."""
 
@@ -27,6 +28,8 @@ class TrainOptions:
     weights: Path | None = None
     image_size: tuple[int, int] = (256, 256)
     center_crop: tuple[int, int] | None = None
+    resize: Literal["keep", "stretch"] = "keep"
+    local_contrast: float | None = DEFAULT_LOCAL_CONTRAST
     coreset_ratio: float = 0.1
     num_neighbors: int = 1
     holdout: float = 0.2
@@ -56,6 +59,15 @@ class TrainOptions:
         if self.pca_dim is not None and self.pca_dim < 1:
             raise UsageError(f"--pca-dim must be at least 1, or 0 to keep all, not {self.pca_dim}")
         _check_sizes(self.image_size, self.center_crop)
+        if self.resize == "keep" and self.center_crop is not None:
+            raise UsageError(
+                "--center-crop cuts out of images of one size: use it with --resize stretch"
+            )
+        if self.local_contrast is not None and not 0.0 < self.local_contrast <= 1.0:
+            raise UsageError(
+                "--local-contrast must be above 0 and at most 1, or 0 to leave it out, not "
+                f"{self.local_contrast}"
+            )
         if metric_named(self.metric) is COSINE and self.transform == "none":
             raise UsageError(
                 "cosine distance compares directions: use --transform centered (the default) or "

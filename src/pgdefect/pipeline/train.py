@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,8 @@ def _train(
 
     with clock("extractor"):
         extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
+    bank_images = by_input_size(bank_images, extractor.preprocessing)
+    held_out = by_input_size(held_out, extractor.preprocessing)
     with PatchSpool(settings.cache_dir, options.precision) as spool:
         with clock("extract"):
             means = _extract(
@@ -109,9 +112,7 @@ def _train(
         with clock("coreset"):
             bank = build_bank(spool, bank_ids, options, progress)
         with clock("threshold"):
-            threshold, scores, calibration = calibrate(
-                bank, spool.patches[len(bank_ids) :], options, progress
-            )
+            threshold, scores, calibration = calibrate(bank, spool, options, progress)
     with clock("export"):
         with database.begin() as connection:
             missing = images_without_embedding(connection, extractor_id, list(means))
@@ -172,7 +173,9 @@ def embed_images(
         missing = set(
             images_without_embedding(connection, extractor_id, [image.id for image in images])
         )
-    todo = [image for image in images if image.id in missing]
+    todo = by_input_size(
+        [image for image in images if image.id in missing], extractor.preprocessing
+    )
     failed: list[tuple[str, str]] = []
     stream = image_batches(todo, extractor.preprocessing, BATCH_SIZE, failed)
     done = 0
@@ -197,6 +200,8 @@ def _extractor(
         center_crop=options.center_crop,
         mean=backbone.mean,
         std=backbone.std,
+        resize=options.resize,
+        local_contrast=options.local_contrast,
     )
     embedder = patchcore.build_embedder(
         backbone, options.layers or backbone.layers, preprocessing, options.weights
@@ -219,8 +224,8 @@ def _extract(
     progress: Progress,
 ) -> dict[int, Float32]:
     """Spool the patches of all readable images in order; image embeddings by image id."""
-    artifact = extractor.artifact
-    spool.allocate(len(images), (artifact.rows, artifact.cols, artifact.embedding_dim))
+    num_patches = sum(math.prod(extractor.grid_of((image.height, image.width))) for image in images)
+    spool.allocate(num_patches, extractor.artifact.embedding_dim)
     means: dict[int, Float32] = {}
 
     def consume(batch: Batch) -> None:
@@ -236,6 +241,11 @@ def _extract(
     stream = image_batches(images, extractor.preprocessing, options.batch_size, failed)
     patchcore.run_engine(embedder, stream, consume, device=options.device)
     return means
+
+
+def by_input_size(images: Sequence[StoredImage], preprocessing: Preprocessing) -> list[StoredImage]:
+    """The images in an order that fills batches, which hold inputs of one size."""
+    return sorted(images, key=lambda i: preprocessing.input_size_of((i.height, i.width)))
 
 
 def image_batches(

@@ -34,9 +34,18 @@ class Extractor:
 
     def __call__(self, images: Float32) -> Float32:
         height, width = self.preprocessing.input_size
-        if images.shape[1:] != (3, height, width):
+        if self.preprocessing.resize == "stretch" and images.shape[1:] != (3, height, width):
             raise ValueError(f"expected images (n, 3, {height}, {width}), got {images.shape}")
         return np.array(self._compiled(images)[0], dtype=np.float32)
+
+    def grid_of(self, original: tuple[int, int]) -> tuple[int, int]:
+        """`(rows, cols)` of the patches of an image of that `(height, width)`."""
+        (nominal_height, nominal_width) = self.preprocessing.input_size
+        height, width = self.preprocessing.input_size_of(original)
+        return (
+            self.artifact.rows * height // nominal_height,
+            self.artifact.cols * width // nominal_width,
+        )
 
 
 def compile_graph(onnx: bytes, num_threads: int | None = None) -> Any:

@@ -28,7 +28,9 @@ class PatchSpool:
     def __init__(self, folder: Path, precision: Precision) -> None:
         self.dtype = np.dtype(np.float16 if precision == "half" else np.float32)
         self._parent = folder
-        self._count = 0
+        self.grids: list[tuple[int, int]] = []
+        """`(rows, cols)` of the images appended, in order."""
+        self._starts = [0]
 
     def __enter__(self) -> PatchSpool:
         self._parent.mkdir(parents=True, exist_ok=True)
@@ -51,29 +53,47 @@ class PatchSpool:
             if pid.isdigit() and not Path("/proc", pid).exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def allocate(self, num_images: int, shape: tuple[int, int, int]) -> None:
-        """Make room for images of `shape` (rows, cols, embedding_dim).
-
-        Raises TrainingError where the disk has not enough.
-        """
-        self._patches = self._array("patches", (num_images, *shape))
+    def allocate(self, num_patches: int, embedding_dim: int) -> None:
+        """Make room. Raises TrainingError where the disk has not enough."""
+        self._patches = self._array("patches", (num_patches, embedding_dim))
 
     def append(self, patches: Float32) -> None:
-        """Add images `(n, rows, cols, embedding_dim)` behind those there are."""
-        stop = self._count + len(patches)
+        """Add images `(n, rows, cols, embedding_dim)` behind those there are.
+
+        Raises TrainingError where there is no room left, or a value is out of range.
+        """
+        count, rows, cols, dim = patches.shape
+        start = self._starts[-1]
+        stop = start + count * rows * cols
+        if stop > len(self._patches):
+            raise TrainingError(
+                "images have another size than when they were ingested; ingest them again"
+            )
         with np.errstate(over="ignore"):
-            self._patches[self._count : stop] = patches
-        if not np.isfinite(self._patches[self._count : stop]).all():
+            self._patches[start:stop] = patches.reshape(-1, dim)
+        if not np.isfinite(self._patches[start:stop]).all():
             raise TrainingError(
                 f"patch embeddings exceed the range of {self.dtype.name}; train with "
                 "--precision single"
             )
-        self._count = stop
+        self.grids += [(rows, cols)] * count
+        self._starts += range(start + rows * cols, stop + 1, rows * cols)
 
-    @property
-    def patches(self) -> NDArray[Any]:
-        """What was appended, `(num_images, rows, cols, embedding_dim)`, memory-mapped."""
-        return self._patches[: self._count]
+    def patches_of(self, first: int, stop: int) -> NDArray[Any]:
+        """All patches of the images from `first` to before `stop`, `(num_patches,
+        embedding_dim)`, memory-mapped.
+        """
+        return self._patches[self._starts[first] : self._starts[stop]]
+
+    def cells(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Image, row and column of patches, counted from the first image's first."""
+        starts = np.array(self._starts)
+        image = np.searchsorted(starts, indices, side="right") - 1
+        cols = np.array([cols for _, cols in self.grids])
+        row, col = np.divmod(indices - starts[image], cols[image])
+        return image, row, col
 
     def scratch(self, shape: tuple[int, int]) -> NDArray[Any]:
         """A further memory-mapped array."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import numpy as np
 from pgdefect.errors import TrainingError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 from pgdefect.vision.backbone import Backbone, StateDict, check_layers, load_weights, require
-from pgdefect.vision.preprocess import Batch, Preprocessing
+from pgdefect.vision.preprocess import KEEP_MULTIPLE, Batch, Preprocessing
 from pgdefect.vision.training import export_onnx, interruptible, quiet
 
 if TYPE_CHECKING:
@@ -40,29 +41,39 @@ class PatchEmbedder:
     network: nn.Module
 
     def export(self) -> ExtractorArtifact:
-        """The network as ONNX, with any batch size.
+        """The network as ONNX, with any batch size, and any size of images where their aspect
+        ratio is kept.
 
         Raises TrainingError where ONNX and torch disagree on noise by more than 1e-5 of
         the norm.
         """
         torch = require("torch")
-        height, width = Preprocessing.from_dict(self.spec.preprocessing).input_size
-        noise = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+        preprocessing = Preprocessing.from_dict(self.spec.preprocessing)
+        any_size = preprocessing.resize == "keep"
+        height, width = preprocessing.input_size
+        # With any size the second one is of odd multiples: neither shape nor padding is fixed.
+        sizes = [(height, width), *([(15 * KEEP_MULTIPLE, 17 * KEEP_MULTIPLE)] if any_size else [])]
+        generator = torch.Generator().manual_seed(0)
+        noises = [torch.randn(2, 3, *size, generator=generator) for size in sizes]
         with torch.no_grad(), quiet():
-            expected = self.network(noise).numpy()
-        onnx = export_onnx(self.network, noise, ["patch_embeddings"])
-        _, rows, cols, dim = expected.shape
+            expected = [self.network(noise).numpy() for noise in noises]
+        with even_padding(self.network) if any_size else nullcontext():
+            onnx = export_onnx(self.network, noises[-1], ["patch_embeddings"], any_size=any_size)
+        _, rows, cols, dim = expected[0].shape
         artifact = ExtractorArtifact(self.spec, dim, rows, cols, onnx)
 
         from pgdefect.vision.extractor import Extractor
 
-        difference = Extractor(artifact)(noise.numpy()) - expected
-        error = float(np.linalg.norm(difference) / np.linalg.norm(expected))
-        if not error <= EXPORT_TOLERANCE:
-            raise TrainingError(
-                f"the exported network of {self.spec.backbone} differs from torch's by {error:.1e} "
-                f"of the norm, more than {EXPORT_TOLERANCE:.0e}; use another backbone or layers"
-            )
+        extractor = Extractor(artifact)
+        for noise, embeddings in zip(noises, expected, strict=True):
+            difference = extractor(noise.numpy()) - embeddings
+            error = float(np.linalg.norm(difference) / np.linalg.norm(embeddings))
+            if not error <= EXPORT_TOLERANCE:
+                raise TrainingError(
+                    f"the exported network of {self.spec.backbone} differs from torch's by "
+                    f"{error:.1e} of the norm, more than {EXPORT_TOLERANCE:.0e}; use another "
+                    "backbone or layers" + (", or --resize stretch" if any_size else "")
+                )
         return artifact
 
     def embed(self, images: Float32, device: str) -> Float32:
@@ -103,6 +114,49 @@ def build_embedder(
     source, digest = load_weights(features, backbone, weights)
     spec = ExtractorSpec(backbone.name, layers, preprocessing.to_dict(), source, digest)
     return PatchEmbedder(spec, model, _network(model.model))
+
+
+@contextmanager
+def even_padding(network: nn.Module) -> Iterator[None]:
+    """Convolutions that pad by TensorFlow's rule ("same") do so as for an even input.
+
+    Their padding depends on the input's size, which would take the exporter minutes to
+    reason about; where all sides are multiples of the strides there is nothing to depend on.
+    """
+    from timm.layers.conv2d_same import Conv2dSame
+    from torch.nn import functional
+
+    def forward_of(conv: Any) -> Callable[[Any], Any]:
+        before, after = [], []
+        for size, stride, dilation in zip(
+            conv.kernel_size, conv.stride, conv.dilation, strict=True
+        ):
+            total = max(dilation * (size - 1) + 1 - stride, 0)
+            before.append(total // 2)
+            after.append(total - total // 2)
+        padding = (before[1], after[1], before[0], after[0])
+
+        def forward(images: Any) -> Any:
+            return functional.conv2d(
+                functional.pad(images, padding),
+                conv.weight,
+                conv.bias,
+                conv.stride,
+                0,
+                conv.dilation,
+                conv.groups,
+            )
+
+        return forward
+
+    changed = [module for module in network.modules() if isinstance(module, Conv2dSame)]
+    for module in changed:
+        module.forward = forward_of(module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
 
 
 def run_engine(

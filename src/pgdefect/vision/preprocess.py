@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.vision.image import ImageFile, read_image
+from pgdefect.vision.local_contrast import local_contrast
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "Preprocessing", "batches"]
 
@@ -29,6 +31,11 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIZE = 32
+RESIZES = ("keep", "stretch")
+KEEP_MULTIPLE, KEEP_LEAST, KEEP_MOST = 16, 4, 256
+"""Sides with resize keep, in pixels and multiples; a very long image is squeezed after all."""
+LATER: Mapping[str, Any] = MappingProxyType({"resize": "stretch", "local_contrast": None})
+"""Settings that came later, with the value that means what was done before."""
 BATCHES_AHEAD = 2
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
@@ -36,12 +43,15 @@ _INTERPOLATIONS = ("bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize to `image_size`, cut `center_crop` out of the middle, normalize per channel.
+    """Resize, cut `center_crop` out of the middle, even out the light, normalize per channel.
 
     Sizes are `(height, width)` in pixels, each side at least 32; `mean` and `std` are RGB
-    in units of the value range 0..1. The resize ignores the aspect ratio and antialiases
-    (Pillow's filters). Where the margin is odd, the crop lies half a pixel towards the top
-    left. Raises UsageError for settings that do not fit together.
+    in units of the value range 0..1. `resize` is ``stretch``, to `image_size` whatever the
+    aspect ratio, or ``keep``: to the aspect ratio of the image and the area of `image_size`,
+    each side a multiple of 16. Both antialias (Pillow's filters). Where the margin is odd, the
+    crop lies half a pixel towards the top left. `local_contrast` is the reach of
+    `pgdefect.vision.local_contrast`, or None. Raises UsageError for settings that do not fit
+    together.
     """
 
     image_size: tuple[int, int] = (256, 256)
@@ -49,6 +59,8 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
+    resize: str = "stretch"
+    local_contrast: float | None = None
 
     def __post_init__(self) -> None:
         self._set("image_size", _checked_size("image_size", self.image_size))
@@ -69,35 +81,72 @@ class Preprocessing:
                 f"Choose one of: {', '.join(_INTERPOLATIONS)}."
             )
 
+        if self.resize not in RESIZES:
+            raise UsageError(
+                f"Unknown resize {self.resize!r}. Choose one of: {', '.join(RESIZES)}."
+            )
+        if self.resize == "keep" and self.center_crop is not None:
+            raise UsageError(
+                "A center crop is cut out of images of one size: use it with resize stretch."
+            )
+        if self.local_contrast is not None and not 0.0 < self.local_contrast <= 1.0:
+            raise UsageError(
+                f"local_contrast must be above 0 and at most 1, not {self.local_contrast}."
+            )
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """`(height, width)` of what the network sees."""
+        """`(height, width)` of what the network sees; with resize keep, of an image shaped
+        like `image_size`.
+        """
+        return self.input_size_of(self.image_size)
+
+    def input_size_of(self, original: tuple[int, int]) -> tuple[int, int]:
+        """`(height, width)` of what the network sees of an image of size `original`."""
+        if self.resize == "stretch":
+            return self.center_crop or self.image_size
+        scale = math.sqrt(math.prod(self.image_size) / math.prod(original)) / KEEP_MULTIPLE
+        height, width = (
+            KEEP_MULTIPLE * min(max(math.floor(side * scale + 0.5), KEEP_LEAST), KEEP_MOST)
+            for side in original
+        )
+        return height, width
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """`(height, width)` of the part of `image_size` that the network sees."""
         return self.center_crop or self.image_size
 
     @property
     def crop_offset(self) -> tuple[int, int]:
         """`(top, left)` of the crop in the resized image, in pixels."""
-        (height, width), (crop_height, crop_width) = self.image_size, self.input_size
+        (height, width), (crop_height, crop_width) = self.image_size, self.crop_size
         return (height - crop_height) // 2, (width - crop_width) // 2
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON types; `from_dict` gives back an equal object."""
+        """The settings as JSON types; `from_dict` gives back an equal object.
+
+        Those of `LATER` are left out where they change nothing, so that extractors stored
+        before there were any keep their fingerprint.
+        """
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
+            if LATER.get(name, ...) != value
         }
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`. Every key must be there, since a default that fills a
-        gap today may be another one tomorrow. Raises UsageError.
+        """The inverse of `to_dict`. Every key but those of `LATER` must be there, since a
+        default that fills a gap today may be another one tomorrow. Raises UsageError.
         """
         known = {field.name for field in fields(cls)}
-        if settings.keys() != known:
-            unknown, missing = sorted(settings.keys() - known), sorted(known - settings.keys())
+        unknown = sorted(settings.keys() - known)
+        missing = sorted(known - settings.keys() - LATER.keys())
+        if unknown or missing:
             raise UsageError(
                 f"These are not preprocessing settings: unknown {unknown}, missing {missing}. "
                 f"Expected exactly {sorted(known)}."
@@ -116,7 +165,7 @@ class Preprocessing:
             raise ValueError(
                 f"image must be uint8 (height, width, 3), not {image.dtype} {image.shape}"
             )
-        height, width = self.input_size
+        height, width = self.input_size_of(image.shape[:2])
         if out is None:
             out = np.empty((3, height, width), dtype=np.float32)
         elif out.dtype != np.float32 or out.shape != (3, height, width):
@@ -124,12 +173,16 @@ class Preprocessing:
                 f"out must be float32 {(3, height, width)}, not {out.dtype} {out.shape}"
             )
         resized = Image.fromarray(image).resize(
-            self.image_size[::-1], Image.Resampling[self.interpolation.upper()], reducing_gap=None
+            self.image_size[::-1] if self.resize == "stretch" else (width, height),
+            Image.Resampling[self.interpolation.upper()],
+            reducing_gap=None,
         )
         top, left = self.crop_offset
         pixels = np.asarray(resized)[top : top + height, left : left + width]
-        mean, std = np.array(self.mean), np.array(self.std)
-        scale = (1 / (255 * std)).astype(np.float32)
+        mean, std, full = np.array(self.mean), np.array(self.std), 255.0
+        if self.local_contrast is not None:
+            pixels, full = local_contrast(pixels, self.local_contrast), 1.0
+        scale = (1 / (full * std)).astype(np.float32)
         offset = (-mean / std).astype(np.float32)
         np.multiply(pixels.transpose(2, 0, 1), scale[:, None, None], out=out)
         np.add(out, offset[:, None, None], out=out)
@@ -155,7 +208,7 @@ class Preprocessing:
     def _cell_extent(self, axis: int, cell: int, cells: int, length: int) -> tuple[int, int]:
         first, last = (
             _round_ratio(
-                (self.crop_offset[axis] * cells + border * self.input_size[axis]) * length,
+                (self.crop_offset[axis] * cells + border * self.crop_size[axis]) * length,
                 cells * self.image_size[axis],
             )
             for border in (cell, cell + 1)
@@ -186,8 +239,8 @@ class Preprocessing:
         """
         per_pixel = self.image_size[axis] / length
         position = (np.arange(length) + 0.5) * per_pixel - self.crop_offset[axis]
-        inside = (position >= 0) & (position < self.input_size[axis])
-        cells_per_input_pixel = cells / self.input_size[axis]
+        inside = (position >= 0) & (position < self.crop_size[axis])
+        cells_per_input_pixel = cells / self.crop_size[axis]
         centre = position * cells_per_input_pixel - 0.5
         reach = max(1.0, per_pixel * cells_per_input_pixel)
         weights = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(cells)) / reach)
@@ -198,8 +251,8 @@ class Preprocessing:
 
 
 class Batch(NamedTuple):
-    """Prepared images: their positions in `paths`, ascending; float32 network input
-    `(len(indices), 3, height, width)`, an array of its own each time; what was read.
+    """Prepared images of one size: their positions in `paths`, ascending; float32 network
+    input `(len(indices), 3, height, width)`, an array of its own each time; what was read.
     """
 
     indices: list[int]
@@ -218,8 +271,9 @@ def batches(
     """Decode and prepare images in threads, at most two batches ahead of the consumer.
 
     A file that cannot be read is passed to `on_error(index, error)`, in the consumer's
-    thread and in order, and left out; later images fill its place, so only the last batch
-    is short. Closing the iterator cancels what has not begun. Raises UsageError for counts below 1.
+    thread and in order, and left out; later images fill its place. A batch is short where
+    the network's input changes its size, and at the end. Closing the iterator cancels what has
+    not begun. Raises UsageError for counts below 1.
     """
     if batch_size < 1 or num_threads < 1:
         raise UsageError(
@@ -239,7 +293,6 @@ def _batches(
         file, pixels = read_image(path)
         return file, preprocessing.apply(pixels)
 
-    shape = (batch_size, 3, *preprocessing.input_size)
     remaining = enumerate(paths)
     pending: deque[tuple[int, Future[tuple[ImageFile, Float32]]]] = deque()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pgdefect-images")
@@ -249,24 +302,35 @@ def _batches(
             pending.append((index, pool.submit(prepare, path)))
 
     try:
-        batch = Batch([], np.empty(shape, dtype=np.float32), [])
+        waiting: list[tuple[int, ImageFile, Float32]] = []
         top_up()
         while pending:
             index, future = pending.popleft()
             try:
-                file, batch.inputs[len(batch.indices)] = future.result()
-                batch.indices.append(index)
-                batch.files.append(file)
+                file, pixels = future.result()
             except ImageError as error:
                 on_error(index, error)
+            else:
+                if waiting and pixels.shape != waiting[0][2].shape:
+                    yield _batch(waiting)
+                    waiting = []
+                waiting.append((index, file, pixels))
             top_up()
-            if len(batch.indices) == batch_size:
-                yield batch
-                batch = Batch([], np.empty(shape, dtype=np.float32), [])
-        if batch.indices:
-            yield batch._replace(inputs=batch.inputs[: len(batch.indices)])
+            if len(waiting) == batch_size:
+                yield _batch(waiting)
+                waiting = []
+        if waiting:
+            yield _batch(waiting)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batch(images: Sequence[tuple[int, ImageFile, Float32]]) -> Batch:
+    return Batch(
+        [index for index, _, _ in images],
+        np.stack([pixels for _, _, pixels in images]),
+        [file for _, file, _ in images],
+    )
 
 
 def _checked_size(name: str, value: Any) -> tuple[int, int]:

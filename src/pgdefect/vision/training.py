@@ -38,9 +38,13 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def export_onnx(network: nn.Module, example: Tensor, outputs: Sequence[str]) -> bytes:
-    """A network of images as ONNX, with any batch size."""
+def export_onnx(
+    network: nn.Module, example: Tensor, outputs: Sequence[str], *, any_size: bool = False
+) -> bytes:
+    """A network of images as ONNX, with any batch size, and any size of images if asked for."""
     torch = require("torch")
+    dim = torch.export.Dim
+    shape = {0: dim.AUTO, 2: dim.AUTO, 3: dim.AUTO} if any_size else {0: dim("num_images")}
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
             network,
@@ -49,7 +53,7 @@ def export_onnx(network: nn.Module, example: Tensor, outputs: Sequence[str]) -> 
             verbose=False,
             input_names=["images"],
             output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("num_images")},),
+            dynamic_shapes=(shape,),
         )
         onnx: bytes = program.model_proto.SerializeToString()
     return onnx
