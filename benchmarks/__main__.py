@@ -16,8 +16,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
-NAMES = ("start", "features", "coreset", "export", "inspect", "train", "parity")
-WITHOUT_IMAGES = ("start", "features", "export")
+NAMES = ("start", "features", "coreset", "export", "inspect", "train", "parity", "accuracy")
+ON_ONE_SET = ("start", "features", "export")
+ON_ALL_SETS = ("parity", "accuracy")
+"""The others, which take time, leave the polycrystalline cells out."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         sets = common.image_sets(args.images, args.quick)
         for name in args.names or NAMES:
             reports = []
-            for images in sets[:1] if name in WITHOUT_IMAGES else sets:
+            chosen = [s for s in sets if name in ON_ALL_SETS or s.name != common.POLY]
+            for images in chosen[:1] if name in ON_ONE_SET else chosen:
                 print(f"{name}: {images.name}", file=sys.stderr, flush=True)
                 context = common.Context(args.quick, images, Path(folder), 1 if args.quick else 3)
                 reports.append(importlib.import_module(f"benchmarks.bench_{name}").measure(context))

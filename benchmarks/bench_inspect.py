@@ -43,7 +43,7 @@ def measure(context: Context) -> Report:
     report = Report("inspect", f"{len(test)} test images of {images.name}")
     with server() as database:
         ingest_dataset(database, images.dataset, CATEGORY)
-        options = TrainOptions()
+        options = TrainOptions(resize="stretch", local_contrast=None)  # as anomalib does
         normal = [
             i for i in images_of(database, CATEGORY) if (i.split, i.label) == ("train", "normal")
         ]

@@ -25,6 +25,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MAGNETIC_TILE = ROOT.parent / "shared" / "data" / "magnetic_tile"
 SIZE = (256, 256)
 GRID = (32, 32)
+POLY = "elpv solar cells (poly)"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     checks: list[tuple[str, bool]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Lines to print below the table."""
 
     def check(self, text: str, holds: bool) -> None:
         """A requirement that is not a ratio of times."""
@@ -177,7 +180,10 @@ def image_sets(folder: Path | None, quick: bool) -> list[Images]:
 
     if folder is not None:
         return [Images(folder.name, scan(folder))]
-    sets = [Images("elpv solar cells (mono)", solar_cells("solar_mono"))]
+    sets = [
+        Images("elpv solar cells (mono)", solar_cells("solar_mono")),
+        Images(POLY, solar_cells("solar_poly")),
+    ]
     if MAGNETIC_TILE.is_dir() and not quick:
         groups = MAGNETIC_TILE / "groups.csv"
         sets.append(
@@ -268,7 +274,8 @@ def print_report(report: Report) -> None:
     header = (
         f"{'':52}{'seconds':>10}{'peer':>10}{'ratio':>8}{'at least':>10}{'floor':>10}{'x floor':>9}"
     )
-    print(header + "\n" + "-" * len(header))
+    if report.rows:
+        print(header + "\n" + "-" * len(header))
     for row in report.rows:
         target = "-" if row.target is None else f"{row.target:g}"
         floor = "-" if row.floor_seconds is None else _seconds(row.floor_seconds)
@@ -283,6 +290,8 @@ def print_report(report: Report) -> None:
         print(f"{row.what}\n    against {row.against}")
         for line in ([f"floor: {row.floor}"] if row.floor else []) + row.notes:
             print(f"    {line}")
+    for line in report.notes:
+        print(line)
     for text, holds in report.checks:
         print(f"{'holds ' if holds else 'MISSED'}  {text}")
 

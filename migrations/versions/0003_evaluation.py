@@ -137,6 +137,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("detector_id", name=op.f("pk_detector_model")),
         schema="pgdefect",
     )
+    op.add_column(
+        "memory_bank",
+        sa.Column("worst_share", sa.Double(), server_default=sa.text("0"), nullable=False),
+        schema="pgdefect",
+    )
+    op.create_check_constraint(
+        op.f("ck_memory_bank_worst_share_range"),
+        "memory_bank",
+        "worst_share BETWEEN 0 AND 1",
+        schema="pgdefect",
+    )
     op.alter_column("inspection", "nearest_positions", nullable=True, schema="pgdefect")
     op.drop_constraint(op.f("ck_inspection_search_known"), "inspection", schema="pgdefect")
     op.create_check_constraint(

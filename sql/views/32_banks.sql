@@ -8,7 +8,7 @@ SELECT b.id AS bank_id, c.name AS category, d.kind, d.version, d.state, d.active
        d.threshold, d.threshold_rule, d.metrics,
        pg_size_pretty(pg_total_relation_size(
            to_regclass('pgdefect.memory_bank_patch_' || b.id))) AS size,
-       d.created_at
+       d.created_at, b.worst_share, e.preprocessing
 FROM pgdefect.memory_bank b
 JOIN pgdefect.detector d ON d.id = b.id
 JOIN pgdefect.category c ON c.id = d.category_id

@@ -178,8 +178,8 @@ def max_escape_rate(normal: ArrayLike, anomalous: ArrayLike, rate: float) -> Thr
 
 def given(value: float, normal: ArrayLike = (), anomalous: ArrayLike = ()) -> Threshold:
     """A number somebody chose; the scores, if any, only say what it costs."""
-    if not math.isfinite(value):
-        raise UsageError(f"a threshold is a finite number, not {value}")
+    if not 0.0 < value < math.inf:
+        raise UsageError(f"a threshold is a finite number above 0, not {value}")
     return _threshold(value, _sorted(normal), _sorted(anomalous), {"rule": "given"})
 
 

@@ -110,6 +110,7 @@ class MemoryBank:
     coreset_ratio: float
     covering_radius: float
     num_neighbors: int
+    worst_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class BankInfo:
     num_neighbors: int
     ef_search: int
     ef_search_fast: int
+    worst_share: float = 0.0
 
 
 @dataclass(frozen=True)

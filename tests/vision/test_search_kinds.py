@@ -33,27 +33,33 @@ def paths(parts: Path) -> list[str]:
     return sorted(str(path) for path in (parts / "test").rglob("*.png"))
 
 
-@pytest.mark.parametrize("num_neighbors", [1, 5])
+@pytest.mark.parametrize(("num_neighbors", "worst_share"), [(1, 0.0), (5, 0.0), (1, 0.05)])
 @pytest.mark.parametrize("ef_search_fast", [None, 1])
 def test_hnsw_fast_and_exact_give_the_same_image_scores(
     trained: Database,
     settings: Settings,
     paths: list[str],
     num_neighbors: int,
+    worst_share: float,
     ef_search_fast: int | None,
 ) -> None:
-    """However little the index looks at: the largest distances are proven."""
+    """However little the index looks at: the largest distances are proven, or looked at longer."""
     with trained.begin() as connection:
         connection.execute(
             text(
                 "UPDATE pgdefect.memory_bank SET num_neighbors = :n, "
-                "ef_search_fast = coalesce(:ef, ef_search_fast)"
+                "worst_share = :share, ef_search_fast = coalesce(:ef, ef_search_fast)"
             ),
-            {"n": num_neighbors, "ef": ef_search_fast},
+            {"n": num_neighbors, "share": worst_share, "ef": ef_search_fast},
         )
     exact, hnsw, fast = (
         judge(trained, settings, paths, kind) for kind in ("exact", "hnsw", "fast")
     )
+    for judged in exact:
+        worst = np.sort(judged.scores.distances.reshape(-1))[::-1]
+        if num_neighbors == 1:
+            count = max(1, round(worst_share * worst.size))
+            assert judged.raw_score == pytest.approx(worst[:count].mean(), rel=1e-5)
     for other in (hnsw, fast):
         np.testing.assert_allclose(
             [i.raw_score for i in other], [i.raw_score for i in exact], rtol=1e-4

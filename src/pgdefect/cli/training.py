@@ -98,6 +98,13 @@ def train(
     num_neighbors: Annotated[
         int, typer.Option(help="PatchCore's score re-weighting; 1 leaves it out.")
     ] = 1,
+    worst_share: Annotated[
+        float,
+        typer.Option(
+            help="The image score is the mean over this share of the patches, the worst ones; 0 "
+            "takes the worst alone."
+        ),
+    ] = 0.0,
     holdout: Annotated[
         float, typer.Option(help="Share of the training images kept for the threshold.")
     ] = 0.2,
@@ -184,6 +191,7 @@ def train(
             local_contrast=local_contrast or None,
             coreset_ratio=coreset_ratio,
             num_neighbors=num_neighbors,
+            worst_share=worst_share,
             holdout=holdout,
             false_reject_rate=false_reject_rate,
             transform=transform,  # type: ignore[arg-type]

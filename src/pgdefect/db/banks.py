@@ -227,6 +227,7 @@ def _insert_bank(connection: Connection, bank_id: int, bank: MemoryBank, chosen:
             coreset_ratio=bank.coreset_ratio,
             covering_radius=bank.covering_radius,
             num_neighbors=bank.num_neighbors,
+            worst_share=bank.worst_share,
             ef_search=chosen.ef_search,
             ef_search_recall=chosen.recall,
             ef_search_fast=chosen.ef_search_fast,

@@ -72,6 +72,9 @@ class Dependents:
     bank_vectors: int = 0
     inspections: int = 0
     embeddings: int = 0
+    held_out_scores: int = 0
+    thresholds: int = 0
+    evaluations: int = 0
 
     def __str__(self) -> str:
         counts = {
@@ -80,6 +83,9 @@ class Dependents:
             "memory-bank vectors": self.bank_vectors,
             "inspections": self.inspections,
             "image embeddings": self.embeddings,
+            "held-out scores": self.held_out_scores,
+            "thresholds": self.thresholds,
+            "evaluations": self.evaluations,
         }
         parts = [f"{count:,} {name}" for name, count in counts.items() if count]
         return f"{self.subject}: {', '.join(parts) if parts else 'nothing hangs on it'}"
@@ -307,11 +313,16 @@ def dependents(
                    (SELECT count(*) FROM pgdefect.inspection
                     WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
                    (SELECT count(*) FROM pgdefect.image_embedding
-                    WHERE image_id IN (SELECT id FROM i))"""),
+                    WHERE image_id IN (SELECT id FROM i)),
+                   (SELECT count(*) FROM pgdefect.holdout_score
+                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
+                   (SELECT count(*) FROM pgdefect.detector_threshold
+                    WHERE detector_id IN (SELECT id FROM d)),
+                   (SELECT count(*) FROM pgdefect.evaluation
+                    WHERE detector_id IN (SELECT id FROM d))"""),
             {"detector": detector_id, "category": category, "image": image_id},
         ).one()
-        images, detectors, vectors, inspections, embeddings = (int(value) for value in row)
-        return Dependents(subject, images, detectors, vectors, inspections, embeddings)
+        return Dependents(subject, *(int(value) for value in row))
 
 
 def delete_detector(database: Database, detector_id: int) -> None:

@@ -173,4 +173,5 @@ def _bank_info(session: Session, bank_id: int) -> BankInfo:
         num_neighbors=row.num_neighbors,
         ef_search=row.ef_search,
         ef_search_fast=row.ef_search_fast,
+        worst_share=row.worst_share,
     )

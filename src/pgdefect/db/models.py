@@ -258,6 +258,7 @@ class MemoryBank(Base):
         CheckConstraint("operator IN ('<=>', '<->')", name="operator_known"),
         CheckConstraint("precision IN ('half', 'single')", name="precision_known"),
         CheckConstraint("indexed_type IN ('vector', 'halfvec')", name="indexed_type_known"),
+        CheckConstraint("worst_share BETWEEN 0 AND 1", name="worst_share_range"),
         CheckConstraint("ef_search BETWEEN 1 AND 1000", name="ef_search_range"),
         CheckConstraint("ef_search_fast BETWEEN 1 AND ef_search", name="ef_search_fast_range"),
     )
@@ -281,6 +282,7 @@ class MemoryBank(Base):
     coreset_ratio: Mapped[float]
     covering_radius: Mapped[float]
     num_neighbors: Mapped[int] = mapped_column(INTEGER)
+    worst_share: Mapped[float] = mapped_column(server_default=text("0"))
     ef_search: Mapped[int] = mapped_column(INTEGER)
     ef_search_recall: Mapped[float]
     ef_search_fast: Mapped[int] = mapped_column(INTEGER)

@@ -134,20 +134,23 @@ def score_center(connection: Connection, detector_id: int, threshold: float) -> 
 
 
 def rejudge(connection: Connection, detector_id: int) -> int:
-    """Apply the present threshold to stored scores as new inspections; returns their number."""
+    """Apply the present threshold to stored scores as new inspections.
+
+    Returns how many photographs got one; simulated defects follow uncounted.
+    """
     row = driver(connection).execute("SELECT defect.rejudge(%s)", [detector_id]).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def stale_inspections(connection: Connection, detector_id: int) -> int:
-    """How many images have been judged by the detector, but not under its present threshold."""
+    """How many photographs the detector has judged, but not under its present threshold."""
     row = (
         driver(connection)
         .execute(
             "SELECT count(*) FROM (SELECT DISTINCT ON (s.image_id) s.threshold "
             "FROM pgdefect.inspection s JOIN pgdefect.image i ON i.id = s.image_id "
-            "WHERE s.detector_id = %s AND i.retired_at IS NULL "
+            "WHERE s.detector_id = %s AND i.retired_at IS NULL AND i.split <> 'simulated' "
             "ORDER BY s.image_id, s.created_at DESC, s.id DESC) newest, pgdefect.detector d "
             "WHERE d.id = %s AND newest.threshold <> d.threshold",
             [detector_id, detector_id],

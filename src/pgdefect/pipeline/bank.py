@@ -96,6 +96,7 @@ def build_bank(
         coreset_ratio=options.coreset_ratio,
         covering_radius=coreset.covering_radius,
         num_neighbors=options.num_neighbors,
+        worst_share=options.worst_share,
     )
 
 
@@ -129,7 +130,7 @@ def calibrate(
     Gives the threshold, the raw scores `(num_images,)` in order, and queries to choose
     ef_search by.
     """
-    search = BankSearch(bank.embeddings, bank.metric, bank.num_neighbors)
+    search = BankSearch(bank.embeddings, bank.metric, bank.num_neighbors, bank.worst_share)
     held_out = range(bank.num_images, len(spool.grids))
     count = len(held_out)
     rng = np.random.default_rng(options.seed)

@@ -205,7 +205,8 @@ def export_anomalib(
         vectors = read_bank(database, bank)
     else:
         vectors = _read_again(database, detector, Extractor(artifact), progress)
-    threshold = detector.threshold if as_stored else None
+    # anomalib's score is the worst patch's; a threshold for another one would mislead.
+    threshold = detector.threshold if as_stored and not bank.worst_share else None
     write_checkpoint(
         path,
         vectors,

@@ -32,6 +32,7 @@ class TrainOptions:
     local_contrast: float | None = DEFAULT_LOCAL_CONTRAST
     coreset_ratio: float = 0.1
     num_neighbors: int = 1
+    worst_share: float = 0.0
     holdout: float = 0.2
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     transform: Literal["centered", "unit", "none"] = "centered"
@@ -51,6 +52,13 @@ class TrainOptions:
         _check_holdout(self.holdout, self.false_reject_rate)
         if self.num_neighbors < 1:
             raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
+        if not 0.0 <= self.worst_share <= 1.0:
+            raise UsageError(f"--worst-share must lie between 0 and 1, not {self.worst_share}")
+        if self.worst_share and self.num_neighbors > 1:
+            raise UsageError(
+                "--worst-share averages the worst patches and --num-neighbors re-weights the worst "
+                "one: choose one of them"
+            )
         if self.max_patches is not None and self.max_patches < 1:
             raise UsageError(f"--max-patches must be at least 1, not {self.max_patches}")
         if self.batch_size < 1:

@@ -1,7 +1,8 @@
 """Nearest normal patches of an image: in the database, or in memory. One interface, two ways.
 
 Both give the same image score: a distance from the HNSW index is an upper bound of the true
-one, and the largest are looked up exactly until the image's maximum is proven.
+one, and the largest are looked up exactly until the image's maximum is proven. Where the score
+is a mean over the worst patches, these are searched for longer and not proven.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class PatchSearch(Protocol):
 
     metric: Metric
     num_neighbors: int
+    worst_share: float
 
     def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
         """Positions and distances `(n,)` for patches `(n, dim)` of one image.
@@ -57,28 +59,32 @@ class SqlSearch:
         self.ef = ef
         self.metric = bank.metric
         self.num_neighbors = bank.num_neighbors
+        self.worst_share = bank.worst_share
 
     def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
         positions, distances = _in_parts(self._approximate, vectors, num_threads)
+        num_worst = count_worst(self.worst_share, len(vectors))
         checked, proven = np.zeros((2, len(vectors)), dtype=bool)
         with self.database.connect() as connection:
-            while not proven[worst := int(distances.argmax())]:
+            while True:
+                order = np.argsort(-distances, kind="stable")
                 # A longer search finds nearly all nearest vectors that the first one missed,
                 # so that few exact ones, which read the whole bank, are left.
-                exact = bool(checked[worst])
-                if exact:
-                    some = np.array([worst])
-                    proven[worst] = True
-                else:
-                    some = np.argsort(-distances, kind="stable")[:CHECKED_AT_ONCE]
+                exact = bool(checked[order[:num_worst]].all())
+                if not exact:
+                    some = order[: max(num_worst, CHECKED_AT_ONCE)]
                     some = some[~checked[some]]
                     checked[some] = True
+                elif num_worst > 1 or proven[order[0]]:
+                    return positions, distances
+                else:
+                    some = order[:1]
+                    proven[some] = True
                 found, nearer = score_patches(
                     connection, self.bank, vectors[some], ef=CHECKED_EF, exact=exact
                 )
                 better = nearer < distances[some]
                 positions[some[better]], distances[some[better]] = found[better], nearer[better]
-        return positions, distances
 
     def _approximate(self, vectors: Float32) -> tuple[Int32, Float32]:
         with self.database.connect() as connection:
@@ -96,10 +102,13 @@ class BankSearch:
     vectors: `(num_vectors, dim)`, as stored.
     """
 
-    def __init__(self, vectors: Float32, metric: Metric, num_neighbors: int) -> None:
+    def __init__(
+        self, vectors: Float32, metric: Metric, num_neighbors: int, worst_share: float = 0.0
+    ) -> None:
         self.vectors = vectors
         self.metric = metric
         self.num_neighbors = num_neighbors
+        self.worst_share = worst_share
 
     def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
         def search(part: Float32) -> tuple[Int32, Float32]:
@@ -132,7 +141,12 @@ def open_search(database: Database, bank: BankInfo, kind: SearchKind) -> PatchSe
             f"memory bank {bank.id} has {len(vectors):,} of {bank.num_vectors:,} vectors; "
             "it was deleted meanwhile"
         )
-    return BankSearch(vectors, bank.metric, bank.num_neighbors)
+    return BankSearch(vectors, bank.metric, bank.num_neighbors, bank.worst_share)
+
+
+def count_worst(share: float, num_patches: int) -> int:
+    """How many of an image's patches its score is the mean of."""
+    return max(1, round(share * num_patches))
 
 
 def score_image(
@@ -141,7 +155,8 @@ def score_image(
     """Score an image from its transformed patches `(rows * cols, dim)`."""
     positions, distances = search.nearest(vectors, num_threads)
     worst = int(distances.argmax())
-    score = float(distances[worst])
+    num_worst = count_worst(search.worst_share, len(distances))
+    score = float(np.sort(distances)[-num_worst:].mean(dtype=np.float64))
     if search.num_neighbors > 1:
         support = search.support(int(positions[worst]))
         query = np.broadcast_to(vectors[worst], support.shape)

@@ -23,8 +23,8 @@ SIMULATED = "simulated"
 class ThresholdReport:
     """A detector's threshold, and what it does to the labelled images it has inspected.
 
-    before is None where nothing was to be changed; rejudged counts the inspections made
-    (with dry_run: none) under the threshold now in force; stale those that still lie under
+    before is None where nothing was to be changed; rejudged counts the photographs judged
+    again (with dry_run: none) by the threshold now in force; stale those that still lie under
     another one. history begins with the threshold in force.
     """
 
@@ -103,12 +103,18 @@ def change_threshold(
 
     Raises:
         UnknownCategory; NotFound: no active detector, or not the category's;
-        UsageError: a value that is none, or no scores that the rule can be applied to.
+        UsageError: a value that is none, no scores that the rule can be applied to, or a
+        threshold that would not be above 0.
     """
     with database.begin() as connection:
         detector_id = _detector(connection, category, detector_id)
         scores, source = _labelled(connection, detector_id, split, simulated)
         chosen = _choose(connection, category, detector_id, rule, value, scores, source)
+        if chosen.value <= 0.0:
+            raise UsageError(
+                f"by this rule the threshold would be {chosen.value:.4g}, and it must be above 0; "
+                "choose by another rule"
+            )
         before = stored.threshold_history(connection, detector_id)[0].threshold
         made = 0
         if not dry_run:

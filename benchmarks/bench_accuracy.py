@@ -1,0 +1,85 @@
+"""Image AUROC of pgdefect's own options, switched on one after the other: an ablation.
+
+Where photographs of one part share a numbered group, options are to be chosen on the even
+groups and believed on the odd ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Context, Report, server, timed
+
+CATEGORY = "bench"
+PLAIN: dict[str, Any] = {"resize": "stretch", "local_contrast": None}
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    "resize keep": {**PLAIN, "resize": "keep"},
+    "local contrast": {**PLAIN, "local_contrast": 0.1},
+    "both (the default)": {},
+    "both, backbone lite2": {"backbone": "efficientnet_lite2"},
+    "both, image size 320": {"image_size": (320, 320)},
+    "both, coreset ratio 0.05": {"coreset_ratio": 0.05},
+    "both, no PCA": {"pca_dim": None},
+}
+WORST_SHARE = 0.01
+
+
+def measure(context: Context) -> Report:
+    from pgdefect.config import Settings
+    from pgdefect.db.queries import images_of
+    from pgdefect.evaluation import image_auroc
+    from pgdefect.pipeline.ingest import ingest_dataset
+    from pgdefect.pipeline.inspect import inspect
+    from pgdefect.pipeline.options import TrainOptions
+    from pgdefect.pipeline.patch_search import count_worst
+    from pgdefect.pipeline.train import train
+
+    images = context.images.limited(train=20, test=8) if context.quick else context.images
+    settings = Settings(cache_dir=context.folder)
+    facts: dict[str, Any] = {}
+    with server() as database:
+        ingest_dataset(database, images.dataset, CATEGORY)
+        test = images_of(database, CATEGORY, split="test")
+        anomalous = np.array([image.label == "anomalous" for image in test])
+        groups = [image.group or "" for image in test]
+        halves = {"whole": np.ones(len(test), dtype=bool)}
+        if all(group.isdigit() for group in groups):
+            odd = np.array([int(group) % 2 == 1 for group in groups])
+            halves |= {"even": ~odd, "odd": odd}
+        for name, way in list(WAYS.items())[-5:-3] if context.quick else WAYS.items():
+            context.say(name)
+            seconds, trained = timed(
+                lambda way=way: train(database, settings, CATEGORY, replace(TrainOptions(), **way))
+            )
+            found = inspect(database, settings, CATEGORY, split="test", search="exact", store=False)
+            assert len(found.inspections) == len(test)
+            maps = [inspection.scores.distances.reshape(-1) for inspection in found.inspections]
+            worst = np.array([patches.max() for patches in maps])
+            several = np.array(
+                [np.sort(m)[-count_worst(WORST_SHARE, m.size) :].mean() for m in maps]
+            )
+            for scores, suffix in ((worst, ""), (several, f", worst share {WORST_SHARE}")):
+                facts[name + suffix] = {
+                    half: image_auroc(scores[chosen], anomalous[chosen].tolist())
+                    for half, chosen in halves.items()
+                }
+                for kind in sorted({i.defect_type for i in test if i.defect_type}):
+                    chosen = np.array([i.defect_type in (None, kind) for i in test])
+                    facts[name + suffix][kind] = image_auroc(
+                        scores[chosen], anomalous[chosen].tolist()
+                    )
+            facts[name] |= {"train_seconds": seconds, "bank_vectors": trained.bank_vectors}
+    report = Report(
+        "accuracy",
+        f"{trained.training_images} training and {len(test)} test images of {images.name}",
+    )
+    for name, figures in facts.items():
+        report.notes.append(
+            f"{name:45}" + "  ".join(f"{k} {v:.3f}" for k, v in figures.items() if v <= 1.0)
+        )
+    report.facts = facts
+    return report
