@@ -222,6 +222,7 @@ def inspect(
     if paths:
         files = list_images(paths)
         known: dict[str, StoredImage] = {}
+        order = list(range(len(files)))
     else:
         stored = images_of(database, category, split=split)
         if not stored:
@@ -232,13 +233,16 @@ def inspect(
             )
         files = [image.path for image in stored]
         known = {image.path: image for image in stored}
+        sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
+        # A batch holds inputs of one size.
+        order = sorted(range(len(files)), key=sizes.__getitem__)
     failed: list[tuple[str, str]] = []
 
     def on_error(index: int, error: ImageError) -> None:
-        failed.append((files[index], str(error)))
+        failed.append((files[order[index]], str(error)))
 
     inspections: list[tuple[int, Inspection]] = []
-    for batch in inspector.judge(files, on_error):
+    for batch in inspector.judge([files[n] for n in order], on_error):
         judged = [item for _, item in batch]
         with database.begin() as connection:
             images = _matching(connection, category, judged, known)
@@ -252,7 +256,7 @@ def inspect(
                     for result, id_ in zip(results, ids, strict=True)
                 ]
         for (index, _), result in zip(batch, results, strict=True):
-            inspections.append((index, result))
+            inspections.append((order[index], result))
             on_judged(result)
         progress("inspect", len(inspections) + len(failed), len(files))
     inspections.sort(key=lambda item: item[0])
