@@ -27,7 +27,8 @@ def measure(context: Context) -> Report:
         peer()
         floor = best(lambda: run(sys.executable, "-c", "pass"), 5)
         run(PROGRAM, "categories")
-        for command in (("categories",), ("--help",)):
+        commands = (("categories",), ("--help",))
+        for command in commands[: 1 if context.quick else None]:
             seconds, peer_seconds = median_alternating(
                 lambda command=command: run(PROGRAM, *command),
                 peer,

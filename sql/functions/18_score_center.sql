@@ -3,16 +3,19 @@
 -- It is the median of the held-out normal scores (of a detector that has none stored, the
 -- center it was trained with) where that lies below the threshold, else half the threshold:
 -- pgdefect.thresholds.center_below in Python. It depends on the two arguments alone, so that
--- one threshold always means one scale.
+-- one threshold always means one scale. (Products are of 1e-9 and more: the server takes a
+-- smaller one that underflows for an error.)
 CREATE OR REPLACE FUNCTION pgdefect.score_center(bank bigint, threshold double precision)
 RETURNS double precision
 LANGUAGE sql
 STABLE
 SET search_path = pg_catalog
 AS $$
-    SELECT CASE WHEN threshold >= m.median + greatest(1e-6::double precision * abs(m.median), 1e-9)
+    SELECT CASE WHEN threshold >= m.median
+                     + greatest(1e-6::double precision * greatest(abs(m.median), 1e-9), 1e-9)
                 THEN m.median
-                ELSE threshold - greatest(0.5::double precision * abs(threshold), 1e-9) END
+                ELSE threshold
+                     - greatest(0.5::double precision * greatest(abs(threshold), 1e-9), 1e-9) END
     FROM (
         SELECT coalesce(
             (SELECT (a.scores[(cardinality(a.scores) + 1) / 2]

@@ -1,7 +1,7 @@
 -- Put a threshold in force, without training again.
 --
 -- category     whose active detector gets it
--- threshold    raw score above which an image is anomalous
+-- threshold    raw score above which an image is anomalous; a number above 0
 -- rule         how it was chosen, a JSON object; kept in the history
 -- detector     this one instead of the active one (PatchCore's where one of each kind is active)
 --
@@ -25,9 +25,9 @@ DECLARE
     target pgdefect.detector;
     center double precision;
 BEGIN
-    IF set_threshold.threshold IS NULL
-       OR set_threshold.threshold IN ('NaN', 'Infinity', '-Infinity') THEN
-        RAISE EXCEPTION 'a threshold is a finite number, not %',
+    -- NaN is greater than every number.
+    IF (set_threshold.threshold > 0 AND set_threshold.threshold < 'Infinity') IS NOT TRUE THEN
+        RAISE EXCEPTION 'a threshold is a finite number above 0, not %',
             coalesce(set_threshold.threshold::text, 'NULL')
             USING ERRCODE = 'PD400', HINT = 'Name the raw score above which an image is anomalous.';
     END IF;

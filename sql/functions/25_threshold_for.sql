@@ -38,7 +38,7 @@ BEGIN
     END IF;
     place := least(greatest(wanted, 1), count);
     value := greatest(scores[place],
-                      center + greatest(1e-6::double precision * abs(center), 1e-9));
+                      center + greatest(1e-6::double precision * greatest(abs(center), 1e-9), 1e-9));
     RETURN QUERY SELECT value, center, jsonb_build_object(
         'rule', 'false_reject_rate',
         'rate', rate,

@@ -3,7 +3,8 @@
 -- Each image whose newest inspection by this detector was under another threshold gets one
 -- under the present one; the old ones stay as they are. The new one is dated a microsecond
 -- after the look at the image that it rests on, so that it stands for it, and never for a
--- later look of another detector. Returns how many were made.
+-- later look of another detector. Images with simulated defects are judged again, too, but
+-- only photographs are counted: returns how many of them were.
 CREATE OR REPLACE FUNCTION defect.rejudge(bank bigint) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog
@@ -17,31 +18,36 @@ BEGIN
         RAISE EXCEPTION 'there is no detector %', bank
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
     END IF;
-    INSERT INTO pgdefect.inspection AS kept
-        (image_id, detector_id, raw_score, normalized_score, threshold, worst_row, worst_col,
-         anomaly_map, nearest_positions, search, created_at)
-    SELECT n.image_id, n.detector_id, n.raw_score,
-           pgdefect.normalized_score(n.raw_score, target.threshold, target.score_center),
-           target.threshold, n.worst_row, n.worst_col, n.anomaly_map, n.nearest_positions,
-           n.search, n.created_at + interval '1 microsecond'
-    FROM (
-        SELECT DISTINCT ON (s.image_id) s.*
-        FROM pgdefect.inspection s
-        JOIN pgdefect.image i ON i.id = s.image_id AND i.retired_at IS NULL
-        WHERE s.detector_id = bank
-        ORDER BY s.image_id, s.created_at DESC, s.id DESC
-    ) n
-    WHERE n.threshold <> target.threshold
-    ORDER BY n.image_id
-    ON CONFLICT ON CONSTRAINT uq_inspection_detector_id_image_id_threshold DO UPDATE
-    SET raw_score = excluded.raw_score, normalized_score = excluded.normalized_score,
-        worst_row = excluded.worst_row, worst_col = excluded.worst_col,
-        anomaly_map = excluded.anomaly_map, nearest_positions = excluded.nearest_positions,
-        search = excluded.search, created_at = excluded.created_at;
-    GET DIAGNOSTICS made = ROW_COUNT;
+    WITH judged AS (
+        INSERT INTO pgdefect.inspection AS kept
+            (image_id, detector_id, raw_score, normalized_score, threshold, worst_row, worst_col,
+             anomaly_map, nearest_positions, search, created_at)
+        SELECT n.image_id, n.detector_id, n.raw_score,
+               pgdefect.normalized_score(n.raw_score, target.threshold, target.score_center),
+               target.threshold, n.worst_row, n.worst_col, n.anomaly_map, n.nearest_positions,
+               n.search, n.created_at + interval '1 microsecond'
+        FROM (
+            SELECT DISTINCT ON (s.image_id) s.*
+            FROM pgdefect.inspection s
+            JOIN pgdefect.image i ON i.id = s.image_id AND i.retired_at IS NULL
+            WHERE s.detector_id = bank
+            ORDER BY s.image_id, s.created_at DESC, s.id DESC
+        ) n
+        WHERE n.threshold <> target.threshold
+        ORDER BY n.image_id
+        ON CONFLICT ON CONSTRAINT uq_inspection_detector_id_image_id_threshold DO UPDATE
+        SET raw_score = excluded.raw_score, normalized_score = excluded.normalized_score,
+            worst_row = excluded.worst_row, worst_col = excluded.worst_col,
+            anomaly_map = excluded.anomaly_map, nearest_positions = excluded.nearest_positions,
+            search = excluded.search, created_at = excluded.created_at
+        RETURNING kept.image_id
+    )
+    SELECT count(*) INTO made
+    FROM judged j JOIN pgdefect.image i ON i.id = j.image_id
+    WHERE i.split <> 'simulated';
     RETURN made;
 END
 $$;
 
 COMMENT ON FUNCTION defect.rejudge IS
-'Judges stored scores of a detector again under its present threshold, as new inspections; old ones stay. Returns their number. Example: SELECT defect.rejudge(bank => 1);';
+'Judges stored scores of a detector again under its present threshold, as new inspections; old ones stay. Returns how many photographs were; simulated defects follow uncounted. Example: SELECT defect.rejudge(bank => 1);';

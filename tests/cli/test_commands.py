@@ -277,8 +277,15 @@ def test_inspect_stored_images(good: Cli, trained: Database) -> None:
         x, y, width, height = row["worst_box"]
         assert x + width <= 128
         assert y + height <= 128
+    scores = {
+        label: [r["raw_score"] for r in rows if r["label"] == label]
+        for label in ("normal", "anomalous")
+    }
+    assert len(scores["anomalous"]) == 9
+    assert min(scores["anomalous"]) > max(scores["normal"])
+    # The threshold hangs on three held-out images alone.
     caught = [r for r in rows if r["label"] == "anomalous" and r["verdict"] == "anomalous"]
-    assert len(caught) == 9
+    assert len(caught) >= 8
     assert result.json["failed"] == []
     # Renewed, not doubled.
     assert value(trained, "SELECT count(*) FROM pgdefect.inspection") == 13

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,6 +25,7 @@ from pgdefect.db.queries import (
 from pgdefect.distance import COSINE, METRICS, Precision, as_stored, pairwise
 from pgdefect.errors import Conflict, NotFound
 from pgdefect.types import Float32
+from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.scoring import nearest_vectors, row_distances
 
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
@@ -374,6 +376,50 @@ def test_similar_images_in_sql_equals_the_search(crowd: Crowd) -> None:
         assert row.similarity == pytest.approx(1 - row.distance)
         assert (row.category_name, row.image_label) == ("a", "anomalous")
         assert row.path == neighbor.image.path
+
+
+CROPPED = ((256, 256), (224, 192)), ((200, 301), (133, 150))
+BOXES = {
+    "keep": [Preprocessing((h, w), resize="keep") for h in (96, 250, 256) for w in (96, 256, 411)],
+    "stretch": [Preprocessing((h, w)) for h in (97, 256) for w in (128, 301)],
+    "center crop": [Preprocessing(size, crop) for size, crop in CROPPED],
+}
+
+
+@pytest.mark.parametrize("settings", BOXES.values(), ids=BOXES.keys())
+@pytest.mark.parametrize("longest", [30, 300, 5000])
+def test_patch_boxes_in_sql_equal_grid_to_pixels(
+    database: Database, settings: list[Preprocessing], longest: int
+) -> None:
+    """Photographs of any size, those with fewer pixels than cells among them."""
+    rng = np.random.default_rng(longest)
+    questions, expected = [], []
+    for _ in range(500):
+        preprocessing = settings[rng.integers(len(settings))]
+        height, width = rng.integers(1, longest, 2).tolist()
+        patch = rng.choice([8, 16])
+        nominal = [int(side // patch) for side in preprocessing.input_size]
+        grid = [int(side // patch) for side in preprocessing.input_size_of((height, width))]
+        row, col = (int(rng.integers(cells)) for cells in grid)
+        questions.append([row, col, *nominal, height, width, preprocessing.to_dict()])
+        expected.append(preprocessing.grid_to_pixels(row, col, (grid[0], grid[1]), (height, width)))
+    with database.connect() as connection:
+        found = connection.scalars(
+            text(
+                "SELECT defect.patch_box((q->>0)::int, (q->>1)::int, (q->>2)::int, (q->>3)::int, "
+                "(q->>4)::int, (q->>5)::int, q->6) "
+                "FROM jsonb_array_elements(CAST(:q AS jsonb)) WITH ORDINALITY t (q, n) ORDER BY n"
+            ),
+            {"q": json.dumps(questions)},
+        ).all()
+    wrong = [
+        (question, ours, theirs)
+        for question, ours, theirs in zip(
+            questions, (",".join(map(str, box)) for box in expected), found, strict=True
+        )
+        if ours != theirs
+    ]
+    assert not wrong, f"{len(wrong)} of 500; first: {wrong[0]}"
 
 
 # -- settings and sessions -----------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rows import add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
@@ -132,6 +132,7 @@ def test_normalized_score_is_python_s_to_the_last_bit(
 
 @one_database
 @given(threshold=st.floats(-10, 10))
+@example(threshold=5e-324)
 def test_score_center_is_python_s(line: Line, threshold: float) -> None:
     with line.database.connect() as connection:
         found = stored.score_center(connection, line.detector, threshold)
@@ -241,9 +242,12 @@ def test_set_threshold_writes_detector_and_history(line: Line) -> None:
 @pytest.mark.parametrize(
     ("arguments", "state", "message"),
     [
-        ("'parts', NULL", "PD400", "finite number, not NULL"),
-        ("'parts', 'NaN'", "PD400", "finite number, not NaN"),
-        ("'parts', '-Infinity'", "PD400", "finite number, not -Infinity"),
+        ("'parts', NULL", "PD400", "finite number above 0, not NULL"),
+        ("'parts', 'NaN'", "PD400", "finite number above 0, not NaN"),
+        ("'parts', 'Infinity'", "PD400", "finite number above 0, not Infinity"),
+        ("'parts', '-Infinity'", "PD400", "finite number above 0, not -Infinity"),
+        ("'parts', 0", "PD400", "finite number above 0, not 0"),
+        ("'parts', -0.1", "PD400", "finite number above 0, not -0.1"),
         ("'parts', 0.3, '[]'", "PD400", r"JSON object, not \[\]"),
         ("'parts', 0.3, NULL", "PD400", "JSON object, not NULL"),
         ("'nuts', 0.3", "PD404", "no category 'nuts'"),
@@ -317,7 +321,7 @@ def test_the_center_lies_below_the_threshold_always(line: Line) -> None:
     for table in ("detector", "detector_threshold"):
         with pytest.raises(psycopg.errors.CheckViolation):
             line.value(f"UPDATE pgdefect.{table} SET score_center = threshold RETURNING 1")
-    for threshold in (0.0, -3.0, 1e-12, 1e12, float(np.median(HELD_OUT))):
+    for threshold in (5e-324, 1e-12, 1e12, float(np.median(HELD_OUT))):
         line.value("SELECT defect.set_threshold('parts', %s)", threshold)
 
 
@@ -469,8 +473,8 @@ def test_rules_that_cannot_be_applied_say_what_to_do(line: Line) -> None:
     line.inspected("anomalous", [0.4], split="production")
     refused(r"normal images.*--split production", "f1_max", split="production")
     refused("--simulated", "f1_max", split="simulated")
-    for bad in (float("nan"), float("inf")):
-        refused("finite number", "given", bad)
+    for bad in (float("nan"), float("inf"), 0.0, -1.0):
+        refused("finite number above 0", "given", bad)
     with pytest.raises(UnknownCategory, match="known: parts"):
         change_threshold(line.database, "nuts", "f1_max")
     with pytest.raises(NotFound, match="no detector 99"):
@@ -478,6 +482,16 @@ def test_rules_that_cannot_be_applied_say_what_to_do(line: Line) -> None:
     line.train([])
     refused("Train it again with: pgdefect train parts", "false_reject_rate", 0.05)
     assert line.value("SELECT count(*) FROM defect.thresholds") == 2
+
+
+def test_a_rule_whose_threshold_would_not_be_above_0_is_refused(line: Line) -> None:
+    """Such as where a labelled defect scores below 0, as EfficientAD's maps can."""
+    line.inspected("normal", [-0.3, 0.2])
+    line.inspected("anomalous", [-0.1, 0.6])
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=r"would be -0\.2, and it must be above 0"):
+            change_threshold(line.database, "parts", "zero_escapes", dry_run=dry_run)
+    assert line.value("SELECT count(*) FROM defect.thresholds") == 1
 
 
 def test_simulated_defects_count_only_when_asked_for(line: Line) -> None:
@@ -514,3 +528,17 @@ def test_without_judging_again_the_images_left_are_counted(line: Line) -> None:
     assert show_threshold(line.database, "parts").stale == 2
     again = show_threshold(line.database, "parts", rejudge=True)
     assert (again.rejudged, again.stale) == (2, 0)
+
+
+def test_simulated_defects_are_judged_again_uncounted(line: Line) -> None:
+    line.inspected("normal", [0.1, 0.2])
+    drawn = {"label": "anomalous", "split": "simulated", "simulation": {"kind": "x"}}
+    [image] = line.inspected("drawn", [0.4], **drawn)
+    verdict = "SELECT verdict, threshold FROM defect.simulated WHERE image_id = %s"
+    report = change_threshold(line.database, "parts", "given", 0.3, rejudge=False)
+    assert report.stale == 2
+    assert line.value(verdict, image) == ("normal", 0.5)
+    report = change_threshold(line.database, "parts", "given", 0.3)
+    assert (report.rejudged, report.stale) == (2, 0)
+    assert line.value(verdict, image) == ("anomalous", 0.3)
+    assert line.value("SELECT count(*) FROM pgdefect.inspection") == 6

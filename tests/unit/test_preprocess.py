@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pgdefect.errors import ImageError, UsageError
+from pgdefect.types import ExtractorSpec
 from pgdefect.vision import preprocess
 from pgdefect.vision.image import ImageFile, load_image, read_image
+from pgdefect.vision.local_contrast import local_contrast
 from pgdefect.vision.preprocess import Preprocessing, batches
 
 RNG = np.random.default_rng(11)
@@ -108,6 +115,13 @@ def test_from_dict_rejects_unknown_and_missing_keys() -> None:
         ({"std": (0.5, 0.5, "1")}, "std must be"),
         ({"std": (0.5, 0.5, 0)}, "std must be above 0"),
         ({"interpolation": "lanczos"}, "Unknown interpolation 'lanczos'"),
+        ({"resize": "crop"}, "Unknown resize 'crop'.*keep, stretch"),
+        ({"resize": None}, "Unknown resize None"),
+        ({"resize": "keep", "center_crop": (64, 64)}, "center crop.*resize stretch"),
+        ({"local_contrast": 0.0}, "local_contrast must be above 0 and at most 1, not 0.0"),
+        ({"local_contrast": -0.1}, "local_contrast must be"),
+        ({"local_contrast": 2}, "local_contrast must be above 0 and at most 1, not 2"),
+        ({"local_contrast": float("nan")}, "local_contrast must be above 0 and at most 1, not nan"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, object], fault: str) -> None:
@@ -309,6 +323,226 @@ def test_batches_run_at_most_two_batches_ahead(
 def test_batches_reject_bad_counts_at_once(batch_size: int, num_threads: int) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         batches([], SMALL, batch_size, num_threads=num_threads, on_error=no_error)
+
+
+# -- the aspect ratio kept, the light evened out -------------------------------------------
+
+SIDES = st.integers(1, 3000)
+KEEPS = st.builds(
+    Preprocessing,
+    image_size=st.tuples(st.integers(64, 600), st.integers(64, 600)),
+    resize=st.just("keep"),
+)
+
+
+@given(KEEPS, st.tuples(SIDES, SIDES))
+@example(Preprocessing((256, 256), resize="keep"), (1, 3000))
+@example(Preprocessing((600, 600), resize="keep"), (3000, 1))
+def test_kept_sides_are_multiples_near_the_area_and_aspect(
+    settings: Preprocessing, original: tuple[int, int]
+) -> None:
+    sides = settings.input_size_of(original)
+    assert all(side % 16 == 0 and 64 <= side <= 4096 for side in sides)
+    scale = math.sqrt(math.prod(settings.image_size) / math.prod(original))
+    ideal = [side * scale for side in original]
+    assert math.prod(ideal) == pytest.approx(math.prod(settings.image_size))
+    for side, wanted in zip(sides, ideal, strict=True):
+        assert abs(side - min(max(wanted, 64), 4096)) <= 8 + 1e-6
+    assume(min(ideal) >= 64 and max(ideal) <= 4096)
+    (height, width), (ideal_height, ideal_width) = sides, ideal
+    slack = (1 + 8 / ideal_height) * (1 + 8 / ideal_width) + 1e-9
+    assert 2 - slack <= height * width / math.prod(settings.image_size) <= slack
+    aspect = (height / width) / (ideal_height / ideal_width)
+    assert abs(math.log(aspect)) <= -math.log((1 - 8 / ideal_height) * (1 - 8 / ideal_width))
+
+
+@given(st.integers(4, 40), st.integers(1, 3000))
+def test_a_square_image_is_kept_at_a_square_image_size(multiple: int, side: int) -> None:
+    size = (16 * multiple, 16 * multiple)
+    settings = Preprocessing(size, resize="keep")
+    assert settings.input_size == settings.input_size_of((side, side)) == size
+
+
+def test_kept_sizes_by_hand() -> None:
+    settings = Preprocessing((256, 256), resize="keep")
+    assert settings.input_size_of((512, 512)) == (256, 256)
+    assert settings.input_size_of((100, 400)) == (128, 512)
+    assert settings.input_size_of((400, 100)) == (512, 128)
+    assert settings.input_size_of((1920, 1080)) == (336, 192)
+    # A very long image is squeezed: no side below 64 or above 4096.
+    assert settings.input_size_of((1, 10_000)) == (64, 4096)
+    assert Preprocessing((128, 512), resize="keep").input_size_of((300, 300)) == (256, 256)
+    assert Preprocessing((32, 32), resize="keep").input_size == (64, 64)
+    # Stretched, every image has one size.
+    assert Preprocessing((64, 96)).input_size_of((1, 10_000)) == (64, 96)
+
+
+@pytest.mark.parametrize("fraction", [None, 0.1, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (17, 300), (64, 96), (500, 400)])
+@pytest.mark.parametrize("resize", ["keep", "stretch"])
+def test_apply_with_the_later_settings(
+    resize: str, size: tuple[int, int], fraction: float | None
+) -> None:
+    settings = Preprocessing((96, 80), resize=resize, local_contrast=fraction)
+    for image in (random_image(*size), np.repeat(random_image(*size)[..., :1], 3, axis=2)):
+        prepared = settings.apply(image)
+        height, width = settings.input_size_of(size)
+        assert prepared.dtype == np.float32
+        assert prepared.shape == (3, height, width)
+        pixels = np.asarray(
+            Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        )
+        values = pixels / 255 if fraction is None else local_contrast(pixels, fraction)
+        expected = ((values - settings.mean) / settings.std).transpose(2, 0, 1)
+        np.testing.assert_allclose(prepared, expected, atol=1e-5)
+        out = np.full((2, 3, height, width), np.nan, np.float32)
+        settings.apply(image, out=out[1])
+        np.testing.assert_array_equal(out[1], prepared)
+        assert np.isnan(out[0]).all()
+
+
+def test_local_contrast_sees_only_the_crop() -> None:
+    settings = Preprocessing((64, 96), (33, 64), local_contrast=0.1)
+    image = random_image(64, 96)
+    image[:10] = 255
+    pixels = image[15:48, 16:80]
+    expected = (local_contrast(pixels, 0.1) - settings.mean) / settings.std
+    np.testing.assert_allclose(settings.apply(image), expected.transpose(2, 0, 1), atol=1e-5)
+
+
+OLD_SETTINGS = {
+    "image_size": [256, 256],
+    "center_crop": None,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "interpolation": "bilinear",
+}
+"""As stored before there were `resize` and `local_contrast`."""
+OLD_FINGERPRINT = "b77e4461b47f25e776dac2404afe75deac7ce3d2f4324811fb162e0eb0012677"
+
+
+def fingerprint(settings: Preprocessing) -> str:
+    layers = ("blocks.2", "blocks.4")
+    return ExtractorSpec(
+        "efficientnet_lite0", layers, settings.to_dict(), "x", "0" * 64
+    ).fingerprint
+
+
+def test_extractors_stored_before_keep_their_meaning_and_fingerprint() -> None:
+    settings = Preprocessing.from_dict(OLD_SETTINGS)
+    assert (settings.resize, settings.local_contrast) == ("stretch", None)
+    assert settings == Preprocessing()
+    assert settings.to_dict() == OLD_SETTINGS
+    assert fingerprint(settings) == OLD_FINGERPRINT
+    assert Preprocessing.from_dict(OLD_SETTINGS | preprocess.LATER) == settings
+
+
+def test_the_later_settings_are_stored_where_they_change_something() -> None:
+    later = [
+        Preprocessing(resize="keep"),
+        Preprocessing(local_contrast=0.1),
+        Preprocessing(local_contrast=0.2),
+        Preprocessing(resize="keep", local_contrast=0.1),
+    ]
+    for settings in later:
+        stored = json.loads(json.dumps(settings.to_dict()))
+        assert Preprocessing.from_dict(stored) == settings
+    assert later[0].to_dict() == OLD_SETTINGS | {"resize": "keep"}
+    assert later[1].to_dict() == OLD_SETTINGS | {"local_contrast": 0.1}
+    fingerprints = {fingerprint(settings) for settings in later}
+    assert len(fingerprints) == 4
+    assert OLD_FINGERPRINT not in fingerprints
+
+
+@given(KEEPS, st.tuples(st.integers(1, 700), st.integers(1, 700)), st.sampled_from([8, 16]))
+def test_kept_grids_tile_the_image(
+    settings: Preprocessing, original: tuple[int, int], patch: int
+) -> None:
+    height, width = settings.input_size_of(original)
+    rows, cols = grid = height // patch, width // patch
+    assume(rows <= original[0] and cols <= original[1])
+    # Rows and columns are independent: the first of each shows them all.
+    for axis, cells, length in ((0, rows, original[0]), (1, cols, original[1])):
+        borders = [0]
+        for cell in range(cells):
+            place = (cell, cols - 1) if axis == 0 else (rows - 1, cell)
+            x, y, box_width, box_height = settings.grid_to_pixels(*place, grid, original)
+            start, size = (y, box_height) if axis == 0 else (x, box_width)
+            assert start == borders[-1]
+            assert size >= 1
+            borders.append(start + size)
+        assert borders[-1] == length
+        # To whole pixels, as even as can be.
+        assert np.abs(np.diff(borders) - length / cells).max() <= 1
+
+
+@given(KEEPS, st.tuples(st.integers(1, 300), st.integers(1, 300)), st.randoms())
+def test_kept_maps_cover_the_image(
+    settings: Preprocessing, original: tuple[int, int], random: Any
+) -> None:
+    height, width = settings.input_size_of(original)
+    rows, cols = height // 16, width // 16
+    ones = settings.map_to_original(np.ones((rows, cols)), original)
+    np.testing.assert_allclose(ones, 1, rtol=1e-5)
+    assert ones.shape == original
+    assume(rows <= original[0] and cols <= original[1])
+    row, col = random.randrange(rows), random.randrange(cols)
+    anomaly_map = np.zeros((rows, cols))
+    anomaly_map[row, col] = 1
+    laid_over = settings.map_to_original(anomaly_map, original)
+    left, top, box_width, box_height = settings.grid_to_pixels(row, col, (rows, cols), original)
+    inside = laid_over[top : top + box_height, left : left + box_width]
+    assert inside.max() == pytest.approx(laid_over.max())
+
+
+KEEP = Preprocessing(image_size=(64, 64), resize="keep", local_contrast=0.2)
+MIXED = [(40, 40), (40, 40), (20, 80), (41, 40), (80, 20), (80, 21), (80, 20), (300, 10)]
+
+
+@given(
+    kinds=st.lists(st.sampled_from([*range(len(MIXED)), None]), max_size=30),
+    batch_size=st.integers(1, 7),
+    num_threads=st.integers(1, 3),
+)
+def test_batches_of_mixed_sizes(
+    mixed_files: list[Path], kinds: list[int | None], batch_size: int, num_threads: int
+) -> None:
+    """Every image once and in order, errors apart; one size a batch, full where it can be."""
+    paths = [mixed_files[-1 if kind is None else kind] for kind in kinds]
+    errors: list[int] = []
+    found = list(
+        batches(
+            paths,
+            KEEP,
+            batch_size,
+            num_threads=num_threads,
+            on_error=lambda index, error: errors.append(index),
+        )
+    )
+    assert errors == [n for n, kind in enumerate(kinds) if kind is None]
+    seen = [index for batch in found for index in batch.indices]
+    assert seen == [n for n, kind in enumerate(kinds) if kind is not None]
+    for batch in found:
+        assert 1 <= len(batch.indices) == len(batch.files) == len(batch.inputs) <= batch_size
+        for index, file, prepared in zip(batch.indices, batch.files, batch.inputs, strict=True):
+            assert file.path == paths[index]
+            assert prepared.shape[1:] == KEEP.input_size_of((file.height, file.width))
+            expected = KEEP.apply(load_image(paths[index]))
+            np.testing.assert_array_equal(prepared, expected)
+    for batch, following in pairwise(found):
+        if len(batch.indices) < batch_size:
+            assert batch.inputs.shape[1:] != following.inputs.shape[1:]
+
+
+@pytest.fixture(scope="module")
+def mixed_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A file of each size of MIXED, and one that is no image."""
+    folder = tmp_path_factory.mktemp("mixed")
+    paths = [folder / f"{n}.png" for n in range(len(MIXED) + 1)]
+    for path, size in zip(paths, MIXED, strict=False):
+        Image.fromarray(random_image(*size)).save(path)
+    paths[-1].write_bytes(b"no image")
+    return paths
 
 
 @pytest.mark.skipif(not MAGNETIC_TILE.is_dir(), reason="the magnetic tile images are absent")

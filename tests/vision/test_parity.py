@@ -26,6 +26,8 @@ from pgdefect.pipeline.demo import solar_cells
 from pgdefect.pipeline.exchange import export_anomalib, import_anomalib
 from pgdefect.pipeline.ingest import ingest
 from pgdefect.pipeline.inspect import Inspector, inspect
+from pgdefect.pipeline.options import TrainOptions
+from pgdefect.pipeline.train import train
 from pgdefect.types import Float32, Inspection
 from pgdefect.vision.anomalib_checkpoint import read_checkpoint
 from pgdefect.vision.image import read_image
@@ -111,6 +113,23 @@ def cells(imported: Database) -> Database:
     """The category without a detector; the extractor is stored, which saves its export."""
     catalog.delete_detector(imported, active_detector(imported, "cells").id)
     return imported
+
+
+@pytest.fixture(scope="module")
+def _followed_template(
+    new_database: Callable[..., Database], _trained_template: Database, settings: Settings
+) -> Database:
+    """Category `parts` trained on images that anomalib can prepare too."""
+    database = new_database(_trained_template)
+    options = TrainOptions(image_size=(SIDE, SIDE), resize="stretch", local_contrast=None)
+    train(database, settings, "parts", options)
+    return database
+
+
+@pytest.fixture
+def followed(clone_of: Any, _followed_template: Database) -> Iterator[Database]:
+    with clone_of(_followed_template) as database:
+        yield database
 
 
 def _set_num_neighbors(database: Database, count: int) -> None:
@@ -235,12 +254,12 @@ def test_anomalib_reads_the_files_itself_after_an_export(
 
 
 def test_a_transformed_bank_is_exported_from_the_images_it_came_from(
-    trained: Database, settings: Settings, tmp_path: Path
+    followed: Database, settings: Settings, tmp_path: Path
 ) -> None:
     file = tmp_path / "parts.ckpt"
-    report = export_anomalib(trained, settings, "parts", file)
+    report = export_anomalib(followed, settings, "parts", file)
     assert (report.vectors, report.threshold) == ("read again", None)
-    bank = active_detector(trained, "parts").bank
+    bank = active_detector(followed, "parts").bank
     found = read_checkpoint(file)
     assert found.memory_bank.shape == (bank.num_vectors, 152)
     # Each raw vector, transformed, is the stored one up to its rounding to half precision.
@@ -248,18 +267,18 @@ def test_a_transformed_bank_is_exported_from_the_images_it_came_from(
     from pgdefect.vision.transform import apply_transform
 
     again = as_stored(apply_transform(bank.transform, found.memory_bank), bank.precision)
-    np.testing.assert_allclose(again, read_bank(trained, bank), atol=2e-3)
+    np.testing.assert_allclose(again, read_bank(followed, bank), atol=2e-3)
     assert found.preprocessing() == Preprocessing((128, 128), mean=HALVES, std=HALVES)
     assert _load(file).model.memory_bank.shape == (bank.num_vectors, 152)
 
 
 def test_a_changed_image_stops_such_an_export(
-    trained: Database, settings: Settings, tmp_path: Path
+    followed: Database, settings: Settings, tmp_path: Path
 ) -> None:
-    with trained.begin() as connection:
+    with followed.begin() as connection:
         connection.execute(text("UPDATE pgdefect.image_root SET path = '/nowhere'"))
     with pytest.raises(ImageError, match="/nowhere"):
-        export_anomalib(trained, settings, "parts", tmp_path / "parts.ckpt")
+        export_anomalib(followed, settings, "parts", tmp_path / "parts.ckpt")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -40,7 +40,7 @@ from pgdefect.pipeline.inspect import Inspector, inspect
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.search import search
 from pgdefect.pipeline.train import train
-from pgdefect.types import Detector, StoredImage
+from pgdefect.types import Detector, Float32, StoredImage
 from pgdefect.vision import patchcore
 from pgdefect.vision.backbone import find_backbone
 from pgdefect.vision.extractor import Extractor
@@ -277,21 +277,30 @@ def test_exported_features_equal_torchs_on_real_images(cells: Database, settings
     if TILES.is_dir():
         paths += [str(path) for path in sorted(TILES.glob("test/*/*"))[::90]]
     sizes = set()
+    same_size: list[Float32] = []
     for path in paths:
         image = load_image(path)
         sizes.add(image.shape)
         inputs = extractor.preprocessing.apply(image)[None]
+        if inputs.shape[2:] == SIZE:
+            same_size.append(inputs)
         exported, expected = extractor(inputs), embedder.embed(inputs, "cpu")
-        assert exported.shape == expected.shape == (1, 16, 16, 152)
+        grid = extractor.grid_of(image.shape[:2])
+        assert exported.shape == expected.shape == (1, *grid, 152)
         assert np.linalg.norm(exported - expected) <= 1e-5 * np.linalg.norm(expected)
     assert len(sizes) > (2 if TILES.is_dir() else 1)
-    batch = np.concatenate([extractor.preprocessing.apply(load_image(p))[None] for p in paths])
+    batch = np.concatenate(same_size)
+    assert len(batch) > 3
     np.testing.assert_allclose(extractor(batch)[-1], extractor(batch[-1:])[0], atol=1e-4)
 
 
 def test_extractor_refuses_images_of_another_size(cells: Database, settings: Settings) -> None:
+    """Where images are stretched to one."""
     detector = active_detector(cells, "cells")
-    extractor = Extractor(load_extractor(cells, detector.extractor_id, settings.cache_dir))
+    artifact = load_extractor(cells, detector.extractor_id, settings.cache_dir)
+    stretched = replace(artifact.spec, preprocessing=Preprocessing(SIZE).to_dict())
+    extractor = Extractor(replace(artifact, spec=stretched))
+    assert extractor(np.zeros((1, 3, *SIZE), dtype=np.float32)).shape == (1, 16, 16, 152)
     with pytest.raises(ValueError, match=r"expected images \(n, 3, 128, 128\), got \(1, 3, 64"):
         extractor(np.zeros((1, 3, 64, 64), dtype=np.float32))
 

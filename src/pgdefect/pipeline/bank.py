@@ -33,7 +33,9 @@ def split_holdout(
     """
     groups: dict[str, list[StoredImage]] = {}
     for image in images:
-        groups.setdefault(f"g{image.group}" if image.group else f"i{image.id}", []).append(image)
+        # By what the images are called, so that another database makes the same choice.
+        name = f"g{image.group}" if image.group else f"i{image.relative_path}"
+        groups.setdefault(name, []).append(image)
     if len(groups) < 2:
         raise TooFewImages(
             f"all {len(images)} training images belong to one group (part), so that none can be "

@@ -148,7 +148,8 @@ def test_what_cannot_be_used_is_refused() -> None:
     for bad in (math.nan, math.inf):
         with pytest.raises(UsageError, match="finite"):
             false_reject_rate([1.0, bad])
-        with pytest.raises(UsageError, match="finite"):
+    for bad in (math.nan, math.inf, -math.inf, 0.0, -0.1):
+        with pytest.raises(UsageError, match="finite number above 0"):
             thresholds.given(bad)
 
 
