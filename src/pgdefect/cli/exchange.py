@@ -102,7 +102,9 @@ def export_bank(
     """Write a category's memory bank as a checkpoint that anomalib's Patchcore loads.
 
     anomalib compares raw vectors by Euclidean distance: unless the bank is stored so, its
-    vectors are read again from the images they came from, and the threshold is left out.
+    vectors are read again from the images they came from, and the threshold is left out. It
+    cannot prepare images as training does by default: train with --resize stretch
+    --local-contrast 0.
     """
     from pgdefect.pipeline.exchange import export_anomalib
     from pgdefect.pipeline.pictures import writable_folder
