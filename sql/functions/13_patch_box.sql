@@ -2,8 +2,8 @@
 --
 -- preprocessing, grid_rows and grid_cols are the extractor's. Where it keeps the aspect ratio
 -- ("resize": "keep"), that is the grid of an image shaped like image_size; this image's own
--- follows from its height and width. The same arithmetic as Preprocessing.input_size_of and
--- grid_to_pixels.
+-- follows from its height and width. The same arithmetic as Preprocessing.input_size_of,
+-- Extractor.grid_of and grid_to_pixels: whole numbers, halves up, at least one pixel each way.
 CREATE OR REPLACE FUNCTION defect.patch_box(
     "row" integer, col integer, grid_rows integer, grid_cols integer,
     height integer, width integer, preprocessing jsonb
@@ -12,39 +12,37 @@ LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog
 AS $$
-    SELECT format('%s,%s,%s,%s', x0, y0, x1 - x0, y1 - y0)
+    SELECT format('%s,%s,%s,%s', min(first) FILTER (WHERE axis = 1), min(first) FILTER (WHERE axis = 0),
+                  min(extent) FILTER (WHERE axis = 1), min(extent) FILTER (WHERE axis = 0))
     FROM (
-        SELECT round((left_edge + col * step_x) * scale_x)::integer AS x0,
-               round((top_edge + "row" * step_y) * scale_y)::integer AS y0,
-               round((left_edge + (col + 1) * step_x) * scale_x)::integer AS x1,
-               round((top_edge + ("row" + 1) * step_y) * scale_y)::integer AS y1
+        SELECT axis, least(border, length - 1) AS first,
+               greatest(next_border - least(border, length - 1), 1) AS extent
         FROM (
-            SELECT height / size_h AS scale_y, width / size_w AS scale_x,
-                   crop_h / (grid_rows * grown_h) AS step_y,
-                   crop_w / (grid_cols * grown_w) AS step_x,
-                   floor((size_h - crop_h) / 2) AS top_edge,
-                   floor((size_w - crop_w) / 2) AS left_edge
+            SELECT axis, length,
+                   (2 * (edge * cells + cell * crop) * length + cells * size) / (2 * cells * size) AS border,
+                   (2 * (edge * cells + (cell + 1) * crop) * length + cells * size) / (2 * cells * size) AS next_border
             FROM (
-                SELECT (preprocessing->'image_size'->>0)::double precision AS size_h,
-                       (preprocessing->'image_size'->>1)::double precision AS size_w,
-                       coalesce(preprocessing->'center_crop'->>0, preprocessing->'image_size'->>0)::double precision AS crop_h,
-                       coalesce(preprocessing->'center_crop'->>1, preprocessing->'image_size'->>1)::double precision AS crop_w
-            ) sizes
-            CROSS JOIN LATERAL (
-                SELECT sqrt(size_h * size_w / (height::double precision * width)) / 16 AS scale
-            ) kept
-            CROSS JOIN LATERAL (
-                SELECT CASE preprocessing->>'resize' WHEN 'keep' THEN
-                           least(greatest(floor(height * scale + 0.5), 4), 256)
-                           / least(greatest(floor(size_h / 16 + 0.5), 4), 256)
-                       ELSE 1 END AS grown_h,
+                SELECT axis, cell, length, size, crop, (size - crop) / 2 AS edge,
                        CASE preprocessing->>'resize' WHEN 'keep' THEN
-                           least(greatest(floor(width * scale + 0.5), 4), 256)
-                           / least(greatest(floor(size_w / 16 + 0.5), 4), 256)
-                       ELSE 1 END AS grown_w
-            ) grown
-        ) geometry
-    ) edges
+                           grid * least(greatest(floor(length * scale + 0.5), 4), 256)::bigint
+                           / least(greatest(floor(size / 16.0 + 0.5), 4), 256)::bigint
+                       ELSE grid END AS cells
+                FROM (
+                    SELECT sqrt((preprocessing->'image_size'->>0)::double precision
+                                * (preprocessing->'image_size'->>1)::double precision
+                                / (height::double precision * width)) / 16 AS scale
+                ) kept
+                CROSS JOIN LATERAL (
+                    SELECT axis, cell::bigint, grid::bigint, length::bigint,
+                           (preprocessing->'image_size'->>axis)::bigint AS size,
+                           coalesce(preprocessing->'center_crop'->>axis,
+                                    preprocessing->'image_size'->>axis)::bigint AS crop
+                    FROM (VALUES (0, "row", grid_rows, height), (1, col, grid_cols, width))
+                        AS axes (axis, cell, grid, length)
+                ) sizes
+            ) grids
+        ) borders
+    ) boxes
 $$;
 
 COMMENT ON FUNCTION defect.patch_box IS

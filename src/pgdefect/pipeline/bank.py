@@ -34,7 +34,7 @@ def split_holdout(
     groups: dict[str, list[StoredImage]] = {}
     for image in images:
         # By what the images are called, so that another database makes the same choice.
-        name = f"g{image.group}" if image.group else f"i{image.relative_path}"
+        name = f"g{image.group}" if image.group else f"i{image.relative_path} {image.sha256}"
         groups.setdefault(name, []).append(image)
     if len(groups) < 2:
         raise TooFewImages(

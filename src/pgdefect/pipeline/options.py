@@ -12,6 +12,7 @@ from pgdefect.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.vision.backbone import DEFAULT_BACKBONE
 from pgdefect.vision.efficient_ad_files import ModelSize
 from pgdefect.vision.extractor import BATCH_SIZE
+from pgdefect.vision.preprocess import MIN_LOCAL_CONTRAST
 from pgdefect.vision.transform import DEFAULT_PCA_DIM
 
 DEFAULT_LOCAL_CONTRAST = 0.1
@@ -71,10 +72,12 @@ class TrainOptions:
             raise UsageError(
                 "--center-crop cuts out of images of one size: use it with --resize stretch"
             )
-        if self.local_contrast is not None and not 0.0 < self.local_contrast <= 1.0:
+        if self.local_contrast is not None and not (
+            MIN_LOCAL_CONTRAST <= self.local_contrast <= 1.0
+        ):
             raise UsageError(
-                "--local-contrast must be above 0 and at most 1, or 0 to leave it out, not "
-                f"{self.local_contrast}"
+                f"--local-contrast must be from {MIN_LOCAL_CONTRAST} to 1, or 0 to leave it out, "
+                f"not {self.local_contrast}"
             )
         if metric_named(self.metric) is COSINE and self.transform == "none":
             raise UsageError(

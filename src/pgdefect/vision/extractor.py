@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pgdefect.threads import num_cpus
 from pgdefect.types import ExtractorArtifact, Float32
-from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.vision.preprocess import KEEP_MULTIPLE, Preprocessing
 
 __all__ = ["Extractor", "compile_graph", "image_embeddings", "unit_vectors"]
 
@@ -34,8 +34,11 @@ class Extractor:
 
     def __call__(self, images: Float32) -> Float32:
         height, width = self.preprocessing.input_size
-        if self.preprocessing.resize == "stretch" and images.shape[1:] != (3, height, width):
-            raise ValueError(f"expected images (n, 3, {height}, {width}), got {images.shape}")
+        if self.preprocessing.resize == "stretch":
+            if images.shape[1:] != (3, height, width):
+                raise ValueError(f"expected images (n, 3, {height}, {width}), got {images.shape}")
+        elif any(side % KEEP_MULTIPLE for side in images.shape[2:]):
+            raise ValueError(f"expected sides of a multiple of {KEEP_MULTIPLE}, got {images.shape}")
         return np.array(self._compiled(images)[0], dtype=np.float32)
 
     def grid_of(self, original: tuple[int, int]) -> tuple[int, int]:

@@ -57,9 +57,15 @@ class PatchEmbedder:
         noises = [torch.randn(2, 3, *size, generator=generator) for size in sizes]
         with torch.no_grad(), quiet():
             expected = [self.network(noise).numpy() for noise in noises]
+        _, rows, cols, dim = expected[0].shape
+        if any_size and (KEEP_MULTIPLE % (height / rows) or KEEP_MULTIPLE % (width / cols)):
+            raise TrainingError(
+                f"the layers {', '.join(self.spec.layers)} of {self.spec.backbone} have a patch "
+                f"every {height / rows:g} pixels, which does not divide the {KEEP_MULTIPLE} that "
+                "sides are multiples of; use finer layers, or --resize stretch"
+            )
         with even_padding(self.network) if any_size else nullcontext():
             onnx = export_onnx(self.network, noises[-1], ["patch_embeddings"], any_size=any_size)
-        _, rows, cols, dim = expected[0].shape
         artifact = ExtractorArtifact(self.spec, dim, rows, cols, onnx)
 
         from pgdefect.vision.extractor import Extractor

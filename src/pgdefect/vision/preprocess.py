@@ -31,6 +31,7 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIZE = 32
+MIN_LOCAL_CONTRAST = 0.01
 RESIZES = ("keep", "stretch")
 KEEP_MULTIPLE, KEEP_LEAST, KEEP_MOST = 16, 4, 256
 """Sides with resize keep, in pixels and multiples; a very long image is squeezed after all."""
@@ -89,10 +90,15 @@ class Preprocessing:
             raise UsageError(
                 "A center crop is cut out of images of one size: use it with resize stretch."
             )
-        if self.local_contrast is not None and not 0.0 < self.local_contrast <= 1.0:
-            raise UsageError(
-                f"local_contrast must be above 0 and at most 1, not {self.local_contrast}."
-            )
+        if self.local_contrast is not None:
+            if type(self.local_contrast) not in (int, float) or not (
+                MIN_LOCAL_CONTRAST <= self.local_contrast <= 1.0
+            ):
+                raise UsageError(
+                    f"local_contrast must be a number from {MIN_LOCAL_CONTRAST} to 1, not "
+                    f"{self.local_contrast!r}."
+                )
+            self._set("local_contrast", float(self.local_contrast))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
