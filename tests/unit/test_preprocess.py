@@ -118,10 +118,13 @@ def test_from_dict_rejects_unknown_and_missing_keys() -> None:
         ({"resize": "crop"}, "Unknown resize 'crop'.*keep, stretch"),
         ({"resize": None}, "Unknown resize None"),
         ({"resize": "keep", "center_crop": (64, 64)}, "center crop.*resize stretch"),
-        ({"local_contrast": 0.0}, "local_contrast must be above 0 and at most 1, not 0.0"),
+        ({"local_contrast": 0.0}, "local_contrast must be a number from 0.01 to 1, not 0.0"),
         ({"local_contrast": -0.1}, "local_contrast must be"),
-        ({"local_contrast": 2}, "local_contrast must be above 0 and at most 1, not 2"),
-        ({"local_contrast": float("nan")}, "local_contrast must be above 0 and at most 1, not nan"),
+        ({"local_contrast": 2}, "local_contrast must be a number from 0.01 to 1, not 2"),
+        (
+            {"local_contrast": float("nan")},
+            "local_contrast must be a number from 0.01 to 1, not nan",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, object], fault: str) -> None:
