@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +30,9 @@ TINY = (128, 128)
 def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test sees the developer's own settings, data or caches, nor waits for a hub."""
     patch = pytest.MonkeyPatch()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell ignores Ctrl-C for what it runs in the background, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(("PGDEFECT_", "PG"))]:
         patch.delenv(name)
     patch.setenv("PGDEFECT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
