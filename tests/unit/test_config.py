@@ -49,11 +49,11 @@ def test_each_setting_takes_its_own_highest_source(
 
 
 def test_paths_are_absolute_and_know_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", str(folder / "home"))
     monkeypatch.setenv("PGDEFECT_CACHE_DIR", "~/cache")
     settings = load_settings(data_dir=Path("here"))
     assert settings.data_dir == folder / "here"
-    assert settings.cache_dir == Path("/home/somebody/cache")
+    assert settings.cache_dir == folder / "home" / "cache"
 
 
 def test_the_defaults_name_no_database() -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from pgdefect.db.evaluations import HEADLINES
 from pgdefect.errors import ImageError, UsageError
-from pgdefect.pipeline.evaluate import Evaluation, Judgement, mean_figures
+from pgdefect.pipeline.evaluate import Evaluation, mean_figures
+from pgdefect.pipeline.figures import Judgement
 from pgdefect.pipeline.pictures import save_picture, unique_names
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.types import Float32
