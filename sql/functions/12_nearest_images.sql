@@ -53,7 +53,9 @@ BEGIN
         SELECT coalesce(array_agg(c.id), '{}') INTO categories FROM pgdefect.category c
         WHERE c.retired_at IS NULL AND (nearest_images.category IS NULL OR c.name = nearest_images.category);
     END IF;
-    expression := format('e.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s)', dim);
+    -- As pgdefect.distance.indexed_type has it: a halfvec index would round once more.
+    expression := format('e.embedding::%2$s(%1$s) <=> $1::%2$s(%1$s)', dim,
+                         CASE WHEN dim <= 2000 THEN 'vector' ELSE 'halfvec' END);
     statement := format(
         'SELECT i.id, (%1$s)::double precision AS distance
          FROM pgdefect.image_embedding e

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select, text
 from pgdefect.db.copy import copy_rows
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.models import Extractor
-from pgdefect.distance import COSINE, index_expression
+from pgdefect.distance import COSINE, index_expression, indexed_type
 from pgdefect.errors import DatabaseError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 
@@ -60,18 +60,30 @@ def store_extractor(database: Database, artifact: ExtractorArtifact) -> int:
             .returning(Extractor.id)
         ).one()
         extractor_id: int = row[0]
-        _create_partition(connection, extractor_id, artifact.embedding_dim)
+        create_extractor_partition(
+            connection,
+            "image_embedding",
+            extractor_id,
+            artifact.embedding_dim,
+            "extractor_id, image_id",
+        )
     return extractor_id
 
 
-def _create_partition(connection: Connection, extractor_id: int, dim: int) -> None:
-    name = f"image_embedding_{extractor_id}"
-    expression = index_expression("halfvec", dim)
+def create_extractor_partition(
+    connection: Connection, parent: str, extractor_id: int, dim: int, primary_key: str
+) -> None:
+    """Make the partition that one extractor's vectors go to, with an HNSW index on it.
+
+    Raises UsageError where pgvector cannot index vectors of `dim`.
+    """
+    name = f"{parent}_{extractor_id}"
+    kind = indexed_type("half", dim)
     connection.execute(
         text(f"""
         CREATE TABLE pgdefect.{name} (
-            LIKE pgdefect.image_embedding,
-            CONSTRAINT pk_{name} PRIMARY KEY (extractor_id, image_id),
+            LIKE pgdefect.{parent} INCLUDING DEFAULTS,
+            CONSTRAINT pk_{name} PRIMARY KEY ({primary_key}),
             CONSTRAINT ck_{name}_extractor CHECK (extractor_id = {extractor_id}),
             CONSTRAINT ck_{name}_dim CHECK (vector_dims(embedding) = {dim})
         )""")
@@ -79,12 +91,12 @@ def _create_partition(connection: Connection, extractor_id: int, dim: int) -> No
     connection.execute(
         text(
             f"CREATE INDEX {name}_hnsw ON pgdefect.{name} "
-            f"USING hnsw (({expression}) {COSINE.operator_class('halfvec')})"
+            f"USING hnsw (({index_expression(kind, dim)}) {COSINE.operator_class(kind)})"
         )
     )
     connection.execute(
         text(
-            f"ALTER TABLE pgdefect.image_embedding ATTACH PARTITION pgdefect.{name} "
+            f"ALTER TABLE pgdefect.{parent} ATTACH PARTITION pgdefect.{name} "
             f"FOR VALUES IN ({extractor_id})"
         )
     )

@@ -87,7 +87,12 @@ class ImageRoot(Base):
 
 
 class Image(Base):
-    """One photograph of one part."""
+    """One photograph of one part.
+
+    label and defect_type are the data set's word, the reviewed ones that of the newest review
+    (a trigger keeps them so); the known ones, a review's before the data set's, are what
+    searches, votes and figures go by.
+    """
 
     __tablename__ = "image"
     __table_args__ = (
@@ -105,6 +110,16 @@ class Image(Base):
         CheckConstraint("jsonb_typeof(attributes) = 'object'", name="attributes_object"),
         Index("ix_image_sha256", "sha256", postgresql_ops={"sha256": "text_pattern_ops"}),
         Index("ix_image_root_id", "root_id"),
+        CheckConstraint("reviewed_label IN ('normal', 'anomalous')", name="reviewed_label_known"),
+        Index("ix_image_category_id_known_defect_type", "category_id", "known_defect_type"),
+        Index("ix_image_category_id_group_name", "category_id", "group_name"),
+        Index("ix_image_created_at", "created_at"),
+        Index(
+            "ix_image_attributes",
+            "attributes",
+            postgresql_using="gin",
+            postgresql_ops={"attributes": "jsonb_path_ops"},
+        ),
     )
 
     id: Mapped[int] = _identity()
@@ -124,6 +139,18 @@ class Image(Base):
     simulation: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
+    reviewed_label: Mapped[str | None]
+    reviewed_defect_type: Mapped[str | None]
+    known_label: Mapped[str | None] = mapped_column(
+        Text, Computed("COALESCE(reviewed_label, label)", persisted=True)
+    )
+    known_defect_type: Mapped[str | None] = mapped_column(
+        Text,
+        Computed(
+            "CASE WHEN reviewed_label IS NULL THEN defect_type ELSE reviewed_defect_type END",
+            persisted=True,
+        ),
+    )
 
 
 class Extractor(Base):
@@ -324,6 +351,150 @@ class ImageEmbedding(Base):
     embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
 
 
+class DefectSpace(Base):
+    """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
+
+    Made with the extractor's first PatchCore detector and never changed: embeddings compare
+    across the categories and bank versions of one extractor.
+    """
+
+    __tablename__ = "defect_space"
+    __table_args__ = (CheckConstraint("embedding_dim > 0", name="dim_positive"),)
+
+    extractor_id: Mapped[int] = mapped_column(
+        ForeignKey(Extractor.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    embedding_dim: Mapped[int] = mapped_column(INTEGER)
+    center: Mapped[list[float]] = mapped_column(ARRAY(REAL))
+    components: Mapped[list[list[float]]] = mapped_column(ARRAY(REAL, dimensions=2))
+    settings: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class DefectEmbedding(Base):
+    """One vector per inspected image, from its anomalous patches; the newest detector's."""
+
+    __tablename__ = "defect_embedding"
+    __table_args__ = (
+        Index("ix_defect_embedding_image_id", "image_id"),
+        Index("ix_defect_embedding_detector_id", "detector_id"),
+        {"postgresql_partition_by": "LIST (extractor_id)"},
+    )
+
+    extractor_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image_id: Mapped[int] = mapped_column(
+        ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
+
+
+class DefectRegion(Base):
+    """A connected anomalous region of an inspected image, with an embedding of its own.
+
+    rank counts from 1, worst peak first; x, y, width, height in pixels; num_patches in grid
+    cells, area as a share of the image; the scores are the detector's patch scores.
+    """
+
+    __tablename__ = "defect_region"
+    __table_args__ = (
+        CheckConstraint("x >= 0 AND y >= 0 AND width > 0 AND height > 0", name="box_positive"),
+        Index("ix_defect_region_image_id", "image_id"),
+        Index("ix_defect_region_detector_id", "detector_id"),
+        {"postgresql_partition_by": "LIST (extractor_id)"},
+    )
+
+    extractor_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("nextval('pgdefect.defect_region_id_seq'::regclass)"),
+    )
+    image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    rank: Mapped[int] = mapped_column(SmallInteger)
+    x: Mapped[int] = mapped_column(INTEGER)
+    y: Mapped[int] = mapped_column(INTEGER)
+    width: Mapped[int] = mapped_column(INTEGER)
+    height: Mapped[int] = mapped_column(INTEGER)
+    num_patches: Mapped[int] = mapped_column(INTEGER)
+    area: Mapped[float] = mapped_column(REAL)
+    peak_score: Mapped[float] = mapped_column(REAL)
+    mean_score: Mapped[float] = mapped_column(REAL)
+    embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
+
+
+class MemoryBankRaw(Base):
+    """A bank's vectors as the extractor made them, in half precision; searches do not touch it.
+
+    Defect embeddings are made from them: what an anomalous patch is, minus the nearest normal.
+    """
+
+    __tablename__ = "memory_bank_raw"
+    __table_args__ = ({"postgresql_partition_by": "LIST (bank_id)"},)
+
+    bank_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(INTEGER, primary_key=True, autoincrement=False)
+    embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
+
+
+class ImagePatches(Base):
+    """All patch embeddings of one image, row by row, kept by ``inspect --keep-patches``."""
+
+    __tablename__ = "image_patches"
+    __table_args__ = (
+        CheckConstraint("cardinality(embeddings) = rows * cols", name="grid_filled"),
+        Index("ix_image_patches_image_id", "image_id"),
+    )
+
+    extractor_id: Mapped[int] = mapped_column(
+        ForeignKey(Extractor.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    image_id: Mapped[int] = mapped_column(
+        ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    rows: Mapped[int] = mapped_column(SmallInteger)
+    cols: Mapped[int] = mapped_column(SmallInteger)
+    embeddings: Mapped[list[Any]] = mapped_column(ARRAY(HALFVEC()))
+
+
+class SearchSetting(Base):
+    """The ef_search that reached the recall wanted, by ``pgdefect recall-check --fix``."""
+
+    __tablename__ = "search_setting"
+    __table_args__ = (
+        CheckConstraint("searched IN ('picture', 'defect', 'region')", name="searched_known"),
+        CheckConstraint("ef_search BETWEEN 1 AND 1000", name="ef_search_range"),
+    )
+
+    extractor_id: Mapped[int] = mapped_column(
+        ForeignKey(Extractor.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    searched: Mapped[str] = mapped_column(primary_key=True)
+    ef_search: Mapped[int] = mapped_column(INTEGER)
+    recall: Mapped[float]
+    checked_at: Mapped[datetime] = _created_at()
+
+
+class Review(Base):
+    """What a person said of an image; the newest is in force, none is ever changed."""
+
+    __tablename__ = "review"
+    __table_args__ = (
+        CheckConstraint("label IN ('normal', 'anomalous')", name="label_known"),
+        CheckConstraint("defect_type IS NULL OR label = 'anomalous'", name="defect_is_anomalous"),
+        Index("ix_review_image_id_created_at", "image_id", "created_at"),
+    )
+
+    id: Mapped[int] = _identity()
+    image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
+    label: Mapped[str]
+    defect_type: Mapped[str | None]
+    note: Mapped[str | None]
+    reviewer: Mapped[str] = mapped_column(server_default=text("session_user"))
+    created_at: Mapped[datetime] = _created_at()
+
+
 class Inspection(Base):
     """What a detector said of an image, under the threshold in force then."""
 
@@ -347,6 +518,8 @@ class Inspection(Base):
     nearest_positions: Mapped[list[list[int]] | None] = mapped_column(ARRAY(INTEGER, dimensions=2))
     search: Mapped[str]
     created_at: Mapped[datetime] = _created_at()
+    vote: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    probable_defect_type: Mapped[str | None]
 
 
 class SqlFile(Base):
