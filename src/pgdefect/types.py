@@ -95,8 +95,9 @@ class MemoryBank:
     """The coreset of a category's normal patches, ready to be stored.
 
     embeddings: `(num_vectors, embedding_dim)`, transformed and rounded as stored;
-    image_ids, rows, cols: `(num_vectors,)`, where each vector came from; image id 0 where
-    that is not known.
+    raw_embeddings: `(num_vectors, raw_dim)`, the same before the transform, or None where
+    there is none; image_ids, rows, cols: `(num_vectors,)`, where each vector came from; image
+    id 0 where that is not known.
     """
 
     embeddings: Float32
@@ -111,6 +112,7 @@ class MemoryBank:
     covering_radius: float
     num_neighbors: int
     worst_share: float = 0.0
+    raw_embeddings: NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,20 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from pgdefect.db.banks import partition_name
+from pgdefect.db.banks import BANK_TABLES, partition_name
 from pgdefect.db.detectors import unknown_category
 from pgdefect.db.engine import Database
 from pgdefect.db.models import Category, Detector, Image, ImageRoot
 from pgdefect.errors import Conflict, NotFound, UnknownDetector
 
+COMPUTED_TABLES = (
+    "image_embedding",
+    "defect_embedding",
+    "defect_region",
+    "image_patches",
+    "inspection",
+)
+"""Those with what was computed from an image's content."""
 Description = tuple[str, str | None, str | None, str | None, str | None, Mapping[str, Any]]
 """What is said of an image: split, label, defect type, mask, group, attributes."""
 
@@ -75,6 +83,10 @@ class Dependents:
     held_out_scores: int = 0
     thresholds: int = 0
     evaluations: int = 0
+    defect_embeddings: int = 0
+    regions: int = 0
+    kept_patches: int = 0
+    reviews: int = 0
 
     def __str__(self) -> str:
         counts = {
@@ -86,6 +98,10 @@ class Dependents:
             "held-out scores": self.held_out_scores,
             "thresholds": self.thresholds,
             "evaluations": self.evaluations,
+            "defect embeddings": self.defect_embeddings,
+            "anomalous regions": self.regions,
+            "images' kept patches": self.kept_patches,
+            "reviews": self.reviews,
         }
         parts = [f"{count:,} {name}" for name, count in counts.items() if count]
         return f"{self.subject}: {', '.join(parts) if parts else 'nothing hangs on it'}"
@@ -197,12 +213,10 @@ def replace_content(connection: Connection, image_id: int, image: NewImage) -> N
             retired_at=None,
         )
     )
-    connection.execute(
-        text("DELETE FROM pgdefect.image_embedding WHERE image_id = :id"), {"id": image_id}
-    )
-    connection.execute(
-        text("DELETE FROM pgdefect.inspection WHERE image_id = :id"), {"id": image_id}
-    )
+    for table in COMPUTED_TABLES:
+        connection.execute(
+            text(f"DELETE FROM pgdefect.{table} WHERE image_id = :id"), {"id": image_id}
+        )
 
 
 def set_images_retired(connection: Connection, image_ids: Iterable[int], retired: bool) -> int:
@@ -319,7 +333,15 @@ def dependents(
                    (SELECT count(*) FROM pgdefect.detector_threshold
                     WHERE detector_id IN (SELECT id FROM d)),
                    (SELECT count(*) FROM pgdefect.evaluation
-                    WHERE detector_id IN (SELECT id FROM d))"""),
+                    WHERE detector_id IN (SELECT id FROM d)),
+                   (SELECT count(*) FROM pgdefect.defect_embedding
+                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
+                   (SELECT count(*) FROM pgdefect.defect_region
+                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
+                   (SELECT count(*) FROM pgdefect.image_patches
+                    WHERE image_id IN (SELECT id FROM i)),
+                   (SELECT count(*) FROM pgdefect.review
+                    WHERE image_id IN (SELECT id FROM i))"""),
             {"detector": detector_id, "category": category, "image": image_id},
         ).one()
         return Dependents(subject, *(int(value) for value in row))
@@ -337,7 +359,9 @@ def delete_detector(database: Database, detector_id: int) -> None:
     _detach(database, detector_id)
     with database.begin() as connection:
         connection.execute(text("SET LOCAL lock_timeout = '30s'"))
-        connection.execute(text(f"DROP TABLE IF EXISTS pgdefect.{partition_name(detector_id)}"))
+        for parent in BANK_TABLES:
+            table = partition_name(detector_id, parent)
+            connection.execute(text(f"DROP TABLE IF EXISTS pgdefect.{table}"))
         connection.execute(delete(Detector).where(Detector.id == detector_id))
 
 
@@ -403,15 +427,17 @@ def _detector(connection: Connection, detector_id: int) -> tuple[int, str, str]:
 def _detach(database: Database, detector_id: int) -> None:
     with database.autocommit() as connection:
         connection.execute("SET lock_timeout = '30s'")
-        # A detachment that was interrupted, of this bank or another, must be finished first.
-        statement = "ALTER TABLE pgdefect.memory_bank_patch DETACH PARTITION {} {}"
-        rows = connection.execute(
-            "SELECT inhrelid::regclass::text, inhdetachpending FROM pg_inherits "
-            "WHERE inhparent = 'pgdefect.memory_bank_patch'::regclass "
-            "AND (inhdetachpending OR inhrelid = to_regclass(%s)) ORDER BY inhdetachpending DESC",
-            [f"pgdefect.{partition_name(detector_id)}"],
-        ).fetchall()
-        for partition, pending in rows:
-            connection.execute(
-                statement.format(partition, "FINALIZE" if pending else "CONCURRENTLY")
-            )
+        for parent in BANK_TABLES:
+            # A detachment that was interrupted, of this bank or another, must be finished first.
+            rows = connection.execute(
+                "SELECT inhrelid::regclass::text, inhdetachpending FROM pg_inherits "
+                "WHERE inhparent = %s::regclass "
+                "AND (inhdetachpending OR inhrelid = to_regclass(%s)) "
+                "ORDER BY inhdetachpending DESC",
+                [f"pgdefect.{parent}", f"pgdefect.{partition_name(detector_id, parent)}"],
+            ).fetchall()
+            for partition, pending in rows:
+                connection.execute(
+                    f"ALTER TABLE pgdefect.{parent} DETACH PARTITION {partition} "
+                    + ("FINALIZE" if pending else "CONCURRENTLY")
+                )
