@@ -1,4 +1,4 @@
-"""The region of an anomaly map around its worst patch."""
+"""Connected anomalous regions of an anomaly map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.render import Box
 
-__all__ = ["region_box", "worst_region"]
+__all__ = ["MAX_REGIONS", "anomalous_regions", "region_box", "worst_region"]
+
+MAX_REGIONS = 32
+"""Of one image; a texture that is anomalous all over falls into countless specks."""
 
 
 def worst_region(
@@ -29,6 +32,24 @@ def worst_region(
             break
         region = grown
     return region
+
+
+def anomalous_regions(scores: NDArray[np.floating], threshold: float) -> list[NDArray[np.bool_]]:
+    """The regions of `scores` `(rows, cols)` above `threshold`, highest peak first.
+
+    Each is a mask `(rows, cols)`; at most `MAX_REGIONS`. Where no cell is above the
+    threshold, the worst cell is the one region.
+    """
+    left = scores.copy()
+    found: list[NDArray[np.bool_]] = []
+    while len(found) < MAX_REGIONS:
+        row, col = np.unravel_index(int(left.argmax()), left.shape)
+        if found and not left[row, col] > threshold:
+            break
+        region = worst_region(scores, int(row), int(col), threshold)
+        found.append(region)
+        left[region] = -np.inf
+    return found
 
 
 def region_box(
