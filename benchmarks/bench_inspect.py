@@ -29,7 +29,8 @@ def measure(context: Context) -> Report:
     from pgdefect.pipeline.bank import split_holdout
     from pgdefect.pipeline.exchange import export_anomalib
     from pgdefect.pipeline.ingest import ingest_dataset
-    from pgdefect.pipeline.inspect import Inspector, inspect
+    from pgdefect.pipeline.inspect import inspect
+    from pgdefect.pipeline.inspector import Inspector
     from pgdefect.pipeline.options import TrainOptions
     from pgdefect.pipeline.train import train
 

@@ -116,6 +116,45 @@ class MemoryBank:
 
 
 @dataclass(frozen=True)
+class DefectSpace:
+    """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
+
+    A residual, a patch minus its nearest normal one, `(raw_dim,)`, becomes
+    `(residual - center) @ components.T`. center: `(raw_dim,)`; components: `(dim, raw_dim)`;
+    settings: temperature and the like; embedding_dim: of what the pooling gives.
+    """
+
+    center: Float32
+    components: Float32
+    embedding_dim: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AnomalousRegion:
+    """A connected anomalous region found in an image.
+
+    box: `(x, y, width, height)` in pixels; num_patches: grid cells; area: share of the image;
+    scores are the detector's patch scores; embedding: `(embedding_dim,)`, of unit length.
+    """
+
+    box: tuple[int, int, int, int]
+    num_patches: int
+    area: float
+    peak_score: float
+    mean_score: float
+    embedding: Float32 = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Where and how an image departs from normal; embedding: `(embedding_dim,)`, unit length."""
+
+    embedding: Float32 = field(repr=False)
+    regions: tuple[AnomalousRegion, ...]
+
+
+@dataclass(frozen=True)
 class Threshold:
     """Raw score above which an image is anomalous, and the rule it came from.
 
@@ -214,8 +253,40 @@ class PatchScores:
 
 
 @dataclass(frozen=True)
+class Vote:
+    """What the defects most like an image's are called: a guess at its defect type.
+
+    counts: how many of the `k` nearest images whose defect type is known have which, the most
+    frequent first. Fewer than `needed` for the first one are no ground for a guess.
+    """
+
+    k: int
+    counts: Mapping[str, int]
+    needed: int
+
+    @property
+    def support(self) -> int:
+        return next(iter(self.counts.values()), 0)
+
+    @property
+    def defect_type(self) -> str | None:
+        """The guess, if there is ground for one."""
+        return next(iter(self.counts)) if self.support >= max(self.needed, 1) else None
+
+    def __str__(self) -> str:
+        guess = self.defect_type or "in doubt"
+        voters = sum(self.counts.values())
+        if self.defect_type:
+            return f"{guess} {self.support} of {voters}"
+        return f"{guess}: " + ", ".join(f"{name} {n}" for name, n in self.counts.items())
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """A detector's judgement of one image file."""
+    """A detector's judgement of one image file.
+
+    defect: where and how it departs from normal; made of anomalous images by PatchCore.
+    """
 
     path: str
     category: str
@@ -231,6 +302,8 @@ class Inspection:
     label: Label | None = None
     defect_type: str | None = None
     mask_path: str | None = None
+    defect: Defect | None = field(default=None, repr=False)
+    vote: Vote | None = None
 
     @property
     def is_anomalous(self) -> bool:

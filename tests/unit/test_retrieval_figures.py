@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from pgdefect.errors import UsageError
-from pgdefect.evaluation.retrieval import retrieval_figures
+from pgdefect.evaluation.retrieval import cosine_distances, retrieval_figures
 
 
 def _on_circle(degrees: list[float]) -> np.ndarray:
@@ -18,9 +18,8 @@ def _on_circle(degrees: list[float]) -> np.ndarray:
 def test_a_case_worked_by_hand() -> None:
     # Cracks at 0°, 10°, 40°, folds at 20°, 30°; every image a part of its own.
     embeddings = _on_circle([0, 10, 40, 20, 30])
-    figures = retrieval_figures(
-        embeddings, ["crack", "crack", "crack", "fold", "fold"], np.arange(5)
-    )
+    types = ["crack", "crack", "crack", "fold", "fold"]
+    figures = retrieval_figures(cosine_distances(embeddings), types, np.arange(5))
     first = figures.queries[0]  # the others by distance: 10 crack, 20 fold, 30 fold, 40 crack
     assert first.precision_at_1 == 1.0
     assert first.precision_at_10 == 0.5
@@ -39,12 +38,12 @@ def test_a_case_worked_by_hand() -> None:
 
 def test_the_own_part_is_never_counted() -> None:
     # Each image's nearest is another photograph of its own part.
-    embeddings = _on_circle([0, 1, 50, 51, 90, 91])
+    distances = cosine_distances(_on_circle([0, 1, 50, 51, 90, 91]))
     types = ["crack", "crack", "fold", "fold", "crack", "crack"]
-    apart = retrieval_figures(embeddings, types, np.array([0, 0, 1, 1, 2, 2]))
+    apart = retrieval_figures(distances, types, np.array([0, 0, 1, 1, 2, 2]))
     assert apart.over_queries["precision_at_1"] == 0.0
     assert apart.unanswerable == 2
-    together = retrieval_figures(embeddings, types, np.arange(6))
+    together = retrieval_figures(distances, types, np.arange(6))
     assert together.over_queries["precision_at_1"] == 1.0
 
 
@@ -53,7 +52,7 @@ def test_average_precision_is_scikit_learns() -> None:
     embeddings = rng.standard_normal((60, 8)).astype(np.float32)
     types = [["a", "b", "c"][n] for n in rng.integers(3, size=60)]
     groups = rng.integers(20, size=60)
-    figures = retrieval_figures(embeddings, types, groups)
+    figures = retrieval_figures(cosine_distances(embeddings), types, groups)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     for query in figures.queries:
         others = groups != groups[query.index]
@@ -65,9 +64,8 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_random_embeddings_are_at_chance() -> None:
     rng = np.random.default_rng(1)
     types = ["a"] * 150 + ["b"] * 50
-    figures = retrieval_figures(
-        rng.standard_normal((200, 16)).astype(np.float32), types, np.arange(200)
-    )
+    embeddings = rng.standard_normal((200, 16)).astype(np.float32)
+    figures = retrieval_figures(cosine_distances(embeddings), types, np.arange(200))
     assert figures.over_queries["precision_at_10"] == pytest.approx(
         figures.over_queries["chance"], abs=0.05
     )
@@ -75,4 +73,4 @@ def test_random_embeddings_are_at_chance() -> None:
 
 def test_types_of_one_part_only_are_refused() -> None:
     with pytest.raises(UsageError, match="two parts"):
-        retrieval_figures(_on_circle([0, 10]), ["crack", "fold"], np.arange(2))
+        retrieval_figures(np.zeros((2, 2)), ["crack", "fold"], np.arange(2))

@@ -16,14 +16,15 @@ from pgdefect.config import Settings
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor
-from pgdefect.db.queries import bank_cells, images_of, read_bank, stored_embedding
+from pgdefect.db.queries import bank_cells, image_embeddings_of, images_of, read_bank
 from pgdefect.db.summaries import list_detectors
 from pgdefect.distance import as_stored
 from pgdefect.errors import ImageError, TrainingError, UsageError
 from pgdefect.pipeline.demo import solar_cells
 from pgdefect.pipeline.exchange import export_anomalib
 from pgdefect.pipeline.ingest import ingest
-from pgdefect.pipeline.inspect import Inspector, inspect
+from pgdefect.pipeline.inspect import inspect
+from pgdefect.pipeline.inspector import Inspector
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.search import search
 from pgdefect.pipeline.train import TrainReport, train
@@ -126,7 +127,7 @@ def test_broken_files_are_left_out_and_the_rest_is_learned(
     assert (recorded["resize"], recorded["local_contrast"]) == ("keep", 0.1)
     # Every readable image has its embedding, from its own patches.
     for image in images_of(mixed, "cells"):
-        stored = stored_embedding(mixed, report.extractor_id, image.id)
+        stored = image_embeddings_of(mixed, report.extractor_id, [image.id])[image.id]
         if image.path.endswith(CUT_OFF):
             assert stored is None
         else:

@@ -25,7 +25,8 @@ from pgdefect.errors import ImageError, TooFewImages, UsageError, WeightsError
 from pgdefect.pipeline.demo import solar_cells
 from pgdefect.pipeline.exchange import export_anomalib, import_anomalib
 from pgdefect.pipeline.ingest import ingest
-from pgdefect.pipeline.inspect import Inspector, inspect
+from pgdefect.pipeline.inspect import inspect
+from pgdefect.pipeline.inspector import Inspector
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.train import train
 from pgdefect.types import Float32, Inspection

@@ -13,7 +13,8 @@ from pgdefect.config import Settings
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.errors import ImageError
-from pgdefect.pipeline.inspect import Inspector, inspect
+from pgdefect.pipeline.inspect import inspect
+from pgdefect.pipeline.inspector import Inspector
 from pgdefect.pipeline.patch_search import SearchKind, SqlSearch, open_search
 from pgdefect.types import Inspection
 

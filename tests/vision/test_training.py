@@ -23,7 +23,7 @@ from pgdefect.config import Settings
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor
-from pgdefect.db.queries import images_of, stored_embedding
+from pgdefect.db.queries import image_embeddings_of, images_of
 from pgdefect.db.summaries import list_detectors
 from pgdefect.distance import COSINE, as_stored, pairwise
 from pgdefect.errors import (
@@ -36,7 +36,8 @@ from pgdefect.errors import (
 from pgdefect.pipeline.bank import split_holdout
 from pgdefect.pipeline.demo import solar_cells
 from pgdefect.pipeline.ingest import ingest_dataset
-from pgdefect.pipeline.inspect import Inspector, inspect
+from pgdefect.pipeline.inspect import inspect
+from pgdefect.pipeline.inspector import Inspector
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.search import search
 from pgdefect.pipeline.train import train
@@ -225,7 +226,7 @@ def test_image_embedding_is_the_same_at_training_and_inspection(
 
     for image in images:
         [[(_, judged)]] = list(inspector.judge([image.path], fail))
-        stored = stored_embedding(cells, detector.extractor_id, image.id)
+        stored = image_embeddings_of(cells, detector.extractor_id, [image.id])[image.id]
         assert stored is not None
         np.testing.assert_allclose(judged.embedding, stored, atol=3e-4)
         assert np.linalg.norm(judged.embedding) == pytest.approx(1, abs=1e-6)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import inspection_json, neighbor_json, print_search
 from pgdefect.cli.output import note, print_json, print_table, progress_bars
+from pgdefect.cli.search import print_search, search_json
 
 if TYPE_CHECKING:
     from pgdefect.db.engine import Database
@@ -48,8 +48,7 @@ def demo(
         print_json(
             {
                 "categories": report.categories,
-                "query": inspection_json(report.search.inspection),
-                "neighbors": [neighbor_json(n) for n in report.search.neighbors],
+                **search_json(report.search),
                 "contact_sheet": report.contact_sheet,
                 "psql": psql,
                 "queries": report.queries,
@@ -99,6 +98,7 @@ def _print(report: DemoReport, database: Database, psql: str) -> None:
     inspection = report.search.inspection
     typer.echo("\nOne defective cell, and the ten stored images most like it:\n")
     print_search(report.search)
+    assert inspection is not None
     assert inspection.image_id is not None
     nearest = nearest_normal(database, inspection.image_id)
     typer.echo(

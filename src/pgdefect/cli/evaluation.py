@@ -67,12 +67,30 @@ def evaluate(
     search: Annotated[
         str, typer.Option(help="exact or hnsw: how what is missing is inspected.")
     ] = "exact",
+    retrieval: Annotated[
+        bool,
+        typer.Option("--retrieval", help="Instead: how well defects of one type find each other."),
+    ] = False,
+    without_groups: Annotated[
+        bool,
+        typer.Option(
+            "--without-groups", help="--retrieval of images without groups: each is a part."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure how well active detectors tell defects apart, and where they are.
 
     The result is stored: SELECT * FROM defect.evaluations.
     """
+    if without_groups and not retrieval:
+        raise UsageError("--without-groups goes with --retrieval")
+    if retrieval:
+        from pgdefect.cli.retrieval import evaluate_retrieval
+
+        names = _names(current(context).database, categories, all_categories)
+        evaluate_retrieval(context, names, split, without_groups, json)
+        return
     from pgdefect.pipeline.evaluate import EvaluateOptions, mean_figures
     from pgdefect.pipeline.evaluate import evaluate as use_case
     from pgdefect.pipeline.evaluation_files import write_maps, write_plots, write_results

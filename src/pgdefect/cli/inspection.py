@@ -1,4 +1,4 @@
-"""Commands about images: inspect, search."""
+"""``pgdefect inspect``: are images anomalous, and where."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import NotFound, UsageError
+from pgdefect.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.pipeline.search import SearchReport
-    from pgdefect.types import DetectorKind, Inspection, Neighbor, PatchNeighbor
+    from pgdefect.types import DetectorKind, Inspection, Vote
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-MAX_BANK, MAX_POSITION = 2**63 - 1, 2**31 - 1
 Model = Annotated[
     str | None,
     typer.Option(
         help="patchcore or efficient_ad, where both are active; patchcore is the default."
     ),
 ]
-Exact = Annotated[bool, typer.Option("--exact", help="Scan the table instead of its index.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's commands to the application."""
-    for command, example in (
-        (inspect, "pgdefect inspect new/*.png --category leather --save-maps maps"),
-        (search, "pgdefect search scratch/003.png -k 10 --sheet sheet.png"),
-    ):
-        app.command(epilog=f"Example:  {example}")(command)
+    """Add this module's command to the application."""
+    example = "pgdefect inspect new/*.png --category leather --save-maps maps"
+    app.command(epilog=f"Example:  {example}")(inspect)
 
 
 def inspect(
@@ -49,6 +43,14 @@ def inspect(
         Path | None, typer.Option(metavar="DIR", help="Write a picture of each anomaly map.")
     ] = None,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Keep the results.")] = True,
+    keep_patches: Annotated[
+        bool,
+        typer.Option(
+            "--keep-patches",
+            help="Store every patch embedding, too, for defect.inspect in SQL: 2 bytes a value, "
+            "0.3 MB an image at the default settings.",
+        ),
+    ] = False,
     model: Model = None,
     search: Annotated[
         str | None,
@@ -83,6 +85,7 @@ def inspect(
             paths or (),
             split=split,
             store=store,
+            keep_patches=keep_patches,
             search=search,  # type: ignore[arg-type]
             kind=kind_of(model),
             progress=progress,
@@ -102,7 +105,10 @@ def inspect(
         )
     else:
         print_table(
-            ("verdict", "score", "raw", "threshold", "worst at x,y,w,h", "label", "path"),
+            (
+                *("verdict", "score", "raw", "threshold", "worst at x,y,w,h"),
+                *("probably", "label", "path"),
+            ),
             [
                 (
                     item.verdict,
@@ -110,6 +116,7 @@ def inspect(
                     item.raw_score,
                     item.threshold,
                     ",".join(map(str, item.worst_box)),
+                    item.vote and str(item.vote),
                     item.defect_type or item.label,
                     item.path,
                 )
@@ -123,109 +130,11 @@ def inspect(
     failures(report.failed)
 
 
-def search(
-    context: typer.Context,
-    query: Annotated[
-        str | None,
-        typer.Argument(help="A file, or a stored image by id, end of path, start of sha256."),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many images to list.")] = 10,
-    category: Annotated[str | None, typer.Option(help="The product the query shows.")] = None,
-    model: Model = None,
-    all_categories: Annotated[
-        bool, typer.Option("--all-categories", help="Also list images of other categories.")
-    ] = False,
-    label: Annotated[str | None, typer.Option(help="Only normal or anomalous images.")] = None,
-    defect_type: Annotated[str | None, typer.Option(help="Only images of this defect.")] = None,
-    exclude_group: Annotated[
-        bool, typer.Option("--exclude-group", help="No image of the query's own part.")
-    ] = False,
-    simulated: Annotated[
-        bool, typer.Option("--simulated", help="Also list images with simulated defects.")
-    ] = False,
-    sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Write a contact sheet.")
-    ] = None,
-    patch: Annotated[
-        str | None,
-        typer.Option(metavar="BANK:POSITION", help="Instead: vectors nearest to one of a bank."),
-    ] = None,
-    exact: Exact = False,
-    json: Json = False,
-) -> None:
-    """List the stored images most like one; an anomalous one is reported as such first."""
-    if label not in (None, "normal", "anomalous"):
-        raise UsageError(f"--label is normal or anomalous, not {label!r}")
-    if (query is None) == (patch is None):
-        raise UsageError("name an image, or a memory-bank vector with --patch BANK:POSITION")
-    if patch is not None:
-        _search_patch(context, patch, k, json)
-        return
-    from pgdefect.pipeline.pictures import save_sheet, writable_folder
-    from pgdefect.pipeline.search import search as use_case
-
-    assert query is not None
-    if sheet is not None:
-        writable_folder(sheet.parent)
-    report = use_case(
-        current(context).database,
-        current(context).settings,
-        query,
-        k=k,
-        category=category,
-        all_categories=all_categories,
-        label=label,
-        defect_type=defect_type,
-        exclude_group=exclude_group,
-        simulated=simulated,
-        exact=exact,
-        kind=kind_of(model),
-    )
-    if sheet is not None:
-        save_sheet(report, report.preprocessing, sheet)
-    if json:
-        print_json(
-            {
-                "query": inspection_json(report.inspection),
-                "neighbors": [neighbor_json(neighbor) for neighbor in report.neighbors],
-            }
-        )
-    else:
-        print_search(report)
-    if sheet is not None:
-        note(f"contact sheet: {sheet}")
-
-
 def kind_of(model: str | None) -> DetectorKind | None:
     """The kind of detector that --model names. Raises UsageError."""
     if model not in (None, "patchcore", "efficient_ad"):
         raise UsageError(f"--model is patchcore or efficient_ad, not {model!r}")
     return model  # type: ignore[return-value]
-
-
-def print_search(report: SearchReport) -> None:
-    """The verdict, then the neighbors."""
-    inspection = report.inspection
-    typer.echo(
-        f"{inspection.verdict.upper()}: {inspection.path} ({inspection.category}), score "
-        f"{inspection.normalized_score:.3f}, raw {inspection.raw_score:.4g}, "
-        f"threshold {inspection.threshold:.4g}"
-    )
-    print_table(
-        ("rank", "distance", "similarity", "category", "label", "defect type", "path"),
-        [
-            (
-                n.rank,
-                f"{n.distance:.4f}",
-                f"{n.similarity:.4f}",
-                n.image.category,
-                n.image.label,
-                n.image.defect_shown,
-                n.image.path,
-            )
-            for n in report.neighbors
-        ],
-    )
 
 
 def inspection_json(inspection: Inspection) -> dict[str, Any]:
@@ -244,53 +153,20 @@ def inspection_json(inspection: Inspection) -> dict[str, Any]:
         "detector_id": inspection.detector_id,
         "image_id": inspection.image_id,
         "inspection_id": inspection.inspection_id,
-    }
-
-
-def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:
-    """A neighbor as the CLI's JSON shows it."""
-    return {
-        "rank": neighbor.rank,
-        "distance": neighbor.distance,
-        "similarity": neighbor.similarity,
-        "image_id": neighbor.image.id,
-        "category": neighbor.image.category,
-        "label": neighbor.image.label,
-        "defect_type": neighbor.image.defect_type,
-        "split": neighbor.image.split,
-        "path": neighbor.image.path,
-    }
-
-
-def _search_patch(context: typer.Context, patch: str, k: int, json: bool) -> None:
-    from pgdefect.db.queries import similar_patches
-    from pgdefect.pipeline.search import check_k
-
-    bank, _, position = patch.partition(":")
-    if not (bank.isdigit() and position.isdigit()):
-        raise UsageError(f"--patch is BANK:POSITION, two numbers, not {patch!r}")
-    check_k(k)
-    if int(bank) > MAX_BANK or int(position) > MAX_POSITION:
-        raise NotFound(f"there is no memory-bank vector {patch}; banks: pgdefect detectors")
-    found: list[PatchNeighbor] = similar_patches(
-        current(context).database, int(bank), int(position), k
-    )
-    if json:
-        print_json(found)
-        return
-    print_table(
-        ("rank", "position", "distance", "similarity", "row", "col", "image", "path"),
-        [
-            (
-                n.rank,
-                n.position,
-                f"{n.distance:.4f}",
-                n.similarity,
-                n.row,
-                n.col,
-                n.image_id,
-                n.path,
-            )
-            for n in found
+        "regions": [
+            {
+                "box": list(region.box),
+                "area": region.area,
+                "peak_score": region.peak_score,
+                "mean_score": region.mean_score,
+            }
+            for region in (inspection.defect.regions if inspection.defect else ())
         ],
-    )
+        "probable_defect_type": inspection.vote and inspection.vote.defect_type,
+        "vote": inspection.vote and vote_json(inspection.vote),
+    }
+
+
+def vote_json(vote: Vote) -> dict[str, Any]:
+    """A guess at the defect type, with its ground, as the CLI's JSON shows it."""
+    return {"counts": dict(vote.counts), "support": vote.support, "needed": vote.needed}

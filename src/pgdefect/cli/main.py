@@ -19,6 +19,8 @@ from pgdefect.cli import (
     evaluation,
     exchange,
     inspection,
+    retrieval,
+    search,
     simulation,
     thresholds,
     training,
@@ -41,6 +43,8 @@ demo.register(app)
 catalog.register(app)
 training.register(app)
 inspection.register(app)
+search.register(app)
+retrieval.register(app)
 thresholds.register(app)
 evaluation.register(app)
 simulation.register(app)

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, func
+from sqlalchemy import Connection, func, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from pgdefect.db.models import Inspection as InspectionRow
-from pgdefect.types import Inspection
+from pgdefect.types import Inspection, Vote
+
+
+def lock_for_inspection(connection: Connection, image_ids: Iterable[int]) -> None:
+    """Keep others from storing what they say of these images until the transaction ends.
+
+    Taken in one order, so that two inspections of the same images wait and do not deadlock.
+    """
+    connection.execute(
+        text("SELECT FROM pgdefect.image WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"),
+        {"ids": list(image_ids)},
+    )
+
+
+def store_votes(connection: Connection, votes: Mapping[int, Vote | None]) -> None:
+    """Record with each inspection what its image's defect probably is; None takes it back."""
+    for inspection_id, vote in sorted(votes.items()):
+        connection.execute(
+            update(InspectionRow)
+            .where(InspectionRow.id == inspection_id)
+            .values(
+                vote=vote
+                and {
+                    "k": vote.k,
+                    "counts": dict(vote.counts),
+                    "support": vote.support,
+                    "needed": vote.needed,
+                },
+                probable_defect_type=vote and vote.defect_type,
+            )
+        )
 
 
 def store_inspections(connection: Connection, inspections: Sequence[Inspection]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.rows import TupleRow
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from pgdefect.db.copy import read_vectors
 from pgdefect.db.engine import Database, VectorArray, driver
@@ -151,17 +152,18 @@ def images_of(
         return [_stored_image(row) for row in rows.fetchall()]
 
 
-def stored_embedding(database: Database, extractor_id: int, image_id: int) -> Float32 | None:
-    """The image embedding `(embedding_dim,)` an extractor made of a stored image."""
+def image_embeddings_of(
+    database: Database, extractor_id: int, image_ids: Sequence[int]
+) -> dict[int, Float32]:
+    """The image embeddings `(embedding_dim,)` an extractor made of stored images, by id."""
     with database.connect() as connection:
-        values = connection.scalar(
-            text(
-                "SELECT embedding::real[] FROM pgdefect.image_embedding "
-                "WHERE extractor_id = :extractor AND image_id = :image"
-            ),
-            {"extractor": extractor_id, "image": image_id},
+        rows = driver(connection).execute(
+            "SELECT image_id, embedding::real[] FROM pgdefect.image_embedding "
+            "WHERE extractor_id = %s AND image_id = ANY(%s)",
+            [extractor_id, list(image_ids)],
+            binary=True,
         )
-    return None if values is None else np.asarray(values, dtype=np.float32)
+        return {row[0]: np.array(row[1], dtype=np.float32) for row in rows}
 
 
 def nearest_images(

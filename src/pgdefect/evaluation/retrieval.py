@@ -16,6 +16,7 @@ candidates: they would show the same defect, not the same type of it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from pgdefect.errors import UsageError
 from pgdefect.types import Float32
 
-__all__ = ["QueryFigures", "RetrievalFigures", "retrieval_figures"]
+__all__ = ["QueryFigures", "RetrievalFigures", "cosine_distances", "retrieval_figures"]
 
 VOTERS = 10
 
@@ -56,26 +57,30 @@ class RetrievalFigures:
     unanswerable: int
 
 
-def retrieval_figures(
-    embeddings: Float32, defect_types: list[str], groups: NDArray[np.int64]
-) -> RetrievalFigures:
-    """Search every image among the others by exact cosine distance.
-
-    embeddings: `(num_images, dim)`; defect_types: of each; groups: `(num_images,)`, equal for
-    photographs of one part.
-
-    Raises UsageError where no defect type occurs on two parts.
-    """
+def cosine_distances(embeddings: Float32) -> NDArray[np.float64]:
+    """Between all `(n, dim)`: `(n, n)`; of a zero vector 1."""
     vectors = embeddings.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors / np.where(norms == 0.0, 1.0, norms)
-    similarity = vectors @ vectors.T
+    return np.asarray(1.0 - vectors @ vectors.T)
+
+
+def retrieval_figures(
+    distances: NDArray[np.floating], defect_types: Sequence[str], groups: NDArray[np.int64]
+) -> RetrievalFigures:
+    """Search every image among the others.
+
+    distances: `(num_images, num_images)`, from each query to each candidate; defect_types: of
+    each image; groups: `(num_images,)`, equal for photographs of one part.
+
+    Raises UsageError where no defect type occurs on two parts.
+    """
     types = np.asarray(defect_types)
     found: list[QueryFigures] = []
-    for index, row in enumerate(similarity):
+    for index, row in enumerate(distances):
         candidates = np.flatnonzero(groups != groups[index])
         # Stable, so that images that are equally near rank by their place.
-        ranked = candidates[np.argsort(-row[candidates], kind="stable")]
+        ranked = candidates[np.argsort(row[candidates], kind="stable")]
         same = types[ranked] == types[index]
         if same.any():
             found.append(_query_figures(index, same, types[ranked[:VOTERS]].tolist()))
@@ -105,20 +110,18 @@ _FIGURES = {
 }
 
 
-def _query_figures(index: int, same: NDArray[np.bool_], nearest_types: list[str]) -> QueryFigures:
+def _query_figures(index: int, same: NDArray[np.bool_], nearest: list[str]) -> QueryFigures:
+    """same: whether each candidate, nearest first, is of the query's type."""
     hits = np.flatnonzero(same)
     precisions = np.arange(1, len(hits) + 1) / (hits + 1)
-    counts = Counter(nearest_types)
     # most_common keeps the order of first occurrence among equals: the nearest decides.
-    winner = counts.most_common(1)[0][0]
+    winner = Counter(nearest).most_common(1)[0][0]
     return QueryFigures(
         index,
         float(same[0]),
         float(same[:VOTERS].mean()),
         float(precisions.mean()),
-        # The query's own type is the one of any hit.
-        bool(same[: len(nearest_types)].any())
-        and nearest_types[int(np.argmax(same[: len(nearest_types)]))] == winner,
+        bool(same[nearest.index(winner)]),
         float(same.mean()),
     )
 

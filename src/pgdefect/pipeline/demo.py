@@ -30,7 +30,7 @@ from pgdefect.pipeline.inspect import InspectReport, inspect
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.pictures import save_sheet, writable_folder
 from pgdefect.pipeline.progress import Progress, silent
-from pgdefect.pipeline.search import SearchReport, search
+from pgdefect.pipeline.search import Query, SearchOptions, SearchReport, search
 from pgdefect.pipeline.train import TrainReport, train
 from pgdefect.vision.dataset import Dataset, ImageRecord
 
@@ -112,13 +112,13 @@ def run_demo(
     _, judged = results[0]
     defects = [i for i in judged.inspections if i.label == "anomalous"]
     worst = max(defects, key=lambda inspection: inspection.raw_score)
-    found = search(database, settings, str(worst.image_id), k=10)
-    sheet = save_sheet(found, found.preprocessing, folder / "contact_sheet.png")
+    found = search(database, settings, Query([str(worst.image_id)]), SearchOptions())
+    sheet = save_sheet(found, folder / "contact_sheet.png")
     return DemoReport(
         tuple(category for category, _ in results),
         found,
         sheet,
-        _queries(found),
+        _queries(Path(worst.path).name),
         time.perf_counter() - start,
     )
 
@@ -172,8 +172,7 @@ def _figures(
     )
 
 
-def _queries(found: SearchReport) -> tuple[str, ...]:
-    name = Path(found.inspection.path).name
+def _queries(name: str) -> tuple[str, ...]:
     return (
         "SELECT category, images, inspected_images, rejected_images, threshold "
         "FROM defect.categories;",

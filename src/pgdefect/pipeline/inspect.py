@@ -1,39 +1,31 @@
-"""Judge images with a category's active detector: decode, embed, score in SQL, store."""
+"""Judge images with a category's active detector, and store what it says."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.config import Settings
 from pgdefect.db import catalog
-from pgdefect.db.detectors import active_detector
+from pgdefect.db.defects import store_defects
 from pgdefect.db.engine import Database
-from pgdefect.db.extractors import load_extractor, store_image_embeddings
-from pgdefect.db.inspections import store_inspections
-from pgdefect.db.networks import load_network
+from pgdefect.db.extractors import store_image_embeddings
+from pgdefect.db.inspections import lock_for_inspection, store_inspections, store_votes
+from pgdefect.db.patches import store_image_patches
 from pgdefect.db.queries import images_by_sha256, images_of, stored_images
-from pgdefect.distance import as_stored
 from pgdefect.errors import DatasetError, ImageError, UsageError
+from pgdefect.pipeline.defects import Voter
 from pgdefect.pipeline.files import list_images
-from pgdefect.pipeline.patch_search import SearchKind, open_search, score_image
+from pgdefect.pipeline.inspector import Inspector, Judged
+from pgdefect.pipeline.patch_search import SearchKind
 from pgdefect.pipeline.progress import Progress, silent
-from pgdefect.threads import one_blas_thread_each
-from pgdefect.types import Detector, DetectorKind, Float32, Inspection, PatchScores, StoredImage
-from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
-from pgdefect.vision.image import ImageFile
-from pgdefect.vision.network import Network
-from pgdefect.vision.preprocess import Preprocessing, batches
-from pgdefect.vision.scoring import normalized_score
-from pgdefect.vision.transform import apply_transform
+from pgdefect.types import Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.vision.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -47,153 +39,6 @@ class InspectReport:
     failed: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One image on its way through: what was read, its embedding, its verdict."""
-
-    file: ImageFile
-    embedding: Float32
-    inspection: Inspection
-
-
-Score = Callable[[int], PatchScores]
-"""Scores one image, on as many threads as it is given."""
-
-
-class _BankScoring:
-    """PatchCore: patch embeddings from the extractor, compared with the memory bank."""
-
-    def __init__(
-        self, database: Database, settings: Settings, detector: Detector, search: SearchKind
-    ) -> None:
-        self.bank = detector.bank
-        self.search = open_search(database, self.bank, search)
-        self.extractor = Extractor(
-            load_extractor(database, detector.extractor_id, settings.cache_dir)
-        )
-        self.preprocessing = self.extractor.preprocessing
-
-    def __call__(self, images: Float32) -> tuple[Float32, list[Score]]:
-        patches = self.extractor(images)
-        return image_embeddings(patches), [partial(self._score, one) for one in patches]
-
-    def _score(self, patches: Float32, num_threads: int) -> PatchScores:
-        rows, cols, dim = patches.shape
-        vectors = as_stored(
-            apply_transform(self.bank.transform, patches.reshape(-1, dim)), self.bank.precision
-        )
-        return score_image(self.search, vectors, (rows, cols), num_threads)
-
-
-class _NetworkScoring:
-    """EfficientAD: one network gives scores and embeddings."""
-
-    def __init__(self, database: Database, settings: Settings, detector: Detector) -> None:
-        self.network = Network(
-            load_network(database, detector.id, settings.cache_dir),
-            load_extractor(database, detector.extractor_id, settings.cache_dir),
-        )
-        self.preprocessing = self.network.preprocessing
-
-    def __call__(self, images: Float32) -> tuple[Float32, list[Score]]:
-        embeddings, scores = self.network(images)
-        return embeddings, [partial(_known, one) for one in scores]
-
-
-def _known(scores: PatchScores, num_threads: int) -> PatchScores:
-    return scores
-
-
-class Inspector:
-    """A category's active detector, loaded: judges files, stores nothing.
-
-    kind: which one where both are active; PatchCore's if it does not say. search: how
-    PatchCore's bank is searched; hnsw if it does not say.
-
-    Raises UsageError where a search is asked of a detector that has nothing to search.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        category: str,
-        search: SearchKind | None = None,
-        kind: DetectorKind | None = None,
-    ) -> None:
-        self.detector = active_detector(database, category, kind)
-        self.search_kind: SearchKind | Literal["network"]
-        self._scoring: _BankScoring | _NetworkScoring
-        if self.detector.kind == "patchcore":
-            self.search_kind = search or "hnsw"
-            self._scoring = _BankScoring(database, settings, self.detector, self.search_kind)
-        elif search is None:
-            self.search_kind = "network"
-            self._scoring = _NetworkScoring(database, settings, self.detector)
-        else:
-            raise UsageError(
-                f"the detector of {category!r} is an EfficientAD network, which searches nothing; "
-                f"leave out --search {search}"
-            )
-        self.preprocessing = self._scoring.preprocessing
-
-    def judge(
-        self,
-        paths: Sequence[str],
-        on_error: Callable[[int, ImageError], None],
-    ) -> Iterator[list[tuple[int, Judged]]]:
-        """Verdicts batch by batch, as `(index in paths, judged)`.
-
-        Extraction of a batch runs while the one before is scored, on as many threads and
-        connections as there are processors.
-        """
-        stream = batches(paths, self.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error)
-        with (
-            one_blas_thread_each() as num_threads,
-            ThreadPoolExecutor(num_threads, "pgdefect-score") as pool,
-        ):
-            # With fewer images than cores, the patches of one are shared out among them.
-            each = max(1, num_threads // max(1, len(paths)))
-            waiting: list[tuple[int, Future[Judged]]] = []
-            for batch in stream:
-                embeddings, scores = self._scoring(batch.inputs)
-                submitted = [
-                    (index, pool.submit(self._judge_one, file, embedding, score, each))
-                    for index, file, embedding, score in zip(
-                        batch.indices, batch.files, embeddings, scores, strict=True
-                    )
-                ]
-                if waiting:
-                    yield [(index, future.result()) for index, future in waiting]
-                waiting = submitted
-            if waiting:
-                yield [(index, future.result()) for index, future in waiting]
-
-    def _judge_one(
-        self, file: ImageFile, embedding: Float32, score: Score, num_threads: int
-    ) -> Judged:
-        detector, scores = self.detector, score(num_threads)
-        inspection = Inspection(
-            path=str(file.path),
-            category=detector.category,
-            detector_id=detector.id,
-            threshold=detector.threshold,
-            raw_score=scores.raw_score,
-            normalized_score=normalized_score(
-                scores.raw_score, detector.threshold, detector.score_center
-            ),
-            scores=scores,
-            worst_box=self.preprocessing.grid_to_pixels(
-                scores.worst_row,
-                scores.worst_col,
-                scores.distances.shape,
-                (file.height, file.width),
-            ),
-            search=self.search_kind,
-        )
-        return Judged(file, embedding, inspection)
-
-
 def inspect(
     database: Database,
     settings: Settings,
@@ -202,6 +47,7 @@ def inspect(
     *,
     split: str | None = None,
     store: bool = True,
+    keep_patches: bool = False,
     search: SearchKind | None = None,
     kind: DetectorKind | None = None,
     progress: Progress = silent,
@@ -209,7 +55,9 @@ def inspect(
 ) -> InspectReport:
     """Judge files and folders, or stored images of one split, with the active detector.
 
-    `kind` and `search` are `Inspector`'s.
+    `kind` and `search` are `Inspector`'s. Anomalous images, by verdict or by what is known of
+    them, get a defect embedding and regions, and a guess at the type of their defect.
+    `keep_patches` stores all patch embeddings, too.
 
     Files that are new to the category are recorded as production images. An image judged
     before by this detector under this threshold keeps its one inspection, renewed. Stored
@@ -219,23 +67,15 @@ def inspect(
         UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
     """
     inspector = Inspector(database, settings, category, search, kind)
-    if paths:
-        files = list_images(paths)
-        known: dict[str, StoredImage] = {}
-        order = list(range(len(files)))
-    else:
-        stored = images_of(database, category, split=split)
-        if not stored:
-            which = f"{split} images" if split else "images"
-            raise DatasetError(
-                f"category {category!r} has no {which}; name files or folders to inspect, or add "
-                f"some with: pgdefect ingest PATH --category {category}"
-            )
-        files = [image.path for image in stored]
-        known = {image.path: image for image in stored}
-        sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
-        # A batch holds inputs of one size.
-        order = sorted(range(len(files)), key=sizes.__getitem__)
+    if keep_patches and not store:
+        raise UsageError("--keep-patches stores them, and --no-store stores nothing; choose one")
+    if keep_patches and inspector.detector.kind != "patchcore":
+        raise UsageError(
+            f"the detector of {category!r} is an EfficientAD network, which makes no patch "
+            "embeddings; leave out --keep-patches"
+        )
+    finder = inspector.defect_finder if inspector.finds_defects else None
+    files, known, order = _queue(database, inspector, category, paths, split)
     failed: list[tuple[str, str]] = []
 
     def on_error(index: int, error: ImageError) -> None:
@@ -248,13 +88,18 @@ def inspect(
             images = _matching(connection, category, judged, known)
             if store:
                 images = _record(connection, inspector, judged, images)
-            results = [_with_image(item, images[n]) for n, item in enumerate(judged)]
+            results = [
+                _with_image(
+                    item,
+                    image,
+                    finder.defect(connection, item.embedded_patches)
+                    if finder and _is_defective(item, image)
+                    else None,
+                )
+                for item, image in zip(judged, images, strict=True)
+            ]
             if store:
-                ids = store_inspections(connection, results)
-                results = [
-                    replace(result, inspection_id=id_)
-                    for result, id_ in zip(results, ids, strict=True)
-                ]
+                results = _store(connection, inspector, judged, results, keep_patches)
         for (index, _), result in zip(batch, results, strict=True):
             inspections.append((order[index], result))
             on_judged(result)
@@ -264,9 +109,87 @@ def inspect(
         category,
         inspector.detector,
         inspector.preprocessing,
-        tuple(item for _, item in inspections),
+        tuple(_with_votes(database, inspector, [item for _, item in inspections], store)),
         tuple(failed),
     )
+
+
+def _queue(
+    database: Database,
+    inspector: Inspector,
+    category: str,
+    paths: Sequence[Path],
+    split: str | None,
+) -> tuple[list[str], dict[str, StoredImage], list[int]]:
+    """The files to inspect, the stored images they are known to be, the order to take them in."""
+    if paths:
+        files = list_images(paths)
+        return files, {}, list(range(len(files)))
+    stored = images_of(database, category, split=split)
+    if not stored:
+        which = f"{split} images" if split else "images"
+        raise DatasetError(
+            f"category {category!r} has no {which}; name files or folders to inspect, or add "
+            f"some with: pgdefect ingest PATH --category {category}"
+        )
+    sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
+    # A batch holds inputs of one size.
+    order = sorted(range(len(stored)), key=sizes.__getitem__)
+    return [image.path for image in stored], {image.path: image for image in stored}, order
+
+
+def _is_defective(judged: Judged, image: StoredImage | None) -> bool:
+    return judged.inspection.is_anomalous or (image is not None and image.label == "anomalous")
+
+
+def _store(
+    connection: Connection,
+    inspector: Inspector,
+    judged: Sequence[Judged],
+    results: Sequence[Inspection],
+    keep_patches: bool,
+) -> list[Inspection]:
+    """Inspections and what was found; returns the inspections with their ids."""
+    detector = inspector.detector
+    ids = store_inspections(connection, results)
+    # One file may lie in the batch under two names.
+    first = {result.image_id: n for n, result in reversed(list(enumerate(results)))}
+    image_ids = [image_id for image_id in first if image_id is not None]
+    if detector.kind == "patchcore":
+        store_defects(
+            connection,
+            detector.extractor_id,
+            detector.id,
+            image_ids,
+            [results[first[image_id]].defect for image_id in image_ids],
+        )
+    if keep_patches:
+        patches = [judged[first[image_id]].patches for image_id in image_ids]
+        store_image_patches(
+            connection,
+            detector.extractor_id,
+            image_ids,
+            [one for one in patches if one is not None],
+        )
+    return [replace(result, inspection_id=id_) for result, id_ in zip(results, ids, strict=True)]
+
+
+def _with_votes(
+    database: Database, inspector: Inspector, inspections: Sequence[Inspection], store: bool
+) -> list[Inspection]:
+    """Guess at defect types last, when all that this run found can be asked."""
+    voter = Voter(database, inspector.detector)
+    results = [
+        replace(item, vote=voter.vote(item.defect, item.image_id)) if item.defect else item
+        for item in inspections
+    ]
+    if store:
+        with database.begin() as connection:
+            store_votes(
+                connection,
+                {item.inspection_id: item.vote for item in results if item.inspection_id},
+            )
+    return results
 
 
 def _matching(
@@ -312,6 +235,7 @@ def _record(
         [image_id] = catalog.add_images(connection, inspector.detector.category_id, root_id, [new])
         result[n] = stored_images(connection, [image_id])[image_id]
     ids = {image.id: n for n, image in enumerate(result) if image is not None}
+    lock_for_inspection(connection, ids)
     store_image_embeddings(
         connection,
         inspector.detector.extractor_id,
@@ -321,11 +245,12 @@ def _record(
     return result
 
 
-def _with_image(judged: Judged, image: StoredImage | None) -> Inspection:
+def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None) -> Inspection:
     if image is None:
-        return judged.inspection
+        return replace(judged.inspection, defect=defect)
     return replace(
         judged.inspection,
+        defect=defect,
         image_id=image.id,
         label=image.label,
         defect_type=image.defect_type,

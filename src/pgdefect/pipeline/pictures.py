@@ -15,7 +15,7 @@ from pgdefect.types import Inspection
 from pgdefect.vision.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
 from pgdefect.vision.image import load_image, load_mask
 from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.render import save_png
+from pgdefect.vision.render import UInt8Array, save_png
 from pgdefect.vision.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
 from pgdefect.vision.simulation_sheet import SimulationTile, simulation_sheet
 
@@ -97,43 +97,70 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     return list(taken)
 
 
-def save_sheet(report: SearchReport, preprocessing: Preprocessing, path: Path) -> Path:
-    """Write the contact sheet of a search: query, anomaly map, neighbors."""
+def save_sheet(report: SearchReport, path: Path) -> Path:
+    """Write the contact sheet of a search: query, anomaly map, neighbors, what matched."""
+    tiles = [
+        SheetTile(
+            neighbor.rank,
+            neighbor.distance,
+            neighbor.image.path,
+            _picture_or_none(neighbor.image.path),
+            neighbor.image.label,
+            neighbor.image.defect_shown,
+            neighbor.image.category,
+            neighbor.region.box if neighbor.region else None,
+            neighbor.image.group,
+            neighbor.copies,
+        )
+        for neighbor in report.neighbors
+    ]
+    return save_picture(contact_sheet(_sheet_query(report), tiles, by=f"by {report.by}"), path)
+
+
+def _sheet_query(report: SearchReport) -> SheetQuery:
     inspection = report.inspection
+    others = [f"+ {os.path.basename(word)}" for word in report.like[1:]]
+    others += [f"- {os.path.basename(word)}" for word in report.unlike]
+    asked = [("And", ", ".join(others))] if others else []
+    if inspection is None:
+        assert report.image is not None
+        return SheetQuery(
+            name=report.query,
+            image=_picture_or_none(report.image.path),
+            category=report.category,
+            verdict=report.image.label,
+            facts=[("Image", os.path.basename(report.image.path))],
+            boxes=report.regions,
+        )
     image = load_image(inspection.path)
     height, width, _ = image.shape
+    assert report.preprocessing is not None
     facts = [("Detector", str(inspection.detector_id))]
     if inspection.label is not None:
-        facts.append(("Labelled", inspection.defect_type or inspection.label))
-    query = SheetQuery(
+        facts.append(("Known as", inspection.defect_type or inspection.label))
+    if report.vote is not None:
+        facts.append(("Probably", str(report.vote)))
+    return SheetQuery(
         name=os.path.basename(inspection.path),
         image=image,
-        anomaly_map=preprocessing.map_to_original(inspection.scores.distances, (height, width)),
+        anomaly_map=report.preprocessing.map_to_original(
+            inspection.scores.distances, (height, width)
+        ),
         category=inspection.category,
         verdict=inspection.verdict,
         score=inspection.raw_score,
         threshold=inspection.threshold,
         worst_box=inspection.worst_box,
-        facts=facts,
+        facts=[*facts, *asked],
+        boxes=report.regions,
     )
-    tiles = []
-    for neighbor in report.neighbors:
-        try:
-            picture = load_image(neighbor.image.path)
-        except ImageError:
-            picture = None
-        tiles.append(
-            SheetTile(
-                neighbor.rank,
-                neighbor.distance,
-                neighbor.image.path,
-                picture,
-                neighbor.image.label,
-                neighbor.image.defect_shown,
-                neighbor.image.category,
-            )
-        )
-    return save_picture(contact_sheet(query, tiles), path)
+
+
+def _picture_or_none(path: str) -> UInt8Array | None:
+    try:
+        return load_image(path)
+    except ImageError:
+        return None
 
 
 def save_simulation_sheet(report: SimulationReport, path: Path) -> Path:

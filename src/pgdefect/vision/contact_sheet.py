@@ -22,8 +22,8 @@ from pgdefect.vision.render import (
     FloatArray,
     Pen,
     UInt8Array,
-    fit_size,
     fitted_overlay,
+    fitted_picture,
     label_color,
     legend,
     mask_overlay,
@@ -43,7 +43,8 @@ class SheetQuery:
     `image` is uint8 `(height, width, 3)`, None when its file is gone. `anomaly_map` is
     float32 `(height, width)` at the image's size. `verdict` is `normal` or `anomalous`;
     None derives it from score and threshold. `worst_box` is `(x, y, width, height)` in
-    pixels. `facts` are further name–value lines, such as the detector's version.
+    pixels, and so are the `boxes`, drawn on the picture: the regions that are looked for.
+    `facts` are further name–value lines, such as the detector's version.
     """
 
     name: str
@@ -56,13 +57,16 @@ class SheetQuery:
     vmax: float | None = None
     worst_box: Box | None = None
     facts: Sequence[tuple[str, str]] = ()
+    boxes: Sequence[Box] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SheetTile:
     """One neighbor. `image` is uint8 `(height, width, 3)`, None when its file is gone.
 
-    `label` is `normal`, `anomalous` or None (shown as unknown). `rank` counts from 1.
+    `label` is `normal`, `anomalous` or None (shown as unknown). `rank` counts from 1. `box`
+    is the matching region, `(x, y, width, height)` in pixels; `part` the physical part;
+    `copies` how many near-duplicates stand behind this one.
     """
 
     rank: int
@@ -72,6 +76,9 @@ class SheetTile:
     label: str | None = None
     defect_type: str | None = None
     category: str | None = None
+    box: Box | None = None
+    part: str | None = None
+    copies: int = 0
 
 
 def inspection_panel(
@@ -140,9 +147,15 @@ def inspection_panel(
 
 
 def contact_sheet(
-    query: SheetQuery, neighbors: Sequence[SheetTile], *, width: int = _DESIGN_WIDTH
+    query: SheetQuery,
+    neighbors: Sequence[SheetTile],
+    *,
+    by: str | None = None,
+    width: int = _DESIGN_WIDTH,
 ) -> Image.Image:
     """The query on top, its neighbors below in rows of five, in the order given.
+
+    `by` says what was compared, such as *by defect*; it goes into the neighbors' title.
 
     `width` is in pixels, at least 700; type and margins scale with it. A picture whose
     image is None is replaced by the words *file not found*. Raises ValueError for a
@@ -156,7 +169,7 @@ def contact_sheet(
     text = round(230 * scale) + len(_query_lines(query)) * round(33 * scale)
     header = margin + round(30 * scale) + max(pane + round(58 * scale), text)
     title = round(66 * scale)
-    card = tile + round(116 * scale)
+    card = tile + round(138 * scale)
     rows = math.ceil(len(neighbors) / COLUMNS)
     body = rows * (card + gap) - gap + margin if rows else round(60 * scale)
 
@@ -164,7 +177,8 @@ def contact_sheet(
     pen = Pen(canvas, scale)
     _query_row(pen, query, margin, gap, pane)
     pen.draw.line((margin, header, width - margin - 1, header), fill=RULE, width=pen.px(1))
-    _neighbors_title(pen, neighbors, (margin, header + round(42 * scale)), width - 2 * margin)
+    place = (margin, header + round(42 * scale))
+    _neighbors_title(pen, neighbors, by, place, width - 2 * margin)
     for index, neighbor in enumerate(neighbors):
         row, column = divmod(index, COLUMNS)
         corner = (margin + column * (tile + gap), header + title + row * (card + gap))
@@ -187,7 +201,7 @@ def _query_row(pen: Pen, query: SheetQuery, margin: int, gap: int, pane: int) ->
         )
     picture = None
     if query.image is not None:
-        picture = resize_image(query.image, fit_size(query.image.shape, bounds))
+        picture = fitted_picture(query.image, bounds, query.boxes)
     absent = "file not found" if query.image is None else "no anomaly map"
     panes = (("Query", picture, "file not found"), ("Anomaly map", heat, absent))
     for column, (name, shown, otherwise) in enumerate(panes):
@@ -249,7 +263,7 @@ def _gauge(
 
 
 def _neighbors_title(
-    pen: Pen, neighbors: Sequence[SheetTile], xy: tuple[int, int], room: int
+    pen: Pen, neighbors: Sequence[SheetTile], by: str | None, xy: tuple[int, int], room: int
 ) -> None:
     if not neighbors:
         pen.text(xy, "No neighbors", 24, max_width=room, bold=True)
@@ -257,7 +271,8 @@ def _neighbors_title(
         pen.text(below, "The search returned no image.", 18, max_width=room, color=MUTED)
         return
     noun = "neighbor" if len(neighbors) == 1 else "neighbors"
-    used = pen.text(xy, f"{len(neighbors)} nearest {noun}", 24, max_width=room * 0.6, bold=True)
+    title = f"{len(neighbors)} nearest {noun}{f' {by}' if by else ''}"
+    used = pen.text(xy, title, 24, max_width=room * 0.6, bold=True)
     counts = Counter(tile.label or "unknown" for tile in neighbors)
     summary = " · ".join(f"{count} {label}" for label, count in counts.most_common())
     start = (xy[0] + used + pen.px(18), xy[1])
@@ -274,7 +289,7 @@ def _tile(pen: Pen, tile: SheetTile, corner: tuple[int, int], side: int) -> None
     picture = None
     if tile.image is not None:
         bounds = (inner - 2 * pad, inner - 2 * pad)
-        picture = resize_image(tile.image, fit_size(tile.image.shape, bounds))
+        picture = fitted_picture(tile.image, bounds, [tile.box] if tile.box else ())
     _well(pen, picture, (x + frame, y + frame, inner, inner), "file not found")
     base = y + side + pen.px(24)
     distance = _number(tile.distance)
@@ -289,6 +304,11 @@ def _tile(pen: Pen, tile: SheetTile, corner: tuple[int, int], side: int) -> None
     pen.text((x, line), tile.category or "no category", 16, max_width=side, color=MUTED)
     path = _short_path(tile.path, lambda short: pen.text_width(short, 15) <= side)
     pen.text((x, line + pen.px(22)), path, 15, max_width=side, color=MUTED)
+    about = [f"part {tile.part}"] if tile.part else []
+    if tile.copies:
+        about.append(f"+ {tile.copies} near-duplicate{'s' if tile.copies > 1 else ''}")
+    if about:
+        pen.text((x, line + pen.px(44)), " · ".join(about), 15, max_width=side, color=MUTED)
 
 
 def _well(pen: Pen, picture: UInt8Array | None, box: Box, otherwise: str) -> None:

@@ -211,6 +211,34 @@ class Preprocessing:
         x, width = self._cell_extent(1, col, grid[1], original[1])
         return x, y, width, height
 
+    def cells_in(
+        self, box: tuple[int, int, int, int], grid: tuple[int, int], original: tuple[int, int]
+    ) -> npt.NDArray[np.bool_]:
+        """The cells of the patch grid that a box of the original image holds, `(rows, cols)`.
+
+        `box` is `(x, y, width, height)` in pixels, and holds the cells whose middle lies in
+        it; of a box too small for any, those nearest to its own middle. Raises ValueError for
+        a box that does not lie in the image.
+        """
+        x, y, width, height = box
+        inside = x >= 0 and y >= 0 and x + width <= original[1] and y + height <= original[0]
+        if width < 1 or height < 1 or not inside:
+            raise ValueError(
+                f"the box {x},{y},{width},{height} does not lie in an image of "
+                f"{original[1]} x {original[0]} pixels (width x height)"
+            )
+        held = []
+        for axis, (first, extent) in enumerate(((y, height), (x, width))):
+            cells = [
+                self._cell_extent(axis, n, grid[axis], original[axis]) for n in range(grid[axis])
+            ]
+            middles = np.array([start + length / 2 for start, length in cells])
+            within = (middles >= first) & (middles < first + extent)
+            if not within.any():
+                within[np.abs(middles - first - extent / 2).argmin()] = True
+            held.append(within)
+        return np.logical_and.outer(*held)
+
     def _cell_extent(self, axis: int, cell: int, cells: int, length: int) -> tuple[int, int]:
         first, last = (
             _round_ratio(

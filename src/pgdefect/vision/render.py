@@ -12,6 +12,7 @@ import os
 import secrets
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -173,18 +174,34 @@ def fitted_overlay(
     _check_map(anomaly_map, image)
     height, width = image.shape[:2]
     size = fit_size(image.shape, bounds)
-    if worst_box is not None:
-        x, y, box_width, box_height = worst_box
-        left, right = (round(edge * size[0] / width) for edge in (x, x + box_width))
-        top, bottom = (round(edge * size[1] / height) for edge in (y, y + box_height))
-        worst_box = (left, top, max(1, right - left), max(1, bottom - top))
     return overlay(
         resize_image(image, size),
         resize_map(anomaly_map, size),
         threshold=threshold,
         vmax=vmax,
-        worst_box=worst_box,
+        worst_box=None if worst_box is None else _scaled(worst_box, (width, height), size),
     )
+
+
+def fitted_picture(
+    image: UInt8Array, bounds: tuple[int, int], boxes: Sequence[Box] = ()
+) -> UInt8Array:
+    """The image scaled into `bounds` `(width, height)`, with boxes in its own pixels drawn on."""
+    _check_image(image)
+    size = fit_size(image.shape, bounds)
+    picture = resize_image(image, size)
+    for box in boxes:
+        scaled = _scaled(box, (image.shape[1], image.shape[0]), size)
+        picture = _mark(picture, scaled, line_thickness(picture.shape[:2]))
+    return picture
+
+
+def _scaled(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
+    """A box of an image of size `old` `(width, height)` in one of size `new`."""
+    x, y, box_width, box_height = box
+    left, right = (round(edge * new[0] / old[0]) for edge in (x, x + box_width))
+    top, bottom = (round(edge * new[1] / old[1]) for edge in (y, y + box_height))
+    return left, top, max(1, right - left), max(1, bottom - top)
 
 
 def legend(size: tuple[int, int], *, threshold: float, vmax: float | None = None) -> UInt8Array:

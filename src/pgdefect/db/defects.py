@@ -1,0 +1,224 @@
+"""Defect embeddings: the space of an extractor, and what was found in inspected images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from psycopg import sql
+from sqlalchemy import Connection, select, text
+
+from pgdefect.db.copy import copy_rows
+from pgdefect.db.engine import Database, driver
+from pgdefect.db.extractors import create_extractor_partition
+from pgdefect.db.models import DefectSpace as DefectSpaceRow
+from pgdefect.errors import NotFound
+from pgdefect.types import BankInfo, Defect, DefectSpace, Float32, Int32
+
+
+def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | None:
+    """The space an extractor's defect embeddings lie in, if it has one."""
+    with database.session() as session:
+        row = session.get(DefectSpaceRow, extractor_id)
+        if row is None:
+            return None
+        return DefectSpace(
+            np.asarray(row.center, dtype=np.float32),
+            np.asarray(row.components, dtype=np.float32),
+            row.embedding_dim,
+            row.settings,
+        )
+
+
+def ensure_defect_space(
+    database: Database, extractor_id: int, fit: Callable[[], DefectSpace]
+) -> None:
+    """Store the space `fit` makes, with the partitions of its vectors, unless there is one.
+
+    It is never replaced: embeddings of categories and bank versions must compare.
+    """
+    if find_defect_space(database, extractor_id) is not None:
+        return
+    space = fit()
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended('pgdefect defect space', 0))")
+        )
+        known = select(DefectSpaceRow.extractor_id).where(
+            DefectSpaceRow.extractor_id == extractor_id
+        )
+        if connection.scalar(known) is not None:
+            return
+        connection.execute(
+            DefectSpaceRow.__table__.insert().values(  # type: ignore[attr-defined]
+                extractor_id=extractor_id,
+                embedding_dim=space.embedding_dim,
+                center=space.center.tolist(),
+                components=space.components.tolist(),
+                settings=dict(space.settings),
+            )
+        )
+        dim = space.embedding_dim
+        create_extractor_partition(
+            connection, "defect_embedding", extractor_id, dim, "extractor_id, image_id"
+        )
+        create_extractor_partition(
+            connection, "defect_region", extractor_id, dim, "extractor_id, id"
+        )
+
+
+def raw_bank_vectors(connection: Connection, bank: BankInfo, positions: Int32) -> Float32:
+    """A bank's vectors before the transform, by position: `(len(positions), raw_dim)`.
+
+    Raises NotFound where the bank was stored without them.
+    """
+    table = "memory_bank_patch" if bank.transform.kind == "none" else "memory_bank_raw"
+    kind = "vector" if bank.transform.kind == "none" else "halfvec"
+    wanted, places = np.unique(positions, return_inverse=True)
+    rows = (
+        driver(connection)
+        .execute(
+            f"SELECT p.embedding::{kind}::real[] FROM unnest(%s::integer[]) WITH ORDINALITY "
+            f"u(position, n) JOIN pgdefect.{table} p ON p.bank_id = %s "
+            "AND p.position = u.position ORDER BY u.n",
+            [wanted.tolist(), bank.id],
+            binary=True,
+        )
+        .fetchall()
+    )
+    if len(rows) != len(wanted):
+        raise NotFound(
+            f"memory bank {bank.id} was stored without the vectors that defect embeddings are made "
+            "from; train the category again"
+        )
+    return np.array([row[0] for row in rows], dtype=np.float32)[places]
+
+
+def has_raw_vectors(database: Database, bank: BankInfo) -> bool:
+    """Whether defect embeddings can be made with this bank."""
+    if bank.transform.kind == "none":
+        return True
+    with database.connect() as connection:
+        return bool(
+            connection.scalar(
+                text("SELECT EXISTS (SELECT FROM pgdefect.memory_bank_raw WHERE bank_id = :bank)"),
+                {"bank": bank.id},
+            )
+        )
+
+
+def store_defects(
+    connection: Connection,
+    extractor_id: int,
+    detector_id: int,
+    image_ids: Sequence[int],
+    defects: Sequence[Defect | None],
+) -> None:
+    """Replace what is stored of these images; None leaves an image without."""
+    raw = driver(connection)
+    for table in ("defect_embedding", "defect_region"):
+        raw.execute(
+            f"DELETE FROM pgdefect.{table} WHERE extractor_id = %s AND image_id = ANY(%s)",
+            [extractor_id, list(image_ids)],
+        )
+    found = {
+        image_id: defect
+        for image_id, defect in zip(image_ids, defects, strict=True)
+        if defect is not None
+    }
+    if not found:
+        return
+
+    def constant(value: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.full(count, value, dtype=np.int64)
+
+    copy_rows(
+        raw,
+        sql.Identifier("pgdefect", "defect_embedding"),
+        [
+            ("extractor_id", constant(extractor_id, len(found))),
+            ("image_id", np.array(list(found), dtype=np.int64)),
+            ("detector_id", constant(detector_id, len(found))),
+            (
+                "embedding",
+                np.stack([defect.embedding for defect in found.values()]).astype(np.float16),
+            ),
+        ],
+    )
+    regions = [
+        (image_id, rank, region)
+        for image_id, defect in found.items()
+        for rank, region in enumerate(defect.regions, start=1)
+    ]
+    boxes = np.array([region.box for _, _, region in regions], dtype=np.int32)
+    copy_rows(
+        raw,
+        sql.Identifier("pgdefect", "defect_region"),
+        [
+            ("extractor_id", constant(extractor_id, len(regions))),
+            ("image_id", np.array([image_id for image_id, _, _ in regions], dtype=np.int64)),
+            ("detector_id", constant(detector_id, len(regions))),
+            ("rank", np.array([rank for _, rank, _ in regions], dtype=np.int16)),
+            *[(name, boxes[:, n]) for n, name in enumerate(("x", "y", "width", "height"))],
+            ("num_patches", np.array([r.num_patches for _, _, r in regions], dtype=np.int32)),
+            *[
+                (name, np.array([getattr(r, name) for _, _, r in regions], dtype=np.float32))
+                for name in ("area", "peak_score", "mean_score")
+            ],
+            ("embedding", np.stack([r.embedding for _, _, r in regions]).astype(np.float16)),
+        ],
+    )
+
+
+def without_defect_embedding(
+    connection: Connection, category_id: int, detector_id: int, *, again: bool = False
+) -> list[int]:
+    """Images that should have a defect embedding of this detector's and have none.
+
+    They are known to be anomalous, or were judged so by their newest inspection; retired
+    ones are left out. `again` lists those that have one, too.
+    """
+    rows = driver(connection).execute(
+        "SELECT i.id FROM pgdefect.image i LEFT JOIN LATERAL ("
+        "  SELECT is_anomalous FROM pgdefect.inspection s WHERE s.image_id = i.id"
+        "  ORDER BY s.created_at DESC, s.id DESC LIMIT 1) s ON true "
+        "WHERE i.category_id = %s AND i.retired_at IS NULL "
+        "AND (s.is_anomalous OR i.known_label = 'anomalous') "
+        "AND (%s OR NOT EXISTS (SELECT FROM pgdefect.defect_embedding e "
+        "  JOIN pgdefect.detector d ON d.id = %s AND e.extractor_id = d.extractor_id "
+        "  WHERE e.image_id = i.id AND e.detector_id = d.id)) ORDER BY i.id",
+        [category_id, again, detector_id],
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def defect_embeddings(
+    database: Database, extractor_id: int, image_ids: Sequence[int]
+) -> dict[int, tuple[int, Float32]]:
+    """The detector that made it, and the embedding `(embedding_dim,)`, by image id."""
+    with database.connect() as connection:
+        rows = driver(connection).execute(
+            "SELECT image_id, detector_id, embedding::real[] FROM pgdefect.defect_embedding "
+            "WHERE extractor_id = %s AND image_id = ANY(%s)",
+            [extractor_id, list(image_ids)],
+            binary=True,
+        )
+        return {row[0]: (row[1], np.array(row[2], dtype=np.float32)) for row in rows}
+
+
+def region_embeddings(
+    database: Database, extractor_id: int, image_ids: Sequence[int]
+) -> dict[int, Float32]:
+    """Embeddings of each image's regions, worst first, `(num_regions, embedding_dim)`."""
+    with database.connect() as connection:
+        rows = driver(connection).execute(
+            "SELECT image_id, embedding::real[] FROM pgdefect.defect_region "
+            "WHERE extractor_id = %s AND image_id = ANY(%s) ORDER BY image_id, rank",
+            [extractor_id, list(image_ids)],
+            binary=True,
+        )
+        found: dict[int, list[list[float]]] = {}
+        for image_id, embedding in rows:
+            found.setdefault(image_id, []).append(embedding)
+    return {key: np.array(value, dtype=np.float32) for key, value in found.items()}

@@ -1,0 +1,100 @@
+"""Make the embeddings that searches need and that are missing or of an older detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pgdefect.config import Settings
+from pgdefect.db.defects import store_defects, without_defect_embedding
+from pgdefect.db.engine import Database
+from pgdefect.db.extractors import images_without_embedding
+from pgdefect.db.inspections import lock_for_inspection
+from pgdefect.db.queries import images_of, stored_images
+from pgdefect.errors import ImageError
+from pgdefect.pipeline.inspector import Inspector
+from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.train import by_input_size, embed_images
+from pgdefect.types import StoredImage
+
+MANY = 32
+"""Images for which it pays to load the memory bank."""
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """How many embeddings were made, and the files that could not be read."""
+
+    category: str
+    detector_id: int
+    image_embeddings: int
+    defect_embeddings: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def embed(
+    database: Database,
+    settings: Settings,
+    category: str,
+    *,
+    again: bool = False,
+    progress: Progress = silent,
+) -> EmbedReport:
+    """Embed a category's images with its active PatchCore detector.
+
+    Image embeddings where there are none; defect embeddings and regions of images that are
+    anomalous, by their newest verdict or by what is known of them, where there are none of
+    this detector's; all of those if `again`. Stored batch by batch: interrupted, what was made
+    is kept, and a second run completes it. No verdict changes.
+
+    Raises UnknownCategory, NoActiveDetector; NotFound: an old detector, train again.
+    """
+    inspector = Inspector(database, settings, category, "hnsw", "patchcore")
+    detector = inspector.detector
+    everything = images_of(database, category)
+    with database.connect() as connection:
+        ids = [image.id for image in everything]
+        missing = len(images_without_embedding(connection, detector.extractor_id, ids))
+    failed = embed_images(
+        database, inspector.extractor, detector.extractor_id, everything, progress
+    )
+    with database.connect() as connection:
+        ids = without_defect_embedding(connection, detector.category_id, detector.id, again=again)
+        images = list(stored_images(connection, ids).values())
+    made, unread = embed_defects(database, settings, inspector, images, progress)
+    return EmbedReport(
+        category,
+        detector.id,
+        missing - len(failed),
+        made,
+        tuple(dict([*failed, *unread]).items()),
+    )
+
+
+def embed_defects(
+    database: Database,
+    settings: Settings,
+    inspector: Inspector,
+    images: Sequence[StoredImage],
+    progress: Progress = silent,
+) -> tuple[int, list[tuple[str, str]]]:
+    """Make the defect embeddings of stored images; returns how many, and failures."""
+    detector, finder = inspector.detector, inspector.defect_finder
+    if len(images) >= MANY:
+        inspector = Inspector(database, settings, detector.category, "exact", "patchcore")
+    todo = by_input_size(images, inspector.preprocessing)
+    failed: list[tuple[str, str]] = []
+
+    def on_error(index: int, error: ImageError) -> None:
+        failed.append((todo[index].path, str(error)))
+
+    made = 0
+    for batch in inspector.judge([image.path for image in todo], on_error):
+        with database.begin() as connection:
+            ids = [todo[index].id for index, _ in batch]
+            lock_for_inspection(connection, ids)
+            defects = [finder.defect(connection, item.embedded_patches) for _, item in batch]
+            store_defects(connection, detector.extractor_id, detector.id, ids, defects)
+        made += len(ids)
+        progress("embed", made + len(failed), len(todo))
+    return made, failed
