@@ -46,4 +46,4 @@ AS $$
 $$;
 
 COMMENT ON FUNCTION defect.patch_box IS
-'The pixel box (x,y,width,height) of a grid cell in a photograph of the given size under an extractor''s grid and preprocessing.';
+'The pixel box (x,y,width,height) of a grid cell in a photograph of the given size under an extractor''s grid and preprocessing. Example: SELECT defect.patch_box("row" => 3, col => 5, grid_rows => 16, grid_cols => 16, height => 1024, width => 768, preprocessing => ''{"image_size": [256, 256], "resize": "keep"}'');';

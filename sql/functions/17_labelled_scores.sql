@@ -1,5 +1,6 @@
 -- Raw scores that a detector gave to images of known label: what a threshold is judged by.
 --
+-- The label is the newest review's, else the data set's.
 -- The newest score of each image of one split, whatever threshold it was judged under. Left
 -- out are retired images and those the detector has learned from: normal training images
 -- that were not held out, copies of their files, every image of their groups, and defects
@@ -14,17 +15,18 @@ AS $$
         SELECT t.id, t.group_name, t.sha256
         FROM pgdefect.detector d
         JOIN pgdefect.image t
-            ON t.category_id = d.category_id AND t.split = 'train' AND t.label = 'normal'
+            ON t.category_id = d.category_id AND t.split = 'train'
+            AND 'normal' IN (t.label, t.known_label)
         WHERE d.id = bank
           AND NOT EXISTS (SELECT FROM pgdefect.holdout_score h
                           WHERE h.detector_id = bank AND h.image_id = t.id)
     )
-    SELECT DISTINCT ON (i.id) i.id, i.label, s.raw_score
+    SELECT DISTINCT ON (i.id) i.id, i.known_label, s.raw_score
     FROM pgdefect.inspection s
     JOIN pgdefect.image i ON i.id = s.image_id
     WHERE s.detector_id = bank
       AND i.split = labelled_scores.split
-      AND i.label IS NOT NULL
+      AND i.known_label IS NOT NULL
       AND i.retired_at IS NULL
       AND NOT EXISTS (SELECT FROM learned l WHERE l.id = i.id)
       AND NOT EXISTS (SELECT FROM learned l WHERE l.group_name = i.group_name)
@@ -35,4 +37,4 @@ AS $$
 $$;
 
 COMMENT ON FUNCTION pgdefect.labelled_scores IS
-'Raw scores a detector gave to the labelled images of one split that it has not learned from. Used by defect.what_if and pgdefect threshold.';
+'Raw scores a detector gave to the images of one split whose label is known (by review, else by the data set), and that it has not learned from. Used by defect.what_if and pgdefect threshold.';

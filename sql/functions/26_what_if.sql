@@ -1,5 +1,6 @@
 -- What a threshold would do to the images of known label that a detector has inspected.
 --
+-- What is known is what the newest review says, else what the data set does.
 -- False rejects are normal images above it, escapes anomalous images that are not. Rates are
 -- NULL without images; the intervals are the exact 95 % ones. Images of one split (test),
 -- without those the detector has learned from, their copies and other images of their groups.

@@ -21,11 +21,11 @@ BEGIN
     WITH judged AS (
         INSERT INTO pgdefect.inspection AS kept
             (image_id, detector_id, raw_score, normalized_score, threshold, worst_row, worst_col,
-             anomaly_map, nearest_positions, search, created_at)
+             anomaly_map, nearest_positions, search, vote, probable_defect_type, created_at)
         SELECT n.image_id, n.detector_id, n.raw_score,
                pgdefect.normalized_score(n.raw_score, target.threshold, target.score_center),
                target.threshold, n.worst_row, n.worst_col, n.anomaly_map, n.nearest_positions,
-               n.search, n.created_at + interval '1 microsecond'
+               n.search, n.vote, n.probable_defect_type, n.created_at + interval '1 microsecond'
         FROM (
             SELECT DISTINCT ON (s.image_id) s.*
             FROM pgdefect.inspection s
@@ -39,7 +39,8 @@ BEGIN
         SET raw_score = excluded.raw_score, normalized_score = excluded.normalized_score,
             worst_row = excluded.worst_row, worst_col = excluded.worst_col,
             anomaly_map = excluded.anomaly_map, nearest_positions = excluded.nearest_positions,
-            search = excluded.search, created_at = excluded.created_at
+            search = excluded.search, vote = excluded.vote,
+            probable_defect_type = excluded.probable_defect_type, created_at = excluded.created_at
         RETURNING kept.image_id
     )
     SELECT count(*) INTO made

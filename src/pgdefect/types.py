@@ -212,7 +212,10 @@ class Detector:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A row of ``image`` with its category and full path."""
+    """A row of ``image`` with its category and full path.
+
+    label and defect_type are the known ones: the newest review's, else the data set's.
+    """
 
     id: int
     category: str

@@ -20,6 +20,7 @@ from pgdefect.cli import (
     exchange,
     inspection,
     retrieval,
+    review,
     search,
     simulation,
     thresholds,
@@ -47,6 +48,7 @@ search.register(app)
 retrieval.register(app)
 thresholds.register(app)
 evaluation.register(app)
+review.register(app)
 simulation.register(app)
 exchange.register(app)
 

@@ -75,15 +75,16 @@ def _encode(columns: Sequence[NDArray[Any]]) -> Iterator[tuple[int, bytes]]:
         yield stop, block.tobytes()
 
 
-def vector_array_binary(values: NDArray[np.float32], element_oid: int) -> bytes:
-    """A float32 `(n, dim)` matrix as one ``vector[]`` parameter."""
+def vector_array_binary(values: NDArray[np.floating], element_oid: int) -> bytes:
+    """A float32 `(n, dim)` matrix as one ``vector[]`` parameter, a float16 one as ``halfvec[]``."""
     num, dim = values.shape
     header = struct.pack(">iiI", 1 if num else 0, 0, element_oid)
     if num == 0:
         return header
-    row = np.dtype([("length", ">i4"), ("dim", ">i2"), ("reserved", ">i2"), ("value", ">f4", dim)])
+    kind = values.dtype.newbyteorder(">")
+    row = np.dtype([("length", ">i4"), ("dim", ">i2"), ("reserved", ">i2"), ("value", kind, dim)])
     block = np.zeros(num, dtype=row)
-    block["length"] = 4 + 4 * dim
+    block["length"] = 4 + values.dtype.itemsize * dim
     block["dim"] = dim
     block["value"] = values
     return header + struct.pack(">ii", num, 1) + block.tobytes()

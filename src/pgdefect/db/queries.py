@@ -26,8 +26,9 @@ from pgdefect.types import (
 )
 
 _STORED_IMAGE = """
-    i.id, c.name, r.path || '/' || i.path, i.path, i.split, i.label, i.defect_type,
-    i.group_name, i.mask_path, i.sha256, i.height, i.width
+    i.id, c.name, r.path || '/' || i.path, i.path, i.split, i.known_label,
+    i.known_defect_type, i.group_name, i.mask_path, i.sha256,
+    i.height, i.width
     FROM pgdefect.image i
     JOIN pgdefect.category c ON c.id = i.category_id
     JOIN pgdefect.image_root r ON r.id = i.root_id"""
@@ -146,7 +147,7 @@ def images_of(
         rows = driver(connection).execute(
             f"SELECT {_STORED_IMAGE} WHERE c.name = %s AND i.retired_at IS NULL "
             "AND (i.split = %s OR (%s::text IS NULL AND i.split <> 'simulated')) "
-            "AND (%s::text IS NULL OR i.label = %s) ORDER BY r.path, i.path, i.id",
+            "AND (%s::text IS NULL OR i.known_label = %s) ORDER BY r.path, i.path, i.id",
             [category, split, split, label, label],
         )
         return [_stored_image(row) for row in rows.fetchall()]

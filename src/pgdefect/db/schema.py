@@ -6,18 +6,15 @@ views and are applied again whenever their text changes.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.db.engine import Database, check_pgvector, driver
-from pgdefect.errors import DatabaseError, SchemaOutOfDate, UnsupportedServer
+from pgdefect.db.sql_files import apply_sql_files, missing_objects, resource_dir, stale_files
+from pgdefect.errors import SchemaOutOfDate, UnsupportedServer
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 SCHEMA = "pgdefect"
 ANALYST_SCHEMA = "defect"
 _REVISION = re.compile(r"^(revision|down_revision) = (\S+)", re.MULTILINE)
-_OBJECT = re.compile(r"^CREATE OR REPLACE (FUNCTION|VIEW) (\w+)\.(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -48,15 +44,6 @@ class UpgradeReport:
     revision_before: str | None
     revision: str
     sql_files: tuple[str, ...]
-
-
-def resource_dir(name: str) -> Path:
-    """``migrations`` or ``sql``: inside an installed wheel, else at the top of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for candidate in (package / name, package.parents[1] / name):
-        if candidate.is_dir():
-            return candidate
-    raise DatabaseError(f"pgdefect's {name} are missing from the installation; reinstall pgdefect")
 
 
 def is_ours(
@@ -96,7 +83,7 @@ def upgrade(database: Database) -> UpgradeReport:
         config = _alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-        applied = _apply_sql_files(connection)
+        applied = apply_sql_files(driver(connection), _vector_schema(connection))
         after = _revision(connection)
     # A connection made before the extension existed does not know its types.
     database.dispose()
@@ -128,8 +115,8 @@ def check(database: Database) -> SchemaReport:
                 },
             )
             differences += [_describe(item) for item in compare_metadata(context, Base.metadata)]
-            differences += _stale_files(connection)
-            differences += _missing_objects(connection)
+            differences += stale_files(driver(connection))
+            differences += missing_objects(driver(connection))
     return SchemaReport(revision, head, tuple(differences))
 
 
@@ -138,7 +125,7 @@ def require_current(database: Database) -> None:
     head = _head()
     with database.connect() as connection:
         revision = _revision(connection)
-        if revision == head and not _stale_files(connection):
+        if revision == head and not stale_files(driver(connection)):
             return
     state = f"schema revision {revision}" if revision else "no schema of pgdefect's"
     if revision == head:
@@ -209,90 +196,6 @@ def _revision(connection: Connection) -> str | None:
     if connection.scalar(text("SELECT to_regclass(:t)"), {"t": f"{SCHEMA}.alembic_version"}):
         return str(connection.scalar(text(f"SELECT version_num FROM {SCHEMA}.alembic_version")))
     return None
-
-
-def _sql_files() -> Iterator[tuple[str, str, str]]:
-    """Name, sha256 and text of each file, in the order they are applied."""
-    root = resource_dir("sql")
-    for folder in ("functions", "views"):
-        for path in sorted((root / folder).glob("*.sql")):
-            content = path.read_text(encoding="utf-8")
-            digest = hashlib.sha256(content.encode()).hexdigest()
-            yield f"{folder}/{path.name}", digest, content
-
-
-def _held_files(connection: Connection) -> dict[str, str]:
-    rows = connection.execute(text(f"SELECT name, sha256 FROM {SCHEMA}.sql_file"))
-    return {name: digest for name, digest in rows}
-
-
-def _stale_files(connection: Connection) -> list[str]:
-    held = _held_files(connection)
-    files = {name: digest for name, digest, _ in _sql_files()}
-    stale = [name for name, digest in files.items() if held.get(name) != digest]
-    return [f"sql/{name} is not the version in the database" for name in stale] + [
-        f"sql/{name} is gone from the code" for name in held.keys() - files
-    ]
-
-
-def _apply_sql_files(connection: Connection) -> list[str]:
-    raw = driver(connection)
-    held = _held_files(connection)
-    schema = _vector_schema(connection)
-    applied = []
-    for name, digest, content in _sql_files():
-        if held.get(name) == digest:
-            continue
-        statements = content.replace(':"vector_schema"', schema)
-        try:
-            with raw.transaction():
-                raw.execute(statements)
-        except (
-            psycopg.errors.InvalidTableDefinition,
-            psycopg.errors.InvalidFunctionDefinition,
-            psycopg.errors.AmbiguousFunction,
-        ):
-            # Columns or result type changed, which CREATE OR REPLACE cannot do; or arguments,
-            # which makes a second function of the name, and the COMMENT behind it ambiguous.
-            _drop_objects(raw, content)
-            raw.execute(statements)
-        raw.execute(
-            "INSERT INTO pgdefect.sql_file (name, sha256) VALUES (%s, %s) "
-            "ON CONFLICT (name) DO UPDATE SET sha256 = excluded.sha256, applied_at = now()",
-            [name, digest],
-        )
-        applied.append(name)
-    return applied
-
-
-def _drop_objects(raw: psycopg.Connection[Any], content: str) -> None:
-    for kind, schema, name in _OBJECT.findall(content):
-        if kind == "VIEW":
-            raw.execute(f"DROP VIEW {schema}.{name}")
-        else:
-            for (signature,) in raw.execute(
-                "SELECT oid::regprocedure::text FROM pg_proc "
-                "WHERE pronamespace = %s::regnamespace AND proname = %s",
-                [schema, name],
-            ).fetchall():
-                raw.execute(f"DROP FUNCTION {signature}")
-
-
-def _missing_objects(connection: Connection) -> list[str]:
-    missing = []
-    for _, _, content in _sql_files():
-        for kind, schema, name in _OBJECT.findall(content):
-            catalog, prefix = ("pg_class", "rel") if kind == "VIEW" else ("pg_proc", "pro")
-            found = connection.scalar(
-                text(
-                    f"SELECT count(*) FROM {catalog} "
-                    f"WHERE {prefix}namespace = to_regnamespace(:schema) AND {prefix}name = :name"
-                ),
-                {"schema": schema, "name": name},
-            )
-            if not found:
-                missing.append(f"{kind.lower()} {schema}.{name} is missing")
-    return missing
 
 
 def _describe(item: Any) -> str:

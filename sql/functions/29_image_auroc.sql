@@ -1,0 +1,55 @@
+-- How well a detector's scores tell anomalous images from normal ones: the area under the ROC
+-- curve, which is the chance that an anomalous image scores higher than a normal one, ties
+-- counting half (Mann and Whitney).
+--
+-- bank         the detector's id
+-- split        whose images of known label (by review, else by the data set) are looked at
+-- drop_leaks   leave out images that the detector has learned from, and their parts and copies
+--
+-- The newest score of each image counts, whatever threshold it was judged under. The pairs
+-- are counted in whole numbers: the figure is pgdefect evaluate's, of the same images. NULL
+-- without an image of either label.
+CREATE OR REPLACE FUNCTION defect.image_auroc(
+    bank bigint, split text DEFAULT 'test', drop_leaks boolean DEFAULT false
+) RETURNS double precision
+LANGUAGE plpgsql
+STABLE PARALLEL SAFE
+SET search_path = pg_catalog
+AS $$
+DECLARE
+    figure double precision;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = bank) THEN
+        RAISE EXCEPTION 'there is no detector %', bank
+            USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.detectors lists them.';
+    END IF;
+    WITH scored AS (
+        SELECT l.label, l.raw_score
+        FROM pgdefect.labelled_scores(bank, image_auroc.split) l WHERE drop_leaks
+        UNION ALL
+        SELECT * FROM (
+            SELECT DISTINCT ON (i.id) i.known_label, s.raw_score
+            FROM pgdefect.inspection s
+            JOIN pgdefect.image i ON i.id = s.image_id
+            WHERE NOT drop_leaks AND s.detector_id = bank AND i.split = image_auroc.split
+              AND i.known_label IS NOT NULL AND i.retired_at IS NULL
+            ORDER BY i.id, s.created_at DESC, s.id DESC
+        ) every
+    ), tied AS (
+        SELECT raw_score, count(*) FILTER (WHERE label = 'normal') AS normal,
+               count(*) FILTER (WHERE label = 'anomalous') AS anomalous
+        FROM scored GROUP BY raw_score
+    ), pairs AS (
+        -- Twice the pairs won: every normal score below counts two, an equal one counts one.
+        SELECT normal, anomalous,
+               anomalous * (2 * (sum(normal) OVER (ORDER BY raw_score) - normal) + normal) AS won
+        FROM tied
+    )
+    SELECT (sum(won) / 2)::double precision / nullif((sum(normal) * sum(anomalous))::double precision, 0)
+    INTO figure FROM pairs;
+    RETURN figure;
+END
+$$;
+
+COMMENT ON FUNCTION defect.image_auroc IS
+'Image AUROC of a detector, 0 to 1 (0.5 is chance), over the inspected images of known label in one split; equal to pgdefect evaluate''s, with drop_leaks to that of --drop-leaks. NULL without normal or anomalous images. Example: SELECT bank_id, version, defect.image_auroc(bank_id) FROM defect.banks;';

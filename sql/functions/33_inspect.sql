@@ -1,0 +1,137 @@
+-- Judge a stored image by any memory bank, from its kept patch embeddings; stores nothing.
+--
+-- image   an id, the end of a path, or the start of a sha256
+-- bank    any bank of the extractor that the patches were kept for; NULL takes the active one
+--         of the image's category
+--
+-- The way of pgdefect.pipeline.patch_search: all patches by the index, whose distances are
+-- upper bounds, then the largest again, longer and at last exactly, until the worst patch is
+-- proven. Where the score is a mean over the worst patches they are searched for longer and
+-- not proven. Kept patches are in half precision: against an inspection of the photograph
+-- itself the score differs by about 1e-4 of its size.
+CREATE OR REPLACE FUNCTION defect.inspect(image text, bank bigint DEFAULT NULL)
+RETURNS TABLE (
+    image_id bigint, bank_id bigint, verdict text, raw_score double precision,
+    normalized_score double precision, threshold double precision,
+    worst_row smallint, worst_col smallint, worst_box text,
+    bank_position integer, normal_image_id bigint, normal_path text
+)
+LANGUAGE plpgsql
+STABLE
+ROWS 1
+SET search_path = pg_catalog, :"vector_schema"
+AS $$
+#variable_conflict use_column
+DECLARE
+    checked_at_once CONSTANT integer := 8;
+    checked_ef CONSTANT integer := 100;
+    judged pgdefect.image;
+    d pgdefect.detector;
+    b pgdefect.memory_bank;
+    grid record;
+    vectors vector[];
+    positions integer[];
+    distances double precision[];
+    checked boolean[];
+    proven boolean[];
+    num_worst integer;
+    worst integer[];
+    doubtful integer[];
+    exact boolean;
+    nearer record;
+    score double precision;
+    support double precision[];
+BEGIN
+    SELECT i.* INTO STRICT judged FROM pgdefect.image i WHERE i.id = defect.find_image(image);
+    IF bank IS NULL THEN
+        SELECT x.* INTO d FROM pgdefect.detector x
+        WHERE x.category_id = judged.category_id AND x.active AND x.kind = 'patchcore';
+    ELSE
+        SELECT x.* INTO d FROM pgdefect.detector x WHERE x.id = bank;
+    END IF;
+    SELECT m.* INTO b FROM pgdefect.memory_bank m WHERE m.id = d.id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no memory bank %',
+            coalesce(bank::text, format('in use for the category of image %s', judged.id))
+            USING ERRCODE = 'PD404', HINT = 'SELECT bank_id, category FROM defect.banks lists them.';
+    END IF;
+    vectors := pgdefect.transformed_patches(b.id, judged.id);
+    IF vectors IS NULL THEN
+        RAISE EXCEPTION 'no patch embeddings of image % are kept for the extractor of bank %',
+            judged.id, b.id
+            USING ERRCODE = 'PD404',
+                  HINT = format('Keep them with: pgdefect inspect %s --category %s --keep-patches',
+                                (SELECT r.path || '/' || judged.path FROM pgdefect.image_root r
+                                 WHERE r.id = judged.root_id),
+                                (SELECT c.name FROM pgdefect.category c WHERE c.id = d.category_id));
+    END IF;
+    SELECT p.rows, p.cols, e.rows AS nominal_rows, e.cols AS nominal_cols, e.preprocessing INTO grid
+    FROM pgdefect.image_patches p JOIN pgdefect.extractor e ON e.id = p.extractor_id
+    WHERE p.extractor_id = d.extractor_id AND p.image_id = judged.id;
+
+    SELECT array_agg(s.nearest_position ORDER BY s.patch), array_agg(s.distance ORDER BY s.patch)
+    INTO positions, distances FROM pgdefect.score_patches(b.id, vectors) s;
+    checked := array_fill(false, ARRAY[cardinality(distances)]);
+    proven := checked;
+    num_worst := greatest(1, round(b.worst_share * cardinality(distances)));
+    LOOP
+        worst := ARRAY(
+            SELECT u.n FROM unnest(distances) WITH ORDINALITY u(x, n) ORDER BY u.x DESC, u.n
+            LIMIT greatest(num_worst, checked_at_once));
+        exact := (SELECT bool_and(checked[n]) FROM unnest(worst[:num_worst]) n);
+        IF NOT exact THEN
+            doubtful := ARRAY(SELECT n FROM unnest(worst) n WHERE NOT checked[n]);
+        ELSIF num_worst > 1 OR proven[worst[1]] THEN
+            EXIT;
+        ELSE
+            doubtful := worst[:1];
+            proven[doubtful[1]] := true;
+        END IF;
+        FOR nearer IN
+            SELECT doubtful[s.patch + 1] AS n, s.nearest_position, s.distance
+            FROM pgdefect.score_patches(
+                b.id, ARRAY(SELECT vectors[n] FROM unnest(doubtful) n), checked_ef, exact) s
+        LOOP
+            checked[nearer.n] := true;
+            IF nearer.distance < distances[nearer.n] THEN
+                positions[nearer.n] := nearer.nearest_position;
+                distances[nearer.n] := nearer.distance;
+            END IF;
+        END LOOP;
+    END LOOP;
+    SELECT avg(distances[n]) INTO score FROM unnest(worst[:num_worst]) n;
+
+    IF b.num_neighbors > 1 THEN
+        -- PatchCore's re-weighting, equation 7 (arXiv 2106.08265), over Euclidean distances:
+        -- a cosine distance x of unit vectors is sqrt(2 x).
+        EXECUTE format(
+            'SELECT array_agg(CASE WHEN $4 THEN sqrt(2 * greatest(s.x, 0)) ELSE s.x END ORDER BY s.n)
+             FROM (SELECT n.ordinality AS n, (p.embedding %s $1)::double precision AS x
+                   FROM pgdefect.nearest_bank_vectors(
+                       $2, (SELECT q.embedding FROM pgdefect.memory_bank_patch q
+                            WHERE q.bank_id = $2 AND q.position = $3), $5, true)
+                       WITH ORDINALITY n
+                   JOIN pgdefect.memory_bank_patch p
+                       ON p.bank_id = $2 AND p.position = n.nearest_position) s', b.operator)
+        INTO support
+        USING vectors[worst[1]], b.id, positions[worst[1]], b.metric = 'cosine', b.num_neighbors;
+        SELECT score * (1 - exp(support[1] - max(x)) / sum(exp(x - m.highest))) INTO score
+        FROM unnest(support) x, (SELECT max(y) AS highest FROM unnest(support) y) m;
+    END IF;
+    RETURN QUERY
+        SELECT judged.id, b.id, CASE WHEN score > d.threshold THEN 'anomalous' ELSE 'normal' END,
+               score, pgdefect.normalized_score(score, d.threshold, d.score_center), d.threshold,
+               cell.y::smallint, cell.x::smallint,
+               defect.patch_box(cell.y, cell.x, grid.nominal_rows, grid.nominal_cols,
+                                judged.height, judged.width, grid.preprocessing),
+               positions[worst[1]], i.id, r.path || '/' || i.path
+        FROM (SELECT (worst[1] - 1) / grid.cols AS y, (worst[1] - 1) % grid.cols AS x) cell
+        LEFT JOIN pgdefect.memory_bank_patch p
+            ON p.bank_id = b.id AND p.position = positions[worst[1]]
+        LEFT JOIN pgdefect.image i ON i.id = p.image_id
+        LEFT JOIN pgdefect.image_root r ON r.id = i.root_id;
+END
+$$;
+
+COMMENT ON FUNCTION defect.inspect IS
+'What a memory bank says of a stored image whose patch embeddings are kept: verdict, raw score (a distance) and normalized score (0 to 1, 0.5 at the threshold), the worst place in pixels and the normal patch nearest to it. Any bank of the extractor can be asked; nothing is stored. Example: SELECT b.bank_id, s.verdict, s.normalized_score FROM defect.banks b, defect.inspect(''scratch/003.png'', bank => b.bank_id) s;';
