@@ -19,6 +19,7 @@ from pgdefect.thresholds import false_reject_rate
 from pgdefect.types import Float32, MemoryBank, PatchScores, StoredImage, Threshold
 from pgdefect.vision.coreset import k_center_greedy
 from pgdefect.vision.patch_spool import PatchSpool
+from pgdefect.vision.scoring import nearest_vectors
 from pgdefect.vision.transform import BLOCK, apply_transform, fit_transform, transformed_dim
 
 CALIBRATION_PATCHES = 4096
@@ -155,3 +156,19 @@ def calibrate(
             progress("threshold", n + 1, count)
     threshold = false_reject_rate(scores, options.false_reject_rate)
     return threshold, scores, Calibration(np.concatenate(queries), np.concatenate(distances))
+
+
+def normal_residuals(bank: MemoryBank, spool: PatchSpool) -> tuple[Float32, Float32]:
+    """Patches of the images that are not in the bank, and the raw bank vector nearest to each.
+
+    Both `(num_patches, raw_dim)`: how far from normal the normal itself is.
+    """
+    patches, nearest = [], []
+    for n in range(bank.num_images, len(spool.grids)):
+        raw = spool.patches_of(n, n + 1).astype(np.float32)
+        vectors = as_stored(apply_transform(bank.transform, raw), bank.precision)
+        positions, _ = nearest_vectors(vectors, bank.embeddings, bank.metric)
+        patches.append(raw)
+        source = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
+        nearest.append(source[positions].astype(np.float32))
+    return np.concatenate(patches), np.concatenate(nearest)

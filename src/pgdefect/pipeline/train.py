@@ -13,6 +13,7 @@ import numpy as np
 from pgdefect.config import Settings
 from pgdefect.db.banks import store_detector
 from pgdefect.db.catalog import category_id as find_category
+from pgdefect.db.defects import ensure_defect_space
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import (
     find_extractor,
@@ -23,12 +24,13 @@ from pgdefect.db.extractors import (
 )
 from pgdefect.db.queries import images_of
 from pgdefect.errors import ImageError, TooFewImages
-from pgdefect.pipeline.bank import build_bank, calibrate, split_holdout
+from pgdefect.pipeline.bank import build_bank, calibrate, normal_residuals, split_holdout
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.types import Float32, StoredImage
 from pgdefect.vision import patchcore
 from pgdefect.vision.backbone import find_backbone
+from pgdefect.vision.defect_embedding import fit_defect_space
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.preprocess import Batch, Preprocessing, batches
@@ -113,6 +115,10 @@ def _train(
             bank = build_bank(spool, bank_ids, options, progress)
         with clock("threshold"):
             threshold, scores, calibration = calibrate(bank, spool, options, progress)
+        with clock("defect space"):
+            ensure_defect_space(
+                database, extractor_id, lambda: fit_defect_space(*normal_residuals(bank, spool))
+            )
     with clock("export"):
         with database.begin() as connection:
             missing = images_without_embedding(connection, extractor_id, list(means))

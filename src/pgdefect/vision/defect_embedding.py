@@ -12,7 +12,8 @@ __all__ = ["defect_embedding", "fit_defect_space", "weighed_patches"]
 NEGLIGIBLE = 1e-4
 
 
-def fit_defect_space(residuals: Float32) -> DefectSpace:
+def fit_defect_space(patches: Float32, nearest: Float32) -> DefectSpace:
+    residuals = patches - nearest
     scale = 1.0 / residuals.std(axis=0).clip(1e-6)
     dim = residuals.shape[1]
     return DefectSpace(
