@@ -1,9 +1,21 @@
--- The k stored images most like a stored image, nearest first.
+-- The k stored images most like a stored image, or like several, nearest first.
 --
--- image is an id, the end of a path, or the start of a sha256. distance is the cosine
--- distance of the image embeddings, 0 to 2; similarity is 1 - distance. The image itself
--- and copies of its file are left out; exclude_group leaves out every image of its part.
--- Images with simulated defects are listed only if simulated is true.
+-- image is an id, the end of a path, or the start of a sha256. by says what is compared:
+--   picture   the whole image
+--   defect    what departs from normal in it
+--   region    its worst anomalous region, with the most similar region of each other image
+-- Without it: defect where the image's newest inspection found it anomalous and it has a
+-- defect embedding, else picture; searched_by tells. distance is a cosine distance, 0 to 2;
+-- similarity is 1 - distance.
+--
+-- also_like names further examples, unlike counter-examples: looked for is the mean of the
+-- examples' unit vectors, less half the mean of the counter-examples' (Rocchio 1971).
+-- The examples themselves and copies of their files are left out; exclude_group leaves out
+-- every image of their parts. part keeps images of one part only; since and until are times of
+-- storing; attributes is a JSON object that an image's attributes must contain. Labels and
+-- defect types are the known ones: a review's word before the data set's.
+-- Near-duplicates are folded into one row, and copies says how many images it stands for;
+-- not so if fold is false. Images with simulated defects are listed only if simulated is true.
 -- Embeddings are those of the extractor of the category's active detector: of the kind that
 -- model names (patchcore, efficient_ad), else PatchCore's where one of each kind is active,
 -- else of the newest extractor the image has an embedding of.
@@ -15,22 +27,39 @@ CREATE OR REPLACE FUNCTION defect.similar_images(
     defect_type text DEFAULT NULL,
     exclude_group boolean DEFAULT false,
     simulated boolean DEFAULT false,
-    model text DEFAULT NULL
+    model text DEFAULT NULL,
+    by text DEFAULT NULL,
+    split text DEFAULT NULL,
+    part text DEFAULT NULL,
+    since timestamptz DEFAULT NULL,
+    until timestamptz DEFAULT NULL,
+    attributes jsonb DEFAULT NULL,
+    max_distance double precision DEFAULT NULL,
+    also_like text[] DEFAULT NULL,
+    unlike text[] DEFAULT NULL,
+    fold boolean DEFAULT true
 ) RETURNS TABLE (
     rank bigint, image_id bigint, distance double precision, similarity double precision,
-    category_name text, image_label text, image_defect_type text, path text, image_split text
+    category_name text, image_label text, image_defect_type text, path text, image_split text,
+    image_part text, copies integer, region_id bigint, region_box text, searched_by text
 )
 LANGUAGE plpgsql
-STABLE
+VOLATILE
 ROWS 10
 SET search_path = pg_catalog, :"vector_schema"
 AS $$
 #variable_conflict use_column
 DECLARE
+    unlike_weight CONSTANT real := 0.5;
     query_id bigint := defect.find_image(image);
-    query_embedding record;
+    likes bigint[] := query_id || ARRAY(SELECT defect.find_image(word) FROM unnest(also_like) word);
+    unlikes bigint[] := ARRAY(SELECT defect.find_image(word) FROM unnest(unlike) word);
+    extractor bigint;
+    searched text;
+    query vector;
+    away vector;
 BEGIN
-    SELECT e.extractor_id, e.embedding INTO query_embedding
+    SELECT e.extractor_id INTO extractor
     FROM pgdefect.image_embedding e
     JOIN pgdefect.image i ON i.id = e.image_id
     LEFT JOIN pgdefect.detector d
@@ -47,20 +76,31 @@ BEGIN
             USING ERRCODE = 'PD404',
                   HINT = 'pgdefect inspect or pgdefect train makes embeddings of a category''s images.';
     END IF;
-    RETURN QUERY
-        SELECT row_number() OVER (ORDER BY n.distance, i.id), i.id, n.distance, 1 - n.distance,
-               c.name, i.label, i.defect_type, r.path || '/' || i.path, i.split
-        FROM pgdefect.nearest_images(
-            query_embedding.extractor_id, query_embedding.embedding, k,
-            similar_images.category, similar_images.label, similar_images.defect_type,
-            except_image => query_id, except_group => exclude_group,
-            simulated => similar_images.simulated) n
-        JOIN pgdefect.image i ON i.id = n.image_id
-        JOIN pgdefect.category c ON c.id = i.category_id
-        JOIN pgdefect.image_root r ON r.id = i.root_id
-        ORDER BY 1;
+    searched := coalesce(similar_images.by, CASE WHEN EXISTS (
+        SELECT FROM pgdefect.defect_embedding e
+        WHERE e.extractor_id = extractor AND e.image_id = query_id
+    ) AND (
+        SELECT s.is_anomalous FROM pgdefect.inspection s
+        JOIN pgdefect.detector d ON d.id = s.detector_id AND d.extractor_id = extractor
+        WHERE s.image_id = query_id AND (model IS NULL OR d.kind = model)
+        ORDER BY s.created_at DESC, s.id DESC LIMIT 1
+    ) THEN 'defect' ELSE 'picture' END);
+    SELECT avg(l2_normalize(pgdefect.image_vector(u.id, searched, extractor))) INTO query FROM unnest(likes) u(id);
+    IF unlikes <> '{}' THEN
+        SELECT avg(l2_normalize(pgdefect.image_vector(u.id, searched, extractor))) INTO away FROM unnest(unlikes) u(id);
+        query := query - away * array_fill(unlike_weight, ARRAY[vector_dims(away)])::vector;
+    END IF;
+    IF vector_norm(query) < 1e-6 THEN
+        RAISE EXCEPTION 'the examples and counter-examples cancel out'
+            USING ERRCODE = 'PD400', HINT = 'Leave some of them out.';
+    END IF;
+    RETURN QUERY SELECT * FROM pgdefect.neighbors(searched, extractor, query, k, jsonb_build_object(
+        'category', category, 'label', label, 'defect_type', defect_type, 'split', split,
+        'group', part, 'since', since, 'until', until, 'attributes', attributes,
+        'max_distance', max_distance, 'except_images', likes || unlikes,
+        'except_group', exclude_group, 'simulated', simulated), fold);
 END
 $$;
 
 COMMENT ON FUNCTION defect.similar_images IS
-'The k stored images most like a stored one, by cosine distance of image embeddings (0 to 2), under optional filters; with simulated defects, whose image_split is simulated, only on demand. Example: SELECT * FROM defect.similar_images(''scratch/003.png'', k => 10, label => ''anomalous'');';
+'The k stored images most like a stored one or several, by picture, defect or region, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_images(''scratch/003.png'', k => 10, by => ''picture'', label => ''anomalous'');';

@@ -18,6 +18,7 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Label = Literal["normal", "anomalous"]
 DetectorKind = Literal["patchcore", "efficient_ad"]
+SearchBy = Literal["picture", "defect", "region"]
 UNKNOWN_IMAGE = 0
 """In a bank's image_ids: the image is not known. No image has this id."""
 
@@ -318,12 +319,34 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class Region:
+    """A stored anomalous region of an image.
+
+    box: `(x, y, width, height)` in pixels; the scores are the detector's patch scores; area: a
+    share of the image; num_patches: grid cells.
+    """
+
+    id: int
+    box: tuple[int, int, int, int]
+    peak_score: float
+    mean_score: float
+    area: float
+    num_patches: int
+
+
+@dataclass(frozen=True)
 class Neighbor:
-    """A retrieved image; distance is the cosine distance of image embeddings, 0 to 2."""
+    """A retrieved image; distance is the cosine distance of what was compared, 0 to 2.
+
+    region: the one found, or, by defect, the image's worst; copies: how many near-duplicates
+    this one stands for, itself included.
+    """
 
     rank: int
     image: StoredImage
     distance: float
+    region: Region | None = None
+    copies: int = 1
 
     @property
     def similarity(self) -> float:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pgdefect.config import Settings
 from pgdefect.db.engine import Database
-from pgdefect.db.queries import ImageFilter, nearest_images
+from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.errors import Conflict
 
 from .conftest import PROGRAM, Cli, contents, value
@@ -464,7 +464,7 @@ def test_wrong_password(cli: Cli, place: Path) -> None:
 
 def test_vectors_of_another_extractor(trained: Database) -> None:
     with pytest.raises(Conflict, match=r"48 dimensions and extractor 1 makes 152"):
-        nearest_images(trained, 1, np.ones(48, dtype=np.float32), 3, ImageFilter())
+        nearest(trained, "picture", 1, np.ones(48, dtype=np.float32), 3, SearchFilter())
 
 
 @pytest.mark.parametrize("tag", ["CREATE TABLE", "CREATE INDEX"])

@@ -14,7 +14,8 @@ from PIL import Image
 from pgdefect.config import Settings
 from pgdefect.db.catalog import NewImage, add_images, ensure_root
 from pgdefect.db.engine import Database
-from pgdefect.db.queries import ImageFilter, find_image, images_of, nearest_images, nearest_normal
+from pgdefect.db.queries import find_image, images_of, nearest_normal
+from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.errors import DatabaseError
 from pgdefect.pipeline import draw_defects
 from pgdefect.pipeline.simulate import simulate
@@ -412,10 +413,10 @@ def test_nearest_images_leave_them_out_with_and_without_the_index(
         ).one()
     embedding = np.asarray(row[1], dtype=np.float32)
     for exact in (False, True):
-        found = nearest_images(trained, row[0], embedding, 50, ImageFilter(), exact=exact)
+        found = nearest(trained, "picture", row[0], embedding, 50, SearchFilter(), exact=exact)
         assert simulated.isdisjoint(neighbor.image.id for neighbor in found)
-        asked = ImageFilter(simulated=True)
-        found = nearest_images(trained, row[0], embedding, 50, asked, exact=exact)
+        asked = SearchFilter(simulated=True)
+        found = nearest(trained, "picture", row[0], embedding, 50, asked, exact=exact)
         assert simulated <= {neighbor.image.id for neighbor in found}
 
 

@@ -36,8 +36,9 @@ from pgdefect.db.catalog import delete_category
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import Database, check_pgvector, driver, open_database
-from pgdefect.db.queries import ImageFilter, nearest_images, score_patches
+from pgdefect.db.queries import score_patches
 from pgdefect.db.schema import check, require_current, upgrade
+from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.distance import COSINE, L2
 from pgdefect.errors import (
     AuthenticationFailed,
@@ -427,7 +428,9 @@ def whole_round(database: Database) -> None:
     extractor_id = add_extractor(database, 16)
     embeddings = unit_vectors(1, 20, 16)
     add_embeddings(database, extractor_id, ids, embeddings)
-    found = nearest_images(database, extractor_id, embeddings[4], 3, ImageFilter(category="parts"))
+    found = nearest(
+        database, "picture", extractor_id, embeddings[4], 3, SearchFilter(category="parts")
+    )
     assert len(found) == 3
     assert found[0].image.id == ids[4]
     for metric, precision in ((COSINE, "half"), (L2, "single")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import psycopg
@@ -17,11 +18,13 @@ from rows import unit_vectors
 from sqlalchemy import text
 
 from pgdefect.db.engine import Database, driver
-from pgdefect.db.queries import ImageFilter, nearest_images, score_patches, similar_patches
+from pgdefect.db.queries import score_patches, similar_patches
+from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.distance import COSINE, Precision, as_stored, pairwise
 from pgdefect.types import BankInfo
 from pgdefect.vision.scoring import nearest_vectors
 
+unfolded = partial(nearest, fold=False)
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 
@@ -117,16 +120,16 @@ def test_similar_patches(crowd: Crowd, kind: tuple[str, Precision]) -> None:
     assert recall(found, [set(row.argsort()[:10].tolist()) for row in reference]) >= 0.9
 
 
-WHERE: dict[str, ImageFilter] = {
-    "no filter": ImageFilter(),
-    "category": ImageFilter(category="a"),
-    "what search asks": ImageFilter(category="a", except_image=1, except_sha256="0" * 64),
-    "label": ImageFilter(label="normal"),
+WHERE: dict[str, SearchFilter] = {
+    "no filter": SearchFilter(),
+    "category": SearchFilter(category="a"),
+    "what search asks": SearchFilter(category="a", except_images=(1,), except_sha256=("0" * 64,)),
+    "label": SearchFilter(label="normal"),
 }
 
 
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE.keys())
-def test_nearest_images(crowd: Crowd, images_index: str, where: ImageFilter) -> None:
+def test_nearest_images(crowd: Crowd, images_index: str, where: SearchFilter) -> None:
     near = crowd.embeddings[: 20 * 97 : 97]
     queries = near + 0.3 * unit_vectors(6, 20, crowd.embeddings.shape[1])
 
@@ -134,8 +137,8 @@ def test_nearest_images(crowd: Crowd, images_index: str, where: ImageFilter) -> 
         return [
             {
                 n.image.id
-                for n in nearest_images(
-                    crowd.database, crowd.extractor_id, query, 10, where, exact=exact
+                for n in unfolded(
+                    crowd.database, "picture", crowd.extractor_id, query, 10, where, exact=exact
                 )
             }
             for query in queries
@@ -164,7 +167,7 @@ def test_similar_images(crowd: Crowd, images_index: str) -> None:
         found = [
             set(
                 connection.scalars(
-                    text("SELECT image_id FROM defect.similar_images(:id)"),
+                    text("SELECT image_id FROM defect.similar_images(:id, fold => false)"),
                     {"id": str(crowd.images[n].id)},
                 )
             )

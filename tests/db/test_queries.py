@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import psycopg
@@ -15,19 +16,19 @@ from sqlalchemy import text
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.queries import (
-    ImageFilter,
     bank_vectors,
-    nearest_images,
     score_patches,
     similar_patches,
     support_positions,
 )
+from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.distance import COSINE, METRICS, Precision, as_stored, pairwise
 from pgdefect.errors import Conflict, NotFound
 from pgdefect.types import Float32
 from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.scoring import nearest_vectors, row_distances
 
+unfolded = partial(nearest, fold=False)
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 
@@ -166,11 +167,11 @@ def test_patches_of_banks_that_are_not_there_are_refused(crowd: Crowd) -> None:
 # -- images --------------------------------------------------------------------------------
 
 
-def passing(crowd: Crowd, where: ImageFilter) -> list[int]:
+def passing(crowd: Crowd, where: SearchFilter) -> list[int]:
     """Indices of the images a filter lets through: the reference."""
     by_id = {image.id: image for image in crowd.images}
-    query = by_id.get(where.except_image or 0)
-    digest = where.except_sha256 or (query.sha256 if query else None)
+    query = by_id.get(where.except_images[0] if where.except_images else 0)
+    digests = {*where.except_sha256, query.sha256 if query else None}
 
     def passes(image: Picture) -> bool:
         return (
@@ -178,8 +179,8 @@ def passing(crowd: Crowd, where: ImageFilter) -> list[int]:
             and where.category in (None, image.category)
             and where.label in (None, image.label)
             and where.defect_type in (None, image.defect_type)
-            and image.id != where.except_image
-            and image.sha256 != digest
+            and image.id not in where.except_images
+            and image.sha256 not in digests
             and not (
                 where.except_group
                 and query is not None
@@ -192,23 +193,23 @@ def passing(crowd: Crowd, where: ImageFilter) -> list[int]:
 
 
 FILTERS = {
-    "none": ImageFilter(),
-    "category": ImageFilter(category="b"),
-    "label": ImageFilter(label="normal"),
-    "half a percent": ImageFilter(defect_type="rare"),
-    "half a percent by label": ImageFilter(category="a", label="anomalous"),
-    "one row": ImageFilter(defect_type="single"),
-    "no row": ImageFilter(category="b", defect_type="rare"),
-    "unknown category": ImageFilter(category="'; DROP TABLE pgdefect.image; --"),
-    "retired category": ImageFilter(category="gone"),
+    "none": SearchFilter(),
+    "category": SearchFilter(category="b"),
+    "label": SearchFilter(label="normal"),
+    "half a percent": SearchFilter(defect_type="rare"),
+    "half a percent by label": SearchFilter(category="a", label="anomalous"),
+    "one row": SearchFilter(defect_type="single"),
+    "no row": SearchFilter(category="b", defect_type="rare"),
+    "unknown category": SearchFilter(category="'; DROP TABLE pgdefect.image; --"),
+    "retired category": SearchFilter(category="gone"),
 }
 each_filter = pytest.mark.parametrize("where", FILTERS.values(), ids=FILTERS.keys())
 
 
 @each_filter
-def test_exact_image_search_equals_numpy(crowd: Crowd, where: ImageFilter) -> None:
+def test_exact_image_search_equals_numpy(crowd: Crowd, where: SearchFilter) -> None:
     query = crowd.embeddings[123]
-    found = nearest_images(crowd.database, crowd.extractor_id, query, 20, where, exact=True)
+    found = unfolded(crowd.database, "picture", crowd.extractor_id, query, 20, where, exact=True)
     allowed = passing(crowd, where)
     reference = pairwise(COSINE, query[None], crowd.embeddings)[0][allowed]
     order = reference.argsort(kind="stable")[:20]
@@ -220,13 +221,13 @@ def test_exact_image_search_equals_numpy(crowd: Crowd, where: ImageFilter) -> No
 @each_filter
 @pytest.mark.parametrize("k", [1, 10, 200])
 def test_image_search_always_gives_k_where_k_exist(
-    crowd: Crowd, where: ImageFilter, k: int
+    crowd: Crowd, where: SearchFilter, k: int
 ) -> None:
     allowed = passing(crowd, where)
     ids = {crowd.images[n].id for n in allowed}
     # The query lies in a cluster without a single rare image.
     query = crowd.embeddings[123]
-    found = nearest_images(crowd.database, crowd.extractor_id, query, k, where)
+    found = unfolded(crowd.database, "picture", crowd.extractor_id, query, k, where)
     assert len(found) == len({n.image.id for n in found}) == min(k, len(allowed))
     assert {n.image.id for n in found} <= ids
     distances = [n.distance for n in found]
@@ -235,11 +236,11 @@ def test_image_search_always_gives_k_where_k_exist(
 
 @pytest.mark.parametrize(
     ("limit", "where", "k"),
-    [(1, ImageFilter(defect_type="rare"), 20), (20_000, ImageFilter(category="b"), 90)],
+    [(1, SearchFilter(defect_type="rare"), 20), (20_000, SearchFilter(category="b"), 90)],
     ids=["cut short", "by default"],
 )
 def test_image_search_gives_k_when_the_first_candidates_do_not(
-    crowd: Crowd, limit: int, where: ImageFilter, k: int
+    crowd: Crowd, limit: int, where: SearchFilter, k: int
 ) -> None:
     """Both ways: the walk over the index goes on, and where it may not, a scan completes it."""
     allowed = passing(crowd, where)
@@ -286,34 +287,54 @@ def test_image_search_leaves_out_the_query_its_copies_and_its_part(crowd: Crowd)
         i.id for i in crowd.images if (i.category, i.group) == ("a", image.group) and not i.retired
     }
     assert len(mates) > 5
-    everything = len(passing(crowd, ImageFilter()))
+    everything = len(passing(crowd, SearchFilter()))
     for exact in (False, True):
-        where = ImageFilter(except_image=image.id)
-        found = nearest_images(
-            crowd.database, crowd.extractor_id, crowd.embeddings[query], 9000, where, exact=exact
+        where = SearchFilter(except_images=(image.id,))
+        found = unfolded(
+            crowd.database,
+            "picture",
+            crowd.extractor_id,
+            crowd.embeddings[query],
+            9000,
+            where,
+            exact=exact,
         )
         assert {image.id, copy.id}.isdisjoint(n.image.id for n in found)
         assert mates - {image.id} <= {n.image.id for n in found}
         assert len(found) == everything - 2
 
-        where = ImageFilter(except_image=image.id, except_group=True)
-        found = nearest_images(
-            crowd.database, crowd.extractor_id, crowd.embeddings[query], 9000, where, exact=exact
+        where = SearchFilter(except_images=(image.id,), except_group=True)
+        found = unfolded(
+            crowd.database,
+            "picture",
+            crowd.extractor_id,
+            crowd.embeddings[query],
+            9000,
+            where,
+            exact=exact,
         )
         assert mates.isdisjoint(n.image.id for n in found)
         assert len(found) == len(passing(crowd, where))
 
-        where = ImageFilter(except_sha256=image.sha256)
-        found = nearest_images(
-            crowd.database, crowd.extractor_id, crowd.embeddings[query], 9000, where, exact=exact
+        where = SearchFilter(except_sha256=(image.sha256,))
+        found = unfolded(
+            crowd.database,
+            "picture",
+            crowd.extractor_id,
+            crowd.embeddings[query],
+            9000,
+            where,
+            exact=exact,
         )
         assert len(found) == everything - 2
 
 
 def test_images_of_no_part_are_not_taken_for_one_part(crowd: Crowd) -> None:
     image = next(i for i in crowd.images if i.group is None and not i.retired)
-    where = ImageFilter(except_image=image.id, except_group=True)
-    found = nearest_images(crowd.database, crowd.extractor_id, crowd.embeddings[0], 9000, where)
+    where = SearchFilter(except_images=(image.id,), except_group=True)
+    found = unfolded(
+        crowd.database, "picture", crowd.extractor_id, crowd.embeddings[0], 9000, where
+    )
     assert len(found) == len(passing(crowd, where)) > 5000
 
 
@@ -321,12 +342,13 @@ def test_retired_images_and_categories_are_never_found(crowd: Crowd) -> None:
     retired = {image.id: n for n, image in enumerate(crowd.images) if image.retired}
     for n in list(retired.values())[::25]:
         for exact in (False, True):
-            found = nearest_images(
+            found = unfolded(
                 crowd.database,
+                "picture",
                 crowd.extractor_id,
                 crowd.embeddings[n],
                 10,
-                ImageFilter(),
+                SearchFilter(),
                 exact=exact,
             )
             assert len(found) == 10
@@ -334,12 +356,17 @@ def test_retired_images_and_categories_are_never_found(crowd: Crowd) -> None:
 
 
 def test_embeddings_of_another_extractor_are_refused(crowd: Crowd) -> None:
-    with pytest.raises(Conflict, match="7 dimensions and extractor 1 makes 32"):
-        nearest_images(
-            crowd.database, crowd.extractor_id, unit_vectors(0, 1, 7)[0], 3, ImageFilter()
+    with pytest.raises(Conflict, match=r"7 dimensions, and what extractor 1 .* by picture has 32"):
+        unfolded(
+            crowd.database,
+            "picture",
+            crowd.extractor_id,
+            unit_vectors(0, 1, 7)[0],
+            3,
+            SearchFilter(),
         )
     with pytest.raises(NotFound, match="no extractor 77"):
-        nearest_images(crowd.database, 77, crowd.embeddings[0], 3, ImageFilter())
+        unfolded(crowd.database, "picture", 77, crowd.embeddings[0], 3, SearchFilter())
 
 
 def test_extractors_do_not_meet_in_one_search(database: Database) -> None:
@@ -348,7 +375,7 @@ def test_extractors_do_not_meet_in_one_search(database: Database) -> None:
     vectors = unit_vectors(2, 40, 8)
     add_embeddings(database, first, ids[:20], vectors[:20])
     add_embeddings(database, second, ids[20:], vectors[20:])
-    found = nearest_images(database, first, vectors[30], 40, ImageFilter())
+    found = nearest(database, "picture", first, vectors[30], 40, SearchFilter())
     assert {n.image.id for n in found} == set(ids[:20])
 
 
@@ -357,15 +384,17 @@ def test_extractors_do_not_meet_in_one_search(database: Database) -> None:
 
 def test_similar_images_in_sql_equals_the_search(crowd: Crowd) -> None:
     image = crowd.images[123]
-    where = ImageFilter(category="a", label="anomalous", except_image=image.id, except_group=True)
-    expected = nearest_images(
-        crowd.database, crowd.extractor_id, crowd.embeddings[123], 10, where, exact=True
+    where = SearchFilter(
+        category="a", label="anomalous", except_images=(image.id,), except_group=True
+    )
+    expected = unfolded(
+        crowd.database, "picture", crowd.extractor_id, crowd.embeddings[123], 10, where, exact=True
     )
     with crowd.database.connect() as connection:
         rows = connection.execute(
             text(
                 "SELECT * FROM defect.similar_images(:id, category => 'a', "
-                "label => 'anomalous', exclude_group => true)"
+                "label => 'anomalous', exclude_group => true, fold => false)"
             ),
             {"id": str(image.id)},
         ).all()
@@ -427,7 +456,7 @@ def test_patch_boxes_in_sql_equal_grid_to_pixels(
 CALLS = {
     "score_patches": "SELECT * FROM pgdefect.score_patches({bank}, ARRAY[{patch}::real[]::vector])",
     "nearest_bank_vectors": "SELECT * FROM pgdefect.nearest_bank_vectors({bank}, {patch}::vector)",
-    "nearest_images": "SELECT * FROM pgdefect.nearest_images({extractor}, {image}::halfvec)",
+    "nearest": "SELECT * FROM pgdefect.nearest('picture', {extractor}, {image}::vector)",
     "similar_images": "SELECT * FROM defect.similar_images('{id}')",
     "similar_patches": "SELECT * FROM defect.similar_patches({bank}, 3)",
 }

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from pgdefect.db.engine import Database, driver
-from pgdefect.db.queries import ImageFilter, nearest_images
 from pgdefect.db.schema import check, resource_dir, upgrade
+from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.db.simulations import delete_simulated, simulated_dependents, simulated_files
 
 RECIPE = {
@@ -92,7 +92,7 @@ def test_deleting_takes_the_simulated_images_of_one_category(database: Database)
 # -- databases of before -----------------------------------------------------------------------
 
 FUNCTIONS = {
-    "functions/12_nearest_images.sql": ("pgdefect", "nearest_images"),
+    "functions/12_nearest.sql": ("pgdefect", "nearest"),
     "functions/21_similar_images.sql": ("defect", "similar_images"),
 }
 
@@ -142,6 +142,6 @@ def test_functions_with_fewer_arguments_give_way(database: Database) -> None:
             "SELECT image_id FROM defect.similar_images(%s)", [str(ids[0])]
         ).fetchall()
     assert {row[0] for row in found} == set(ids[1:])
-    asked = ImageFilter(simulated=True)
-    assert len(nearest_images(database, extractor, vectors[0], 10, asked)) == 6
+    asked = SearchFilter(simulated=True)
+    assert len(nearest(database, "picture", extractor, vectors[0], 10, asked)) == 6
     assert upgrade(database).sql_files == ()

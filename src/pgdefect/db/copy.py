@@ -75,6 +75,11 @@ def _encode(columns: Sequence[NDArray[Any]]) -> Iterator[tuple[int, bytes]]:
         yield stop, block.tobytes()
 
 
+def vector_binary(values: NDArray[np.float32]) -> bytes:
+    """A float32 `(dim,)` array as one ``vector`` parameter."""
+    return struct.pack(">hh", len(values), 0) + values.astype(">f4").tobytes()
+
+
 def vector_array_binary(values: NDArray[np.floating], element_oid: int) -> bytes:
     """A float32 `(n, dim)` matrix as one ``vector[]`` parameter, a float16 one as ``halfvec[]``."""
     num, dim = values.shape

@@ -34,6 +34,13 @@ class VectorArray:
         self.values = values
 
 
+class Vector:
+    """A float32 `(dim,)` array to be sent as ``vector`` in the binary protocol."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.values = values
+
+
 _ON_CONNECT = """
 SELECT current_setting('server_version_num')::integer / 10000, e.extversion, n.nspname,
        t.oid, t.typarray,
@@ -114,6 +121,8 @@ class Database:
                 "VectorArrayDumper", (_VectorArrayDumper,), {"oid": array_oid, "element_oid": oid}
             )
             connection.adapters.register_dumper(VectorArray, dumper)
+            dumper = type("VectorDumper", (_VectorDumper,), {"oid": oid})
+            connection.adapters.register_dumper(Vector, dumper)
 
     @property
     def safe_url(self) -> str:
@@ -208,6 +217,15 @@ class _VectorArrayDumper(Dumper):
         from pgdefect.db.copy import vector_array_binary
 
         return vector_array_binary(obj.values, self.element_oid)
+
+
+class _VectorDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Vector) -> bytes:
+        from pgdefect.db.copy import vector_binary
+
+        return vector_binary(obj.values)
 
 
 def driver(connection: Connection) -> psycopg.Connection[Any]:

@@ -20,34 +20,17 @@ from pgdefect.types import (
     BankInfo,
     Float32,
     Int32,
-    Neighbor,
     PatchNeighbor,
     StoredImage,
 )
 
-_STORED_IMAGE = """
-    i.id, c.name, r.path || '/' || i.path, i.path, i.split, i.known_label,
-    i.known_defect_type, i.group_name, i.mask_path, i.sha256,
-    i.height, i.width
+STORED_IMAGE = """
+    i.id, c.name, r.path || '/' || i.path, i.path, i.split, i.known_label, i.known_defect_type,
+    i.group_name, i.mask_path, i.sha256, i.height, i.width
     FROM pgdefect.image i
     JOIN pgdefect.category c ON c.id = i.category_id
     JOIN pgdefect.image_root r ON r.id = i.root_id"""
-
-
-@dataclass(frozen=True)
-class ImageFilter:
-    """Which stored images a search may return; None does not restrict.
-
-    Images with simulated defects are among them only if `simulated`.
-    """
-
-    category: str | None = None
-    label: str | None = None
-    defect_type: str | None = None
-    except_image: int | None = None
-    except_group: bool = False
-    except_sha256: str | None = None
-    simulated: bool = False
+"""A StoredImage's columns and where they are from; label and defect type are the known ones."""
 
 
 def score_patches(
@@ -126,10 +109,10 @@ def find_image(database: Database, word: str) -> StoredImage:
 def stored_images(connection: Connection, image_ids: list[int]) -> dict[int, StoredImage]:
     """Rows of ``image`` by id."""
     rows = driver(connection).execute(
-        f"SELECT {_STORED_IMAGE} WHERE i.id = ANY(%s)",
+        f"SELECT {STORED_IMAGE} WHERE i.id = ANY(%s)",
         [image_ids],
     )
-    return {row[0]: _stored_image(row) for row in rows.fetchall()}
+    return {row[0]: stored_image(row) for row in rows.fetchall()}
 
 
 def images_of(
@@ -145,12 +128,12 @@ def images_of(
     """
     with database.connect() as connection:
         rows = driver(connection).execute(
-            f"SELECT {_STORED_IMAGE} WHERE c.name = %s AND i.retired_at IS NULL "
+            f"SELECT {STORED_IMAGE} WHERE c.name = %s AND i.retired_at IS NULL "
             "AND (i.split = %s OR (%s::text IS NULL AND i.split <> 'simulated')) "
             "AND (%s::text IS NULL OR i.known_label = %s) ORDER BY r.path, i.path, i.id",
             [category, split, split, label, label],
         )
-        return [_stored_image(row) for row in rows.fetchall()]
+        return [stored_image(row) for row in rows.fetchall()]
 
 
 def image_embeddings_of(
@@ -167,43 +150,6 @@ def image_embeddings_of(
         return {row[0]: np.array(row[1], dtype=np.float32) for row in rows}
 
 
-def nearest_images(
-    database: Database,
-    extractor_id: int,
-    embedding: Float32,
-    k: int,
-    where: ImageFilter,
-    *,
-    exact: bool = False,
-) -> list[Neighbor]:
-    """The k stored images nearest to an image embedding `(embedding_dim,)`, nearest first."""
-    vector = "[" + ",".join(repr(float(value)) for value in embedding) + "]"
-    with database.connect() as connection:
-        rows = driver(connection).execute(
-            f"SELECT n.distance, {_STORED_IMAGE} "
-            "JOIN pgdefect.nearest_images("
-            "%s, %s::text::halfvec, %s, %s, %s, %s, %s, %s, %s, %s, %s) n "
-            "ON n.image_id = i.id ORDER BY n.distance, i.id",
-            [
-                extractor_id,
-                vector,
-                k,
-                where.category,
-                where.label,
-                where.defect_type,
-                where.except_image,
-                where.except_group,
-                where.except_sha256,
-                exact,
-                where.simulated,
-            ],
-        )
-        return [
-            Neighbor(rank, _stored_image(row[1:]), row[0])
-            for rank, row in enumerate(rows.fetchall(), start=1)
-        ]
-
-
 def similar_patches(database: Database, bank_id: int, position: int, k: int) -> list[PatchNeighbor]:
     """The k vectors of a bank nearest to one of its own, itself first.
 
@@ -218,7 +164,8 @@ def similar_patches(database: Database, bank_id: int, position: int, k: int) -> 
         return [PatchNeighbor(*row) for row in rows.fetchall()]
 
 
-def _stored_image(row: TupleRow) -> StoredImage:
+def stored_image(row: TupleRow) -> StoredImage:
+    """The columns of `STORED_IMAGE`."""
     return StoredImage(*row)
 
 
@@ -264,12 +211,12 @@ def images_by_sha256(
 ) -> dict[str, list[StoredImage]]:
     """A category's images with the given content, oldest first."""
     rows = driver(connection).execute(
-        f"SELECT {_STORED_IMAGE} WHERE c.name = %s AND i.sha256 = ANY(%s) ORDER BY i.id",
+        f"SELECT {STORED_IMAGE} WHERE c.name = %s AND i.sha256 = ANY(%s) ORDER BY i.id",
         [category, digests],
     )
     found: dict[str, list[StoredImage]] = {}
     for row in rows.fetchall():
-        image = _stored_image(row)
+        image = stored_image(row)
         found.setdefault(image.sha256, []).append(image)
     return found
 

@@ -1,0 +1,67 @@
+-- How a filtered search will go: along the index, or over all rows that pass the filter.
+--
+-- Walking the index visits about wanted / (share of rows that pass) vectors, ef_search at
+-- least, until it has what is wanted; a scan compares every row that passes. Per vector a walk
+-- costs `walk_cost` times what a scan does. How many rows pass is the planner's estimate;
+-- where a scan is chosen on its word, rows are counted up to a bound, because the estimate is
+-- too low where columns hang together.
+--
+-- round 1, 2, … want four times as many each: near-duplicates took the places of others.
+-- way is index or exact; scanned and walked are rows of the table, estimated unless counted.
+-- condition is what the filter amounts to.
+CREATE OR REPLACE FUNCTION pgdefect.search_plan(
+    searched text,
+    extractor bigint,
+    k integer,
+    filter jsonb DEFAULT '{}',
+    exact boolean DEFAULT false,
+    fold boolean DEFAULT true,
+    round integer DEFAULT 0,
+    OUT way text,
+    OUT table_rows bigint,
+    OUT scanned bigint,
+    OUT counted boolean,
+    OUT walked bigint,
+    OUT walk_cost integer,
+    OUT wanted bigint,
+    OUT ef_search integer,
+    OUT partition text,
+    OUT condition text
+)
+LANGUAGE plpgsql
+-- Not stable: EXPLAIN counts as a command.
+VOLATILE
+SET search_path = pg_catalog
+AS $$
+DECLARE
+    v record := pgdefect.searched_vectors(searched, extractor);
+    passing text;
+    plan json;
+BEGIN
+    condition := pgdefect.search_condition(filter);
+    partition := v.partition;
+    walk_cost := 15;
+    -- An image may show many times among regions, a part or file among images.
+    wanted := CASE WHEN fold OR searched = 'region' THEN (2 * k::bigint + 10) * 4 ^ round ELSE k END;
+    ef_search := least(1000, greatest(v.ef_search, wanted));
+    passing := format('FROM pgdefect.%I e JOIN pgdefect.image i ON i.id = e.image_id WHERE e.extractor_id = %s AND %s',
+                      v.relation, extractor, condition);
+    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM pgdefect.%I WHERE extractor_id = %s', v.relation, extractor)
+        INTO plan;
+    table_rows := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
+    EXECUTE 'EXPLAIN (FORMAT JSON) SELECT ' || passing INTO plan;
+    scanned := least(table_rows, (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint);
+    counted := false;
+    LOOP
+        walked := least(table_rows, greatest(ef_search, wanted * table_rows / greatest(scanned, 1)));
+        way := CASE WHEN exact OR scanned <= walk_cost * walked THEN 'exact' ELSE 'index' END;
+        EXIT WHEN exact OR counted OR way = 'index' OR table_rows <= walk_cost * v.ef_search;
+        EXECUTE format('SELECT count(*) FROM (SELECT %s LIMIT %s) c', passing, 4 * walk_cost * walked)
+            INTO scanned;
+        counted := true;
+    END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION pgdefect.search_plan IS
+'Whether a filtered search walks the index or scans what passes the filter, and the estimates behind it: `pgdefect search --explain`. Example: SELECT way, scanned, walked FROM pgdefect.search_plan(''picture'', 1, 10, ''{"label": "anomalous"}'');';

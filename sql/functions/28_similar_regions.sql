@@ -1,0 +1,52 @@
+-- The k stored images with a region most like a stored region, nearest first.
+--
+-- region is the id of an anomalous region, as the column region_id of defect.similar_images
+-- has it. Each image is listed by its most similar region. The region's own image and copies
+-- of its file are left out. Distances and the other arguments are those of
+-- defect.similar_images.
+CREATE OR REPLACE FUNCTION defect.similar_regions(
+    region bigint,
+    k integer DEFAULT 10,
+    category text DEFAULT NULL,
+    label text DEFAULT NULL,
+    defect_type text DEFAULT NULL,
+    exclude_group boolean DEFAULT false,
+    simulated boolean DEFAULT false,
+    split text DEFAULT NULL,
+    part text DEFAULT NULL,
+    since timestamptz DEFAULT NULL,
+    until timestamptz DEFAULT NULL,
+    attributes jsonb DEFAULT NULL,
+    max_distance double precision DEFAULT NULL,
+    fold boolean DEFAULT true
+) RETURNS TABLE (
+    rank bigint, image_id bigint, distance double precision, similarity double precision,
+    category_name text, image_label text, image_defect_type text, path text, image_split text,
+    image_part text, copies integer, region_id bigint, region_box text, searched_by text
+)
+LANGUAGE plpgsql
+VOLATILE
+ROWS 10
+SET search_path = pg_catalog, :"vector_schema"
+AS $$
+#variable_conflict use_column
+DECLARE
+    asked record;
+BEGIN
+    SELECT g.extractor_id, g.image_id, g.embedding::vector INTO asked
+    FROM pgdefect.defect_region g WHERE g.id = region;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no region %', region
+            USING ERRCODE = 'PD404',
+                  HINT = 'Inspecting anomalous images stores their regions, and inspecting again replaces them.';
+    END IF;
+    RETURN QUERY SELECT * FROM pgdefect.neighbors('region', asked.extractor_id, asked.embedding, k, jsonb_build_object(
+        'category', category, 'label', label, 'defect_type', defect_type, 'split', split,
+        'group', part, 'since', since, 'until', until, 'attributes', attributes,
+        'max_distance', max_distance, 'except_images', ARRAY[asked.image_id],
+        'except_group', exclude_group, 'simulated', simulated), fold);
+END
+$$;
+
+COMMENT ON FUNCTION defect.similar_regions IS
+'The k stored images with an anomalous region most like a stored one, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_regions(12, k => 10, exclude_group => true);';
