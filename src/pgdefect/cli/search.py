@@ -190,7 +190,7 @@ def print_search(report: SearchReport) -> None:
                 n.image.defect_shown,
                 n.region and ",".join(map(str, n.region.box)),
                 n.image.group,
-                n.copies or None,
+                n.copies if n.copies > 1 else None,
                 n.image.path,
             )
             for n in report.neighbors

@@ -126,9 +126,9 @@ class Voter:
             SearchFilter(
                 category=self._detector.category,
                 has_defect_type=True,
-                except_image=image_id,
-                except_group=image_id is not None,
-                except_sha256=sha256,
+                except_images=() if image_id is None else (image_id,),
+                except_group=True,
+                except_sha256=() if sha256 is None else (sha256,),
             ),
         )
         counts = Counter(n.image.defect_type for n in neighbors if n.image.defect_type)

@@ -223,12 +223,13 @@ def search(
 
 def combined(like: Sequence[Float32], unlike: Sequence[Float32]) -> Float32:
     """The unit vector towards the examples and away from the counter-examples."""
-    towards = unit_vectors(np.stack(like)).mean(axis=0)
+    towards = unit_vectors(np.stack(like)).mean(axis=0, keepdims=True)
     if unlike:
-        towards = towards - UNLIKE_WEIGHT * unit_vectors(np.stack(unlike)).mean(axis=0)
+        towards -= UNLIKE_WEIGHT * unit_vectors(np.stack(unlike)).mean(axis=0, keepdims=True)
     if not np.linalg.norm(towards) > 1e-6:
         raise UsageError("the examples and counter-examples cancel out; leave some of them out")
-    return unit_vectors(towards[None])[0]
+    found: Float32 = unit_vectors(towards)[0]
+    return found
 
 
 def check_k(k: int) -> None:
@@ -289,7 +290,8 @@ def _vector(
         mask = example.inspector.preprocessing.cells_in(
             region.box, image.scores.distances.shape, image.size
         )
-        return image_embeddings(image.patches[mask][None, None])[0]
+        whole: Float32 = image_embeddings(image.patches[mask][None, None])[0]
+        return whole
     defect = inspection.defect if inspection else None
     if defect is None:
         defect = _defect(database, example)

@@ -66,7 +66,7 @@ class SheetTile:
 
     `label` is `normal`, `anomalous` or None (shown as unknown). `rank` counts from 1. `box`
     is the matching region, `(x, y, width, height)` in pixels; `part` the physical part;
-    `copies` how many near-duplicates stand behind this one.
+    `copies` how many near-duplicates it stands for, itself included.
     """
 
     rank: int
@@ -78,7 +78,7 @@ class SheetTile:
     category: str | None = None
     box: Box | None = None
     part: str | None = None
-    copies: int = 0
+    copies: int = 1
 
 
 def inspection_panel(
@@ -305,8 +305,8 @@ def _tile(pen: Pen, tile: SheetTile, corner: tuple[int, int], side: int) -> None
     path = _short_path(tile.path, lambda short: pen.text_width(short, 15) <= side)
     pen.text((x, line + pen.px(22)), path, 15, max_width=side, color=MUTED)
     about = [f"part {tile.part}"] if tile.part else []
-    if tile.copies:
-        about.append(f"+ {tile.copies} near-duplicate{'s' if tile.copies > 1 else ''}")
+    if tile.copies > 1:
+        about.append(f"{tile.copies} near-duplicates")
     if about:
         pen.text((x, line + pen.px(44)), " · ".join(about), 15, max_width=side, color=MUTED)
 
