@@ -58,11 +58,16 @@ def upgrade() -> None:
         "defect_space",
         sa.Column("extractor_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("embedding_dim", sa.INTEGER(), nullable=False),
-        sa.Column("center", postgresql.ARRAY(sa.REAL()), nullable=False),
-        sa.Column("components", postgresql.ARRAY(sa.REAL(), dimensions=2), nullable=False),
+        sa.Column("appearance_of", sa.Text(), nullable=False),
+        sa.Column("residual_components", sa.LargeBinary(), nullable=False),
+        sa.Column("appearance_center", sa.LargeBinary(), nullable=False),
+        sa.Column("appearance_components", sa.LargeBinary(), nullable=False),
         sa.Column("settings", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         _created_at(),
         sa.CheckConstraint("embedding_dim > 0", name=op.f("ck_defect_space_dim_positive")),
+        sa.CheckConstraint(
+            "appearance_of IN ('context', 'patch')", name=op.f("ck_defect_space_appearance_known")
+        ),
         _foreign_key("defect_space", "extractor_id", "extractor"),
         sa.PrimaryKeyConstraint("extractor_id", name=op.f("pk_defect_space")),
         schema="pgdefect",
@@ -171,6 +176,9 @@ def upgrade() -> None:
     ):
         op.add_column("inspection", sa.Column(column, kind, nullable=True), schema="pgdefect")
 
+    op.add_column(
+        "memory_bank", sa.Column("patch_score_std", sa.Double(), nullable=True), schema="pgdefect"
+    )
     op.create_table(
         "review",
         _id(),

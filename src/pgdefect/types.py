@@ -117,18 +117,28 @@ class MemoryBank:
 
 
 @dataclass(frozen=True)
-class DefectSpace:
-    """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
-
-    A residual, a patch minus its nearest normal one, `(raw_dim,)`, becomes
-    `(residual - center) @ components.T`. center: `(raw_dim,)`; components: `(dim, raw_dim)`;
-    settings: temperature and the like; embedding_dim: of what the pooling gives.
-    """
+class Whitening:
+    """A vector x `(raw_dim,)` becomes `components @ (x - center)`, components `(dim, raw_dim)`."""
 
     center: Float32
     components: Float32
-    embedding_dim: int
+
+
+@dataclass(frozen=True)
+class DefectSpace:
+    """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
+
+    appearance_of: what the second half shows, the backbone's deepest layer or the patch itself.
+    """
+
+    residual: Whitening
+    appearance: Whitening
+    appearance_of: Literal["context", "patch"]
     settings: Mapping[str, Any]
+
+    @property
+    def embedding_dim(self) -> int:
+        return len(self.residual.components) + len(self.appearance.components)
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,10 @@ class Threshold:
 
 @dataclass(frozen=True)
 class BankInfo:
-    """What a query against a stored memory bank needs to know."""
+    """What a query against a stored memory bank needs to know.
+
+    patch_score_std: of the patches of normal images; None in banks of older versions.
+    """
 
     id: int
     num_vectors: int
@@ -183,6 +196,7 @@ class BankInfo:
     ef_search: int
     ef_search_fast: int
     worst_share: float = 0.0
+    patch_score_std: float | None = None
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def store_detector(
         _load(connection, detector_id, bank, progress)
         _index(connection, detector_id, bank, progress)
         chosen = _calibrate(connection, detector_id, bank, calibration)
-        _insert_bank(connection, detector_id, bank, chosen)
+        _insert_bank(connection, detector_id, bank, chosen, calibration)
         if bank.raw_embeddings is not None:
             _load_raw(connection, detector_id, bank.raw_embeddings)
         _attach(connection, "memory_bank_patch", detector_id)
@@ -237,7 +237,13 @@ def _calibrate(
     return _Chosen(ef_search, recall, ef_search if fast is None else fast)
 
 
-def _insert_bank(connection: Connection, bank_id: int, bank: MemoryBank, chosen: _Chosen) -> None:
+def _insert_bank(
+    connection: Connection,
+    bank_id: int,
+    bank: MemoryBank,
+    chosen: _Chosen,
+    calibration: Calibration,
+) -> None:
     transform = bank.transform
     connection.execute(
         insert(MemoryBankRow).values(
@@ -262,5 +268,6 @@ def _insert_bank(connection: Connection, bank_id: int, bank: MemoryBank, chosen:
             ef_search=chosen.ef_search,
             ef_search_recall=chosen.recall,
             ef_search_fast=chosen.ef_search_fast,
+            patch_score_std=float(calibration.distances.std(dtype=np.float64)),
         )
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import numpy as np
 from psycopg import sql
 from sqlalchemy import Connection, select, text
 
-from pgdefect.db.copy import copy_rows
+from pgdefect.db.copy import copy_rows, read_vectors
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.extractors import create_extractor_partition
 from pgdefect.db.models import DefectSpace as DefectSpaceRow
 from pgdefect.errors import NotFound
-from pgdefect.types import BankInfo, Defect, DefectSpace, Float32, Int32
+from pgdefect.types import BankInfo, Defect, DefectSpace, Float32, Int32, Whitening
 
 
 def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | None:
@@ -22,10 +23,15 @@ def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | No
         row = session.get(DefectSpaceRow, extractor_id)
         if row is None:
             return None
+        center = np.frombuffer(row.appearance_center, dtype="<f4")
+        appearance = np.frombuffer(row.appearance_components, dtype="<f4").reshape(-1, len(center))
+        residual = np.frombuffer(row.residual_components, dtype="<f4").reshape(
+            row.embedding_dim - len(appearance), -1
+        )
         return DefectSpace(
-            np.asarray(row.center, dtype=np.float32),
-            np.asarray(row.components, dtype=np.float32),
-            row.embedding_dim,
+            Whitening(np.zeros(residual.shape[1], dtype=np.float32), residual),
+            Whitening(center, appearance),
+            cast(Literal["context", "patch"], row.appearance_of),
             row.settings,
         )
 
@@ -54,8 +60,10 @@ def ensure_defect_space(
             DefectSpaceRow.__table__.insert().values(  # type: ignore[attr-defined]
                 extractor_id=extractor_id,
                 embedding_dim=space.embedding_dim,
-                center=space.center.tolist(),
-                components=space.components.tolist(),
+                appearance_of=space.appearance_of,
+                residual_components=space.residual.components.astype("<f4").tobytes(),
+                appearance_center=space.appearance.center.astype("<f4").tobytes(),
+                appearance_components=space.appearance.components.astype("<f4").tobytes(),
                 settings=dict(space.settings),
             )
         )
@@ -73,26 +81,23 @@ def raw_bank_vectors(connection: Connection, bank: BankInfo, positions: Int32) -
 
     Raises NotFound where the bank was stored without them.
     """
-    table = "memory_bank_patch" if bank.transform.kind == "none" else "memory_bank_raw"
-    kind = "vector" if bank.transform.kind == "none" else "halfvec"
     wanted, places = np.unique(positions, return_inverse=True)
-    rows = (
-        driver(connection)
-        .execute(
-            f"SELECT p.embedding::{kind}::real[] FROM unnest(%s::integer[]) WITH ORDINALITY "
-            f"u(position, n) JOIN pgdefect.{table} p ON p.bank_id = %s "
-            "AND p.position = u.position ORDER BY u.n",
-            [wanted.tolist(), bank.id],
-            binary=True,
-        )
-        .fetchall()
+    table = "memory_bank_patch" if bank.transform.kind == "none" else "memory_bank_raw"
+    query = sql.SQL(
+        "SELECT embedding::vector FROM pgdefect.{} "
+        "WHERE bank_id = {} AND position = ANY ({}) ORDER BY position"
+    ).format(
+        sql.Identifier(table),
+        sql.Literal(bank.id),
+        sql.Literal(wanted.tolist()),
     )
-    if len(rows) != len(wanted):
+    vectors = read_vectors(driver(connection), query)
+    if len(vectors) != len(wanted):
         raise NotFound(
             f"memory bank {bank.id} was stored without the vectors that defect embeddings are made "
             "from; train the category again"
         )
-    return np.array([row[0] for row in rows], dtype=np.float32)[places]
+    return vectors[places]
 
 
 def has_raw_vectors(database: Database, bank: BankInfo) -> bool:

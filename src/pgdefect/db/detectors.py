@@ -174,4 +174,5 @@ def _bank_info(session: Session, bank_id: int) -> BankInfo:
         ef_search=row.ef_search,
         ef_search_fast=row.ef_search_fast,
         worst_share=row.worst_share,
+        patch_score_std=row.patch_score_std,
     )

@@ -313,6 +313,7 @@ class MemoryBank(Base):
     ef_search: Mapped[int] = mapped_column(INTEGER)
     ef_search_recall: Mapped[float]
     ef_search_fast: Mapped[int] = mapped_column(INTEGER)
+    patch_score_std: Mapped[float | None]
 
 
 class MemoryBankPatch(Base):
@@ -355,18 +356,24 @@ class DefectSpace(Base):
     """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
 
     Made with the extractor's first PatchCore detector and never changed: embeddings compare
-    across the categories and bank versions of one extractor.
+    across the categories and bank versions of one extractor. The matrices are float32,
+    little-endian, row by row.
     """
 
     __tablename__ = "defect_space"
-    __table_args__ = (CheckConstraint("embedding_dim > 0", name="dim_positive"),)
+    __table_args__ = (
+        CheckConstraint("embedding_dim > 0", name="dim_positive"),
+        CheckConstraint("appearance_of IN ('context', 'patch')", name="appearance_known"),
+    )
 
     extractor_id: Mapped[int] = mapped_column(
         ForeignKey(Extractor.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     embedding_dim: Mapped[int] = mapped_column(INTEGER)
-    center: Mapped[list[float]] = mapped_column(ARRAY(REAL))
-    components: Mapped[list[list[float]]] = mapped_column(ARRAY(REAL, dimensions=2))
+    appearance_of: Mapped[str]
+    residual_components: Mapped[bytes]
+    appearance_center: Mapped[bytes]
+    appearance_components: Mapped[bytes]
     settings: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = _created_at()
 

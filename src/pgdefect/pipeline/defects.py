@@ -15,7 +15,7 @@ from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.errors import NotFound
 from pgdefect.types import AnomalousRegion, Defect, Detector, Float32, PatchScores, Vote
 from pgdefect.vision.defect_embedding import defect_embedding, weighed_patches
-from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.vision.extractor import Extractor
 from pgdefect.vision.region import anomalous_regions, region_box
 
 __all__ = ["DefectFinder", "EmbeddedPatches", "Voter"]
@@ -27,12 +27,14 @@ MIN_SUPPORT = 3
 
 @dataclass(frozen=True)
 class EmbeddedPatches:
-    """An inspected image's raw patch embeddings `(rows, cols, raw_dim)` with its patch scores."""
+    """An inspected image: preprocessed `(3, height, width)`, its raw patch embeddings
+    `(rows, cols, raw_dim)` and its patch scores. size: `(height, width)` of the photograph.
+    """
 
+    inputs: Float32
     patches: Float32
     scores: PatchScores
     size: tuple[int, int]
-    """`(height, width)` of the photograph."""
 
 
 class DefectFinder:
@@ -41,19 +43,20 @@ class DefectFinder:
     Raises NotFound where the detector was stored without what this needs.
     """
 
-    def __init__(
-        self, database: Database, detector: Detector, preprocessing: Preprocessing
-    ) -> None:
+    def __init__(self, database: Database, detector: Detector, extractor: Extractor) -> None:
         space = find_defect_space(database, detector.extractor_id)
-        if space is None or not has_raw_vectors(database, detector.bank):
+        score_std = detector.bank.patch_score_std
+        if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
             raise NotFound(
                 f"detector {detector.id} of {detector.category} was trained before defect "
                 f"embeddings were made; train again: pgdefect train {detector.category}"
             )
         self.space = space
+        self.score_std = score_std
         self.bank = detector.bank
         self.threshold = detector.threshold
-        self.preprocessing = preprocessing
+        self.extractor = extractor
+        self.preprocessing = extractor.preprocessing
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first."""
@@ -81,14 +84,29 @@ class DefectFinder:
     ) -> list[Float32]:
         scores, positions = image.scores.distances.reshape(-1), image.scores.positions
         assert positions is not None
-        chosen = [weighed_patches(self.space, scores, mask.reshape(-1)) for mask in masks]
+        chosen = [
+            weighed_patches(self.space, scores, self.score_std, mask.reshape(-1)) for mask in masks
+        ]
         needed = np.unique(np.concatenate(chosen))
         nearest = raw_bank_vectors(connection, self.bank, positions.reshape(-1)[needed])
         patches = image.patches.reshape(-1, image.patches.shape[-1])
+        context = None
+        if self.space.appearance_of == "context":
+            deep = self.extractor.context(image.inputs[None])[0]
+            context = deep.reshape(-1, deep.shape[-1])
         result = []
         for cells in chosen:
             at = np.searchsorted(needed, cells)
-            result.append(defect_embedding(self.space, patches[cells], nearest[at], scores[cells]))
+            result.append(
+                defect_embedding(
+                    self.space,
+                    patches[cells],
+                    nearest[at],
+                    None if context is None else context[cells],
+                    scores[cells],
+                    self.score_std,
+                )
+            )
         return result
 
     def _region(self, image: EmbeddedPatches, mask: Mask, embedding: Float32) -> AnomalousRegion:

@@ -33,20 +33,21 @@ __all__ = ["Inspector", "Judged"]
 class Judged:
     """One image on its way through: what was read, its embedding, its verdict.
 
-    patches: raw patch embeddings `(rows, cols, dim)`; None from a network that makes none.
+    inputs: the preprocessed image `(3, height, width)`; patches: raw patch embeddings
+    `(rows, cols, dim)`, None from a network that makes none.
     """
 
     file: ImageFile
     embedding: Float32
     inspection: Inspection
+    inputs: Float32
     patches: Float32 | None
 
     @property
     def embedded_patches(self) -> EmbeddedPatches:
         assert self.patches is not None
-        return EmbeddedPatches(
-            self.patches, self.inspection.scores, (self.file.height, self.file.width)
-        )
+        size = (self.file.height, self.file.width)
+        return EmbeddedPatches(self.inputs, self.patches, self.inspection.scores, size)
 
 
 Score = Callable[[int], PatchScores]
@@ -150,7 +151,7 @@ class Inspector:
 
         Raises NotFound where this detector cannot say: it is a network, or an old one.
         """
-        return DefectFinder(self._database, self.detector, self.preprocessing)
+        return DefectFinder(self._database, self.detector, self.extractor)
 
     @property
     def finds_defects(self) -> bool:
@@ -179,7 +180,7 @@ class Inspector:
             each = max(1, num_threads // max(1, len(paths)))
             waiting: list[tuple[int, Future[Judged]]] = []
             for batch in stream:
-                scored = zip(*self._scoring(batch.inputs), strict=True)
+                scored = zip(batch.inputs, *self._scoring(batch.inputs), strict=True)
                 submitted = [
                     (index, pool.submit(self._judge_one, file, *one, each))
                     for index, file, one in zip(batch.indices, batch.files, scored, strict=True)
@@ -193,6 +194,7 @@ class Inspector:
     def _judge_one(
         self,
         file: ImageFile,
+        inputs: Float32,
         embedding: Float32,
         score: Score,
         patches: Float32 | None,
@@ -217,4 +219,4 @@ class Inspector:
             ),
             search=self.search_kind,
         )
-        return Judged(file, embedding, inspection, patches)
+        return Judged(file, embedding, inspection, inputs, patches)

@@ -11,6 +11,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,19 @@ def require(module: str) -> Any:
 
 def check_layers(backbone: Backbone, layers: tuple[str, ...]) -> None:
     """Raises UsageError unless the backbone has all layers; the message lists them."""
+    known = known_layers(backbone)
+    if not layers:
+        raise UsageError(f"name the layers of {backbone.name} with --layers; it has {known}")
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown:
+        raise UsageError(
+            f"backbone {backbone.name} has no layer {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+
+
+@cache
+def known_layers(backbone: Backbone) -> tuple[str, ...]:
+    """The layers that can be tapped, deepest last. Raises UsageError where none can."""
     timm = require("timm")
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -148,14 +162,7 @@ def check_layers(backbone: Backbone, layers: tuple[str, ...]) -> None:
             ).feature_info
     except (RuntimeError, AttributeError) as error:
         raise UsageError(f"backbone {backbone.name} does not give feature maps: {error}") from error
-    known = [entry["module"] for entry in info.info]
-    if not layers:
-        raise UsageError(f"name the layers of {backbone.name} with --layers; it has {known}")
-    unknown = [layer for layer in layers if layer not in known]
-    if unknown:
-        raise UsageError(
-            f"backbone {backbone.name} has no layer {', '.join(unknown)}; it has {', '.join(known)}"
-        )
+    return tuple(entry["module"] for entry in info.info)
 
 
 def load_weights(
