@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SOURCES = {
     "test": "normal test images",
-    "held_out": "normal images held out of training, which set the threshold",
+    "held_out": "normal training images that set the threshold",
     "training": "normal training images",
 }
 
@@ -145,7 +145,7 @@ def _print(report: SimulationReport) -> None:
     )
     if report.unaltered is not None:
         typer.echo(f"\nThe same images unaltered: {_of(report.unaltered)} rejected.")
-    if "training" in report.sources:
+    if report.sources.keys() - {"test"}:
         note(
             "The training images may be in the memory bank: where nothing was drawn they look "
             "more normal than a new photograph would. Ingest normal test images for better figures."

@@ -106,8 +106,13 @@ def train(
         ),
     ] = 0.0,
     holdout: Annotated[
-        float, typer.Option(help="Share of the training images kept for the threshold.")
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            help="Share of the normal images that sets the threshold. PatchCore learns from most "
+            "of them too and compares each with other parts alone: all, up to 200 images. "
+            "EfficientAD does not learn from them: 0.2."
+        ),
+    ] = None,
     false_reject_rate: Annotated[
         float, typer.Option(help="Share of normal images the threshold may reject.")
     ] = 0.05,
@@ -168,7 +173,7 @@ def train(
             imagenette_dir=imagenette_dir,
             image_size=resized,
             center_crop=cropped,
-            holdout=holdout,
+            holdout=EfficientAdOptions.holdout if holdout is None else holdout,
             false_reject_rate=false_reject_rate,
             seed=seed,
             device=device,
@@ -192,7 +197,7 @@ def train(
             coreset_ratio=coreset_ratio,
             num_neighbors=num_neighbors,
             worst_share=worst_share,
-            holdout=holdout,
+            holdout=TrainOptions.holdout if holdout is None else holdout,
             false_reject_rate=false_reject_rate,
             transform=transform,  # type: ignore[arg-type]
             pca_dim=pca_dim or None,

@@ -59,9 +59,10 @@ def stored_scores(
 
 
 def images_learned(database: Database, detector_id: int) -> tuple[set[int], set[int]]:
-    """Ids of the images a detector has learned from, and of those its threshold came from.
+    """Ids of the images a detector has learned from, and of others its threshold came from.
 
-    A memory bank names its images by its vectors, a network by its settings.
+    A memory bank names its images by its vectors, a network by its settings. An image of the
+    bank that set the threshold too was compared with other parts alone, and counts as learned.
     """
     with database.connect() as connection:
         bank = connection.scalars(
@@ -79,7 +80,7 @@ def images_learned(database: Database, detector_id: int) -> tuple[set[int], set[
             text("SELECT image_id FROM pgdefect.holdout_score WHERE detector_id = :detector"),
             {"detector": detector_id},
         )
-        return learned, set(held_out)
+        return learned, set(held_out) - learned
 
 
 def store_evaluation(

@@ -234,7 +234,10 @@ class DetectorThreshold(Base):
 
 
 class HoldoutScore(Base):
-    """Raw score of a normal training image kept out of the bank: what thresholds are made from."""
+    """Raw score of a normal training image against other parts' vectors: thresholds come from it.
+
+    The image itself may be in the bank; a network has not learned from it.
+    """
 
     __tablename__ = "holdout_score"
     __table_args__ = (Index("ix_holdout_score_image_id", "image_id"),)

@@ -31,14 +31,15 @@ def simulated_files(database: Database, category: str) -> list[SimulatedFile]:
         return _files(connection, catalog.category_id(connection, category))
 
 
-def held_out_images(database: Database, detector_id: int) -> set[int]:
-    """Normal training images that set a detector's threshold and are in no bank of it."""
+def held_out_scores(database: Database, detector_id: int) -> dict[int, float]:
+    """Raw scores by id of the normal training images that set a detector's threshold."""
     with database.connect() as connection:
-        return set(
-            connection.scalars(
-                select(HoldoutScore.image_id).where(HoldoutScore.detector_id == detector_id)
+        rows = connection.execute(
+            select(HoldoutScore.image_id, HoldoutScore.raw_score).where(
+                HoldoutScore.detector_id == detector_id
             )
         )
+        return {row.image_id: row.raw_score for row in rows}
 
 
 def simulated_paths(connection: Connection) -> set[str]:

@@ -1,8 +1,8 @@
-"""Build a memory bank from spooled patches, and calibrate it on held-out images."""
+"""Build a memory bank from spooled patches; score normal images without their own part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,19 +10,39 @@ from numpy.typing import NDArray
 
 from pgdefect.db.banks import Calibration
 from pgdefect.distance import as_stored, index_expression, indexed_type, metric_named
-from pgdefect.errors import TooFewImages
+from pgdefect.errors import ImageError, TooFewImages
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress
 from pgdefect.threads import one_blas_thread_each
 from pgdefect.thresholds import false_reject_rate
-from pgdefect.types import Float32, MemoryBank, PatchScores, StoredImage, Threshold
+from pgdefect.types import (
+    DefectSpace,
+    Float32,
+    MemoryBank,
+    PatchScores,
+    StoredImage,
+    Threshold,
+)
 from pgdefect.vision.coreset import k_center_greedy
+from pgdefect.vision.defect_embedding import fit_defect_space
+from pgdefect.vision.extractor import BATCH_SIZE, Extractor
 from pgdefect.vision.patch_spool import PatchSpool
+from pgdefect.vision.preprocess import batches
 from pgdefect.vision.scoring import nearest_vectors
 from pgdefect.vision.transform import BLOCK, apply_transform, fit_transform, transformed_dim
 
+UNSEEN_SHARE = 0.05
+MAX_UNSEEN = 16
+"""Images that are in no bank: ef_search is chosen by their patches. In an index that holds
+vectors of the same part a patch finds its nearest far more easily than a new image's does
+(ef_search 10, 20,000 vectors of magnetic tiles: 99 % against 94 %)."""
+MAX_SCORED = 200
+"""Images the threshold comes from; each is compared with the whole bank (1,024 patches with
+71,000 vectors: 0.1 s of one core)."""
 CALIBRATION_PATCHES = 4096
+SPACE_IMAGES, SPACE_PATCHES = 32, 256
+"""Images, and patches of each, that the space of defect embeddings is learned from."""
 
 
 def split_holdout(
@@ -55,6 +75,22 @@ def split_holdout(
     kept = [image for name in names if name not in held for image in groups[name]]
     out = [image for name in names if name in held for image in groups[name]]
     return sorted(kept, key=lambda i: i.id), sorted(out, key=lambda i: i.id)
+
+
+def choose_images(
+    images: Sequence[StoredImage], holdout: float, seed: int
+) -> tuple[list[StoredImage], list[StoredImage], set[int]]:
+    """Images for the bank, the few that stay out of it, and the ids of those to score.
+
+    Scored are the unseen ones and, up to a share of `holdout` and to MAX_SCORED images, some of
+    the bank's, by whole groups. Raises TooFewImages where all share one group.
+    """
+    unseen_share = min(UNSEEN_SHARE, MAX_UNSEEN / len(images))
+    kept, unseen = split_holdout(images, unseen_share, seed)
+    share = max(unseen_share, min(holdout, MAX_SCORED / len(images)))
+    # With the same seed a larger share holds all that a smaller one does.
+    _, scored = split_holdout(images, share, seed)
+    return kept, unseen, {image.id for image in scored}
 
 
 def build_bank(
@@ -113,62 +149,116 @@ def _candidates(num_patches: int, options: TrainOptions) -> NDArray[np.int64] | 
 
 
 def calibration_sample(
-    rng: np.random.Generator, distances: Float32, num_images: int
+    rng: np.random.Generator, num_patches: int, num_images: int
 ) -> NDArray[np.int64]:
-    """Which patches of one of `num_images` images to choose ef_search by.
-
-    Half of them are drawn at random, half are those farthest from the bank: HNSW misses the
-    nearest vector of far patches more often, and the anomalous ones to come are far.
-    """
-    flat = distances.reshape(-1)
-    half = min(-(-CALIBRATION_PATCHES // (2 * num_images)), len(flat))
-    farthest = np.argpartition(flat, len(flat) - half)[len(flat) - half :]
-    return np.concatenate([rng.choice(len(flat), half, replace=False), farthest])
+    """Which patches of one of `num_images` images to choose ef_search by; drawn at random."""
+    wanted = -(-CALIBRATION_PATCHES // num_images)
+    return rng.choice(num_patches, min(wanted, num_patches), replace=False)
 
 
 def calibrate(
-    bank: MemoryBank, spool: PatchSpool, options: TrainOptions, progress: Progress
-) -> tuple[Threshold, NDArray[np.float64], Calibration]:
-    """Score the held-out images exactly: those of the spool behind the bank's.
+    bank: MemoryBank,
+    spool: PatchSpool,
+    images: Sequence[StoredImage],
+    scored: Set[int],
+    options: TrainOptions,
+    progress: Progress,
+) -> tuple[Threshold, dict[int, float], Calibration]:
+    """The threshold, the raw scores by image id it came from, and queries for ef_search.
 
-    Gives the threshold, the raw scores `(num_images,)` in order, and queries to choose
-    ef_search by.
+    images: those of the spool in order, the bank's first; `scored` names the ones to score.
+    Each is compared exactly with the bank's vectors of *other* parts: not of its group, nor of
+    a copy of its file. Without its own part's vectors the coreset covers an image a little less
+    than it would have, had the part never been there: the scores are slightly high, so that a
+    threshold from them rejects fewer normal images than it allows for.
+
+    Raises TooFewImages where no image has vectors of another part to be compared with.
     """
-    search = BankSearch(bank.embeddings, bank.metric, bank.num_neighbors, bank.worst_share)
-    held_out = range(bank.num_images, len(spool.grids))
-    count = len(held_out)
+    chosen = [n for n, image in enumerate(images) if image.id in scored]
+    unseen = len(images) - bank.num_images
     rng = np.random.default_rng(options.seed)
 
-    def score(image: int) -> tuple[Float32, PatchScores]:
-        patches = spool.patches_of(image, image + 1).astype(np.float32)
+    def score(n: int) -> tuple[Float32, PatchScores | None]:
+        patches = spool.patches_of(n, n + 1).astype(np.float32)
         vectors = as_stored(apply_transform(bank.transform, patches), bank.precision)
-        return vectors, score_image(search, vectors, spool.grids[image])
+        others = bank.embeddings[_of_other_parts(bank, images, n)]
+        if not len(others):
+            return vectors, None
+        search = BankSearch(others, bank.metric, bank.num_neighbors, bank.worst_share)
+        return vectors, score_image(search, vectors, spool.grids[n])
 
-    scores = np.empty(count)
+    scores: dict[int, float] = {}
     queries: list[Float32] = []
     distances: list[Float32] = []
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
-        for n, (vectors, result) in enumerate(pool.map(score, held_out)):
-            scores[n] = result.raw_score
-            some = calibration_sample(rng, result.distances, count)
-            queries.append(vectors[some])
-            distances.append(result.distances.reshape(-1)[some])
-            progress("threshold", n + 1, count)
-    threshold = false_reject_rate(scores, options.false_reject_rate)
+        for done, (n, (vectors, result)) in enumerate(
+            zip(chosen, pool.map(score, chosen), strict=True), start=1
+        ):
+            if result is not None:
+                scores[images[n].id] = result.raw_score
+                if n >= bank.num_images:
+                    some = calibration_sample(rng, len(vectors), unseen)
+                    queries.append(vectors[some])
+                    distances.append(result.distances.reshape(-1)[some])
+            progress("threshold", done, len(chosen))
+    if not queries:
+        raise TooFewImages(
+            "all training images that can be read are of one part, or copies of one file, so that "
+            "none can be compared with another for the threshold; add images of other parts"
+        )
+    threshold = false_reject_rate(list(scores.values()), options.false_reject_rate)
     return threshold, scores, Calibration(np.concatenate(queries), np.concatenate(distances))
 
 
-def normal_residuals(bank: MemoryBank, spool: PatchSpool) -> tuple[Float32, Float32]:
-    """Patches of the images that are not in the bank, and the raw bank vector nearest to each.
+def learn_defect_space(
+    bank: MemoryBank,
+    spool: PatchSpool,
+    images: Sequence[StoredImage],
+    extractor: Extractor,
+    seed: int,
+) -> DefectSpace:
+    """How patches of normal images differ from those of other normal parts nearest to them.
 
-    Both `(num_patches, raw_dim)`: how far from normal the normal itself is.
+    images: those of the spool in order. A few of them are looked at, some patches of each.
     """
-    patches, nearest = [], []
-    for n in range(bank.num_images, len(spool.grids)):
-        raw = spool.patches_of(n, n + 1).astype(np.float32)
-        vectors = as_stored(apply_transform(bank.transform, raw), bank.precision)
-        positions, _ = nearest_vectors(vectors, bank.embeddings, bank.metric)
-        patches.append(raw)
-        source = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
-        nearest.append(source[positions].astype(np.float32))
-    return np.concatenate(patches), np.concatenate(nearest)
+    rng = np.random.default_rng(seed)
+    raw_bank = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
+    patches, nearest, contexts = [], [], []
+    chosen = np.unique(np.linspace(0, len(images) - 1, SPACE_IMAGES).round().astype(int)).tolist()
+
+    def fail(index: int, error: ImageError) -> None:
+        raise error
+
+    paths = [images[n].path for n in chosen]
+    for batch in batches(paths, extractor.preprocessing, BATCH_SIZE, num_threads=2, on_error=fail):
+        context = extractor.context(batch.inputs) if extractor.has_context else None
+        for place, index in enumerate(batch.indices):
+            n = chosen[index]
+            raw = spool.patches_of(n, n + 1).astype(np.float32)
+            others = np.flatnonzero(_of_other_parts(bank, images, n))
+            if not len(others):
+                continue
+            some = rng.choice(len(raw), min(SPACE_PATCHES, len(raw)), replace=False)
+            vectors = as_stored(apply_transform(bank.transform, raw[some]), bank.precision)
+            positions, _ = nearest_vectors(vectors, bank.embeddings[others], bank.metric)
+            patches.append(raw[some])
+            nearest.append(raw_bank[others[positions]].astype(np.float32))
+            if context is not None:
+                contexts.append(context[place].reshape(len(raw), -1)[some])
+    return fit_defect_space(
+        np.concatenate(patches),
+        np.concatenate(nearest),
+        np.concatenate(contexts) if contexts else None,
+    )
+
+
+def _of_other_parts(
+    bank: MemoryBank, images: Sequence[StoredImage], n: int
+) -> NDArray[np.bool_]:
+    """Which of the bank's vectors come from other parts than the n-th image shows."""
+    own = [image.id for image in images if _same_part(image, images[n])]
+    return ~np.isin(bank.image_ids, own)
+
+
+def _same_part(a: StoredImage, b: StoredImage) -> bool:
+    return a.id == b.id or a.sha256 == b.sha256 or (a.group is not None and a.group == b.group)

@@ -284,11 +284,16 @@ class _HeldOut:
         self.scores: dict[int, float] = {}
         """Raw score by image id, of normal training images only."""
         self.learned = 0
-        self.queries: list[Float32] = []
-        self.distances: list[Float32] = []
+        self.samples: list[tuple[bool, Float32, Float32]] = []
+        """Of each image whether the bank was made from it, some patches and their distances."""
 
     def calibration(self) -> Calibration:
-        return Calibration(np.concatenate(self.queries), np.concatenate(self.distances))
+        """Of images the bank was not made from, where there are any: theirs are harder to find."""
+        unseen = [sample for sample in self.samples if not sample[0]] or self.samples
+        return Calibration(
+            np.concatenate([queries for _, queries, _ in unseen]),
+            np.concatenate([distances for _, _, distances in unseen]),
+        )
 
 
 def _score(
@@ -314,15 +319,15 @@ def _score(
             vectors = patches.reshape(-1, patches.shape[-1])
             scores = score_image(search, vectors, patches.shape[:2])
             distances = scores.distances.reshape(-1)
-            if float(distances.min()) <= SAME_PATCH * norm:
+            learned = float(distances.min()) <= SAME_PATCH * norm
+            if learned:
                 result.learned += 1
             elif image.split == "train" and image.label == "normal":
                 result.scores[image.id] = scores.raw_score
-            some = calibration_sample(rng, distances, len(images))
-            result.queries.append(vectors[some])
-            result.distances.append(distances[some])
-            progress("threshold", len(result.queries) + len(failed), len(images))
-    if not result.queries:
+            some = calibration_sample(rng, len(vectors), len(images))
+            result.samples.append((learned, vectors[some], distances[some]))
+            progress("threshold", len(result.samples) + len(failed), len(images))
+    if not result.samples:
         raise TooFewImages(
             "no image of the category can be read, and the index is calibrated on some"
             + (f"; first: {failed[0][1]}" if failed else "; add some with: pgdefect ingest")

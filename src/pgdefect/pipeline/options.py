@@ -34,7 +34,7 @@ class TrainOptions:
     coreset_ratio: float = 0.1
     num_neighbors: int = 1
     worst_share: float = 0.0
-    holdout: float = 0.2
+    holdout: float = 1.0
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     transform: Literal["centered", "unit", "none"] = "centered"
     pca_dim: int | None = DEFAULT_PCA_DIM
@@ -50,7 +50,7 @@ class TrainOptions:
             raise UsageError(
                 f"--coreset-ratio must be above 0 and at most 1, not {self.coreset_ratio}"
             )
-        _check_holdout(self.holdout, self.false_reject_rate)
+        _check_rates(self.holdout, self.false_reject_rate)
         if self.num_neighbors < 1:
             raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
         if not 0.0 <= self.worst_share <= 1.0:
@@ -118,7 +118,9 @@ class EfficientAdOptions:
             raise UsageError(f"--max-steps must be at least 2, not {self.max_steps}")
         if not 0.0 < self.learning_rate < 1.0:
             raise UsageError(f"--learning-rate must lie between 0 and 1, not {self.learning_rate}")
-        _check_holdout(self.holdout, self.false_reject_rate)
+        _check_rates(self.holdout, self.false_reject_rate)
+        if self.holdout == 1.0:
+            raise UsageError("--holdout 1 would leave EfficientAD no image to learn from")
         _check_seed(self.seed)
         _check_sizes(self.image_size, self.center_crop)
 
@@ -130,9 +132,9 @@ class EfficientAdOptions:
         return values
 
 
-def _check_holdout(holdout: float, false_reject_rate: float) -> None:
-    if not 0.0 < holdout < 1.0:
-        raise UsageError(f"--holdout must lie between 0 and 1, not {holdout}")
+def _check_rates(holdout: float, false_reject_rate: float) -> None:
+    if not 0.0 < holdout <= 1.0:
+        raise UsageError(f"--holdout must be above 0 and at most 1, not {holdout}")
     if not 0.0 < false_reject_rate < 1.0:
         raise UsageError(f"--false-reject-rate must lie between 0 and 1, not {false_reject_rate}")
 

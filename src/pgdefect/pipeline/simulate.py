@@ -68,10 +68,11 @@ class SimulationReport:
     """Detection rates of simulated defects.
 
     sources: how many normal images were altered: ``test`` ones; ``held_out`` training images,
-    which set the threshold; ``training`` images, which may be in the memory bank, so that
-    their unaltered parts look more normal than a new photograph's would.
-    unaltered: the same images before, without training images; None where there are only
-    those. added: how many simulated images are new.
+    which set the threshold; other ``training`` images. Of training images in a memory bank
+    the unaltered parts look more normal than a new photograph's would: what is found is the
+    defect. unaltered: the same images before, those that set the threshold by the score they
+    had for it, without the other training images; None where there are only those.
+    added: how many simulated images are new.
     """
 
     category: str
@@ -198,8 +199,8 @@ def simulate(
         for recipe, file, path in zip(plan, files, paths, strict=True)
         if path in judged
     ]
-    standing, unseen = _standing(database, detector, files)
-    unaltered = None
+    standing, at_training, unseen = _standing(database, detector, files)
+    count, rejected = len(at_training), sum(score > detector.threshold for score in at_training)
     if unseen:
         before = inspect(
             database,
@@ -210,8 +211,8 @@ def simulate(
             kind=detector.kind,
             progress=progress,
         )
-        rejected = sum(inspection.is_anomalous for inspection in before.inspections)
-        unaltered = Rate(len(before.inspections), rejected, 0)
+        count += len(before.inspections)
+        rejected += sum(inspection.is_anomalous for inspection in before.inspections)
         failed += before.failed
     return SimulationReport(
         category,
@@ -221,7 +222,7 @@ def simulate(
         standing,
         len(todo),
         tuple(images),
-        unaltered,
+        Rate(count, rejected, 0) if count else None,
         tuple(dict.fromkeys([*failed, *report.failed])),
     )
 
@@ -291,7 +292,7 @@ def _sources(database: Database, category: str, detector: Detector) -> list[Stor
     """Normal images to alter, each content once, by content: those least known to the detector."""
     test = images_of(database, category, split="test", label="normal")
     training = images_of(database, category, split="train", label="normal")
-    held_out = rows.held_out_images(database, detector.id)
+    held_out = rows.held_out_scores(database, detector.id)
     images = test or [image for image in training if image.id in held_out] or training
     if not images:
         raise DatasetError(
@@ -304,11 +305,13 @@ def _sources(database: Database, category: str, detector: Detector) -> list[Stor
 
 def _standing(
     database: Database, detector: Detector, files: Sequence[rows.SimulatedFile]
-) -> tuple[dict[Source, int], list[Path]]:
-    """What the altered images are to the detector, and the files of those it has not learned."""
+) -> tuple[dict[Source, int], list[float], list[Path]]:
+    """What the altered images are to the detector; of those that set the threshold the scores
+    they had for it, of test images the files.
+    """
     with database.connect() as connection:
         images = stored_images(connection, sorted({file.source_image_id for file in files}))
-    held_out = rows.held_out_images(database, detector.id)
+    held_out = rows.held_out_scores(database, detector.id)
 
     def source(image: StoredImage) -> Source:
         if image.split != "train":
@@ -316,8 +319,9 @@ def _standing(
         return "held_out" if image.id in held_out else "training"
 
     standing = {image.path: source(image) for image in images.values()}
-    unseen = [path for path, name in standing.items() if name != "training"]
-    return dict(Counter(standing.values())), [Path(p) for p in unseen if os.path.exists(p)]
+    known = [held_out[id_] for id_, image in images.items() if standing[image.path] == "held_out"]
+    unseen = [Path(p) for p, name in standing.items() if name == "test" and os.path.exists(p)]
+    return dict(Counter(standing.values())), known, unseen
 
 
 def _simulated(recipe: Recipe, file: rows.SimulatedFile, inspection: Inspection) -> Simulated:

@@ -24,13 +24,12 @@ from pgdefect.db.extractors import (
 )
 from pgdefect.db.queries import images_of
 from pgdefect.errors import ImageError, TooFewImages
-from pgdefect.pipeline.bank import build_bank, calibrate, normal_residuals, split_holdout
+from pgdefect.pipeline.bank import build_bank, calibrate, choose_images, learn_defect_space
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.types import Float32, StoredImage
 from pgdefect.vision import patchcore
 from pgdefect.vision.backbone import find_backbone
-from pgdefect.vision.defect_embedding import fit_defect_space
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.preprocess import Batch, Preprocessing, batches
@@ -41,7 +40,11 @@ MIN_IMAGES = 5
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training made; seconds by stage."""
+    """What a training made; seconds by stage.
+
+    training_images are in the bank. held_out_images set the threshold: most of them are in the
+    bank too and were held out of it one part at a time.
+    """
 
     category: str
     detector_id: int
@@ -66,9 +69,9 @@ def train(
 ) -> TrainReport:
     """Learn what is normal for a category from its normal training images.
 
-    A share of them (`holdout`, by group) is kept out of the bank to set the threshold. The
-    new detector replaces the active one in the transaction that stores it; interrupted at
-    any moment before, nothing changes.
+    All but a few go into the bank. For the threshold some (`holdout`, by group) are scored
+    against the vectors of other parts. The new detector replaces the active one in the
+    transaction that stores it; interrupted at any moment before, nothing changes.
 
     Raises:
         UnknownCategory, TooFewImages, UsageError, WeightsError, MissingExtra;
@@ -93,20 +96,20 @@ def _train(
     normal = learnable(category, everything)
     failed: list[tuple[str, str]] = []
 
-    bank_images, held_out = split_holdout(normal, options.holdout, options.seed)
+    bank_images, unseen, scored = choose_images(normal, options.holdout, options.seed)
 
     with clock("extractor"):
         extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
     bank_images = by_input_size(bank_images, extractor.preprocessing)
-    held_out = by_input_size(held_out, extractor.preprocessing)
+    unseen = by_input_size(unseen, extractor.preprocessing)
     with PatchSpool(settings.cache_dir, options.precision) as spool:
         with clock("extract"):
             means = _extract(
-                embedder, extractor, [*bank_images, *held_out], spool, options, failed, progress
+                embedder, extractor, [*bank_images, *unseen], spool, options, failed, progress
             )
         bank_ids = [image.id for image in bank_images if image.id in means]
-        held_out_ids = [image.id for image in held_out if image.id in means]
-        if len(means) < MIN_IMAGES or not bank_ids or not held_out_ids:
+        readable = [image for image in [*bank_images, *unseen] if image.id in means]
+        if len(means) < MIN_IMAGES or not 0 < len(bank_ids) < len(readable):
             raise TooFewImages(
                 f"only {len(means)} of {len(normal)} training images of {category!r} can be read, "
                 f"and {MIN_IMAGES} are needed; first: {failed[0][1]}"
@@ -114,10 +117,14 @@ def _train(
         with clock("coreset"):
             bank = build_bank(spool, bank_ids, options, progress)
         with clock("threshold"):
-            threshold, scores, calibration = calibrate(bank, spool, options, progress)
+            threshold, scores, calibration = calibrate(
+                bank, spool, readable, scored, options, progress
+            )
         with clock("defect space"):
             ensure_defect_space(
-                database, extractor_id, lambda: fit_defect_space(*normal_residuals(bank, spool))
+                database,
+                extractor_id,
+                lambda: learn_defect_space(bank, spool, readable, extractor, options.seed),
             )
     with clock("export"):
         with database.begin() as connection:
@@ -131,7 +138,7 @@ def _train(
             extractor_id=extractor_id,
             bank=bank,
             threshold=threshold,
-            holdout_scores=dict(zip(held_out_ids, scores.tolist(), strict=True)),
+            holdout_scores=scores,
             calibration=calibration,
             settings=options.recorded(),
             metrics={},
@@ -145,7 +152,7 @@ def _train(
         category,
         detector_id,
         len(bank_ids),
-        len(held_out_ids),
+        len(scores),
         len(bank.embeddings),
         bank.embeddings.shape[1],
         bank.covering_radius,
