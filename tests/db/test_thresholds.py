@@ -195,6 +195,27 @@ def test_only_labelled_images_count_that_the_detector_has_not_learned_from(line:
         assert stored.labelled_scores(connection, line.detector, "production").normal.size == 1
 
 
+def test_an_image_of_the_bank_is_learned_though_it_set_the_threshold(line: Line) -> None:
+    """Its own score is flattered; a defect drawn on it is judged as it is."""
+    image = line.held_out[0]
+    line.inspect(image, 0.01)
+    line.inspected(
+        "drawn", [0.3], label="anomalous", split="simulated", simulation={"source_image_id": image}
+    )
+    statement = "SELECT count(*) FROM pgdefect.labelled_scores(%s, %s)"
+    assert line.value(statement, line.detector, "train") == 1
+    with line.database.begin() as connection:
+        connection.execute(
+            text(
+                f"UPDATE pgdefect.memory_bank_patch_{line.detector} SET image_id = :i "
+                "WHERE position = 0"
+            ),
+            {"i": image},
+        )
+    assert line.value(statement, line.detector, "train") == 0
+    assert line.value(statement, line.detector, "simulated") == 1
+
+
 def test_the_newest_score_counts_once(line: Line) -> None:
     [image] = line.inspected("normal", [0.1])
     line.value("SELECT defect.set_threshold('parts', 0.6)")
