@@ -26,7 +26,7 @@ def measure(context: Context) -> Report:
     from pgdefect.config import Settings
     from pgdefect.db.queries import images_of
     from pgdefect.evaluation import image_auroc
-    from pgdefect.pipeline.bank import split_holdout
+    from pgdefect.pipeline.bank import choose_images
     from pgdefect.pipeline.exchange import export_anomalib
     from pgdefect.pipeline.ingest import ingest_dataset
     from pgdefect.pipeline.inspect import inspect
@@ -48,7 +48,7 @@ def measure(context: Context) -> Report:
         normal = [
             i for i in images_of(database, CATEGORY) if (i.split, i.label) == ("train", "normal")
         ]
-        kept, _ = split_holdout(normal, options.holdout, options.seed)
+        kept, _, _ = choose_images(normal, options.holdout, options.seed)
         context.say(f"training on {len(kept)} images, {num_vectors:,} vectors")
         options = replace(options, coreset_ratio=num_vectors / (len(kept) * 1024))
         trained = train(database, settings, CATEGORY, options)

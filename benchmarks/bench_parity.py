@@ -32,7 +32,7 @@ def measure(context: Context) -> Report:
     from pgdefect.config import Settings
     from pgdefect.db.queries import images_of
     from pgdefect.evaluation import image_auroc
-    from pgdefect.pipeline.bank import split_holdout
+    from pgdefect.pipeline.bank import choose_images
     from pgdefect.pipeline.ingest import ingest_dataset
     from pgdefect.pipeline.inspect import inspect
     from pgdefect.pipeline.options import TrainOptions
@@ -51,7 +51,7 @@ def measure(context: Context) -> Report:
         normal = [
             i for i in images_of(database, CATEGORY) if (i.split, i.label) == ("train", "normal")
         ]
-        kept, _ = split_holdout(normal, plain.holdout, plain.seed)
+        kept, _, _ = choose_images(normal, plain.holdout, plain.seed)
         for name, way in WAYS.items():
             context.say(f"{name}: training on {len(kept)} images, {num_vectors:,} vectors")
             options = replace(plain, coreset_ratio=num_vectors / (len(kept) * 1024), **way)
