@@ -82,7 +82,7 @@ def create_extractor_partition(
     connection.execute(
         text(f"""
         CREATE TABLE pgdefect.{name} (
-            LIKE pgdefect.{parent} INCLUDING DEFAULTS,
+            LIKE pgdefect.{parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
             CONSTRAINT pk_{name} PRIMARY KEY ({primary_key}),
             CONSTRAINT ck_{name}_extractor CHECK (extractor_id = {extractor_id}),
             CONSTRAINT ck_{name}_dim CHECK (vector_dims(embedding) = {dim})

@@ -252,9 +252,7 @@ def learn_defect_space(
     )
 
 
-def _of_other_parts(
-    bank: MemoryBank, images: Sequence[StoredImage], n: int
-) -> NDArray[np.bool_]:
+def _of_other_parts(bank: MemoryBank, images: Sequence[StoredImage], n: int) -> NDArray[np.bool_]:
     """Which of the bank's vectors come from other parts than the n-th image shows."""
     own = [image.id for image in images if _same_part(image, images[n])]
     return ~np.isin(bank.image_ids, own)
