@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 		$(PYTHON) -m venv --without-pip $(VENV) && \
 		$(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip; }
 	PIP_CONSTRAINT=constraints.txt $(VENV)/bin/python -m pip install \
-		--disable-pip-version-check --quiet --use-pep517 --editable '.[train,evaluate,demo,dev]'
+		--disable-pip-version-check --quiet --use-pep517 --editable '.[train,evaluate,interop,demo,dev]'
 	@touch $@
 	@echo "$(VENV) is ready."
 

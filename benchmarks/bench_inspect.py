@@ -1,7 +1,7 @@
 """Judging images: in SQL, and with the bank in memory, against anomalib's Engine.predict.
 
 Both score the patches of the same image files against the same bank: anomalib compares the
-raw vectors of the very patches that pgdefect picked (`pgdefect export-bank` writes them, read
+raw vectors of the very patches that pgdefect picked (`pgdefect export` writes them, read
 again from their images), pgdefect compares them transformed, as it stores them by default.
 anomalib's components that make pictures and metrics are off.
 """
@@ -23,11 +23,12 @@ AUROC_MAY_DIFFER_BY = 0.002
 
 
 def measure(context: Context) -> Report:
+    from pgdefect.pipeline.export_anomalib import export_anomalib
+
     from pgdefect.config import Settings
     from pgdefect.db.queries import images_of
     from pgdefect.evaluation import image_auroc
     from pgdefect.pipeline.bank import choose_images
-    from pgdefect.pipeline.exchange import export_anomalib
     from pgdefect.pipeline.ingest import ingest_dataset
     from pgdefect.pipeline.inspect import inspect
     from pgdefect.pipeline.inspector import Inspector

@@ -38,7 +38,10 @@ MAY_IMPORT = {
     "cli": BOTTOM | {"pipeline", "db"},
     "web": BOTTOM | {"pipeline", "db"},
 }
-HEAVY = {"torch", "torchvision", "anomalib", "timm", "lightning", "onnx", "onnxscript"}
+HEAVY = {
+    *("torch", "torchvision", "anomalib", "timm", "lightning", "onnx", "onnxscript"),
+    *("pyarrow", "pandas"),
+}
 HEAVY_ALLOWED = {
     "anomalib": {
         "vision/patchcore.py",
@@ -51,6 +54,8 @@ HEAVY_ALLOWED = {
         "vision/efficient_ad_networks.py",
         "vision/training.py",
         "vision/anomalib_checkpoint.py",
+        "vision/torch_file.py",
+        "vision/patchcore_inspection.py",
         "vision/backbone.py",
         "vision/coreset.py",
     },
@@ -59,6 +64,8 @@ HEAVY_ALLOWED = {
     "torchvision": {"vision/efficient_ad.py", "vision/efficient_ad_files.py"},
     "onnx": {"vision/patchcore.py"},
     "onnxscript": {"vision/patchcore.py"},
+    "pyarrow": {"pipeline/export.py"},
+    "pandas": set(),
 }
 
 

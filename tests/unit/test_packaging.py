@@ -59,7 +59,7 @@ def test_the_wheel_holds_code_migrations_and_sql(wheel: Path) -> None:
     assert any(name.endswith("licenses/NOTICE") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
     assert f"Version: {pgdefect.__version__}\n" in text
-    for extra in ("train", "evaluate", "demo", "dev"):
+    for extra in ("train", "evaluate", "interop", "demo", "dev"):
         assert f"Provides-Extra: {extra}\n" in text
 
 

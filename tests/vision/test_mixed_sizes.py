@@ -21,7 +21,7 @@ from pgdefect.db.summaries import list_detectors
 from pgdefect.distance import as_stored
 from pgdefect.errors import ImageError, TrainingError, UsageError
 from pgdefect.pipeline.demo import solar_cells
-from pgdefect.pipeline.exchange import export_anomalib
+from pgdefect.pipeline.export_anomalib import export_anomalib
 from pgdefect.pipeline.ingest import ingest
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.inspector import Inspector
@@ -354,6 +354,6 @@ def test_export_to_anomalib_is_refused_naming_the_remedy(
     file = tmp_path / "cells.ckpt"
     with pytest.raises(UsageError, match=r"anomalib cannot.*--resize stretch --local-contrast 0"):
         export_anomalib(mixed, settings, "cells", file)
-    assert run(["--database-url", mixed.url, "export-bank", "cells", str(file)]) == 2
+    assert run(["--database-url", mixed.url, "export", "cells", str(file)]) == 2
     assert "--resize stretch --local-contrast 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -22,8 +22,10 @@ from pgdefect.db.engine import Database
 from pgdefect.db.queries import nearest_normal, read_bank, similar_patches
 from pgdefect.db.summaries import list_detectors
 from pgdefect.errors import ImageError, TooFewImages, UsageError, WeightsError
+from pgdefect.pipeline.bank_files import BankOptions
 from pgdefect.pipeline.demo import solar_cells
-from pgdefect.pipeline.exchange import export_anomalib, import_anomalib
+from pgdefect.pipeline.export_anomalib import export_anomalib
+from pgdefect.pipeline.import_bank import import_bank
 from pgdefect.pipeline.ingest import ingest
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.inspector import Inspector
@@ -44,6 +46,7 @@ SIDE = 128
 HALVES = (0.5, 0.5, 0.5)
 PREPROCESSING = Preprocessing(image_size=(SIDE, SIDE), mean=HALVES, std=HALVES)
 LAYERS = ("blocks.2", "blocks.4")
+SIZED = BankOptions(image_size=(SIDE, SIDE))
 NUM_TRAIN, NUM_HELD_OUT, NUM_TEST = 8, 5, 6
 SIZES = [(97, 211), (301, 133), (251, 251), (64, 500), (333, 89), (129, 127)]
 
@@ -95,7 +98,7 @@ def _imported_template(
 ) -> Database:
     database = new_database(_template)
     ingest(database, peer.folder / "cells", "cells")
-    import_anomalib(database, settings, peer.checkpoint, "cells", image_size=(SIDE, SIDE))
+    import_bank(database, settings, peer.checkpoint, "cells", SIZED)
     return database
 
 
@@ -168,7 +171,7 @@ def test_the_database_gives_the_same_image_scores(
 def test_the_threshold_leaves_out_images_the_bank_was_made_from(
     cells: Database, settings: Settings, peer: Peer
 ) -> None:
-    report = import_anomalib(cells, settings, peer.checkpoint, "cells", image_size=(SIDE, SIDE))
+    report = import_bank(cells, settings, peer.checkpoint, "cells", SIZED)
     assert (report.learned_images, report.held_out_images) == (NUM_TRAIN, NUM_HELD_OUT)
     held_out = sorted((peer.folder / "cells/train/good").iterdir())[NUM_TRAIN:]
     scores = [i.raw_score for i in _judge(cells, settings, held_out)]
@@ -177,9 +180,7 @@ def test_the_threshold_leaves_out_images_the_bank_was_made_from(
 
 
 def test_a_given_threshold_is_taken(cells: Database, settings: Settings, peer: Peer) -> None:
-    report = import_anomalib(
-        cells, settings, peer.checkpoint, "cells", image_size=(SIDE, SIDE), threshold=0.25
-    )
+    report = import_bank(cells, settings, peer.checkpoint, "cells", SIZED, threshold=0.25)
     detector = active_detector(cells, "cells")
     assert detector.threshold == report.threshold == 0.25
     assert detector.score_center < 0.25
@@ -193,7 +194,7 @@ def test_without_other_normal_images_a_threshold_is_asked_for(
             text("UPDATE pgdefect.image SET retired_at = now() WHERE path > 'train/good/008.png'")
         )
     with pytest.raises(TooFewImages, match="give --threshold"):
-        import_anomalib(cells, settings, peer.checkpoint, "cells", image_size=(SIDE, SIDE))
+        import_bank(cells, settings, peer.checkpoint, "cells", SIZED)
     assert list_detectors(cells, "cells") == []
 
 
@@ -302,7 +303,7 @@ def test_a_malicious_pickle_is_refused_without_executing(
     # The names in a file of the format before torch 1.6 are not listed.
     message = "loaded safely" if legacy else r"asks for (posix|nt)\.system"
     with pytest.raises(WeightsError, match=message):
-        import_anomalib(cells, settings, file, "cells", image_size=(SIDE, SIDE))
+        import_bank(cells, settings, file, "cells", SIZED)
     assert not marker.exists()
 
 
@@ -379,7 +380,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     _change(checkpoint, path, value)
     torch.save(checkpoint, tmp_path / "odd.ckpt")
     with pytest.raises((WeightsError, UsageError), match=message):
-        import_anomalib(cells, settings, tmp_path / "odd.ckpt", "cells", image_size=(SIDE, SIDE))
+        import_bank(cells, settings, tmp_path / "odd.ckpt", "cells", SIZED)
     assert list_detectors(cells, "cells") == []
 
 
@@ -399,7 +400,7 @@ def test_a_checkpoint_that_does_not_say_its_image_size_asks_for_it(
     cells: Database, settings: Settings, peer: Peer
 ) -> None:
     with pytest.raises(UsageError, match="give --image-size"):
-        import_anomalib(cells, settings, peer.checkpoint, "cells")
+        import_bank(cells, settings, peer.checkpoint, "cells")
 
 
 def test_the_pre_processor_of_a_checkpoint_is_understood(
@@ -429,12 +430,12 @@ def test_on_the_command_line(
     cells: Database, peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = ("--database-url", cells.url)
-    assert run([*url, "import-bank", str(peer.checkpoint), "--category", "cells"]) == 2
+    assert run([*url, "import", str(peer.checkpoint), "--category", "cells"]) == 2
     assert "--image-size" in capsys.readouterr().err
-    command = ["import-bank", str(peer.checkpoint), "--category", "cells", "--image-size", "128"]
+    command = ["import", str(peer.checkpoint), "--category", "cells", "--image-size", "128"]
     assert run([*url, *command, "--json"]) == 0
     assert '"learned_images": 8' in capsys.readouterr().out
-    assert run([*url, "export-bank", "cells", str(tmp_path / "out" / "cells.ckpt")]) == 0
+    assert run([*url, "export", "cells", str(tmp_path / "out" / "cells.ckpt")]) == 0
     assert "as stored" in capsys.readouterr().out
     assert read_checkpoint(tmp_path / "out" / "cells.ckpt").layers == LAYERS
 

@@ -33,6 +33,7 @@ STAGES = {
     "inspect": "Inspecting",
     "maps": "Drawing anomaly maps",
     "pixels": "Comparing maps with masks",
+    "write": "Writing rows",
 }
 
 

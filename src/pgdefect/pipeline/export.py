@@ -54,12 +54,13 @@ class Written:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export wrote."""
+    """What an export wrote; failed: masks that could not be read, whose images have none."""
 
     category: str
     path: Path
     format: str
     tables: tuple[Written, ...]
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def export_parquet(

@@ -14,7 +14,6 @@ import io
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +60,6 @@ FROM pgdefect.defect_region t JOIN unnest(%s::bigint[], %s::bigint[]) u(image_id
 ORDER BY t.image_id, t.rank"""
 
 
-@dataclass(frozen=True)
-class FiftyoneReport(ExportReport):
-    """What was written, and the masks that could not be read: their images have none."""
-
-    failed: tuple[tuple[str, str], ...] = ()
-
-
 def export_fiftyone(
     database: Database,
     category: str,
@@ -75,7 +67,7 @@ def export_fiftyone(
     *,
     force: bool = False,
     progress: Progress = silent,
-) -> FiftyoneReport:
+) -> ExportReport:
     """Write a category's images as a FiftyOneDataset.
 
     Each sample has its split as a tag; ``ground_truth`` and ``prediction`` with the normalized
@@ -115,7 +107,7 @@ def export_fiftyone(
         (folder / "metadata.json").write_text(as_json(metadata), encoding="utf-8")
         write_manifest(folder, {"format": "fiftyone", "category": category, "samples": done})
     written = Written("samples", ("samples.json",), done, None)
-    return FiftyoneReport(category, path, "fiftyone", (written,), tuple(failed))
+    return ExportReport(category, path, "fiftyone", (written,), tuple(failed))
 
 
 def _regions(

@@ -1,55 +1,49 @@
 """Memory banks in and out of anomalib's Patchcore checkpoints (Lightning ``.ckpt``).
 
-A checkpoint is a pickle, and a pickle can run any code. It is read with torch's safe
-loading, which knows tensors and plain data; the one global beyond those that a Patchcore
-checkpoint needs, the enumeration of its precision, is read as a string. A file that asks for
-anything else is refused. What is written needs no global at all.
+They are read as `pgdefect.vision.torch_file` reads. What is written needs no global at all.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pgdefect.errors import UsageError, WeightsError
 from pgdefect.types import Float32
 from pgdefect.vision.backbone import require
 from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.vision.torch_file import bank_of, load_safely
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AnomalibBank", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "AnomalibBank",
+    "bank_of_checkpoint",
+    "is_checkpoint",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 _NETWORK = "model.feature_extractor.feature_extractor."
 _BANK = "model.memory_bank"
 _TRANSFORMS = "torchvision.transforms.v2."
 
 
-def _plain_precision(value: object) -> str:
-    return str(value)
-
-
-_ALLOWED = [(_plain_precision, "anomalib.PrecisionType")]
-
-
 @dataclass(frozen=True)
 class AnomalibBank:
     """What a Patchcore checkpoint holds of use here.
 
-    memory_bank: `(num_vectors, embedding_dim)`; backbone: timm's name; weights: the feature
-    network's state dict; pre_processor: anomalib's description of the transform, None where
-    the model has none.
+    memory_bank: `(num_vectors, embedding_dim)`; rounding: of its values, as a share; backbone:
+    timm's name; weights: the feature network's state dict; pre_processor: anomalib's
+    description of the transform, None where the model has none.
     """
 
     memory_bank: Float32 = field(repr=False)
+    rounding: float
     backbone: str
     layers: tuple[str, ...]
     num_neighbors: int
@@ -69,6 +63,11 @@ class AnomalibBank:
         return None if self.pre_processor is None else _preprocessing(self.pre_processor)
 
 
+def is_checkpoint(loaded: Any) -> bool:
+    """Whether what a file held is a Lightning checkpoint, anomalib's or not."""
+    return isinstance(loaded, Mapping) and "state_dict" in loaded
+
+
 def read_checkpoint(path: Path) -> AnomalibBank:
     """Read a checkpoint of anomalib's Patchcore; nothing in it is executed.
 
@@ -76,12 +75,20 @@ def read_checkpoint(path: Path) -> AnomalibBank:
         WeightsError: it cannot be loaded safely (the message names the global refused), or
             holds no Patchcore memory bank.
     """
-    checkpoint = _load(path)
+    return bank_of_checkpoint(load_safely(path), path)
+
+
+def bank_of_checkpoint(checkpoint: Any, path: Path) -> AnomalibBank:
+    """What a checkpoint that `path` held is of use for. Raises WeightsError as reading does."""
+    if not isinstance(checkpoint, Mapping):
+        raise WeightsError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     settings = checkpoint.get("hyper_parameters")
     state = checkpoint.get("state_dict")
     if not isinstance(settings, Mapping) or not isinstance(state, Mapping):
         raise WeightsError(f"{path} is not a Lightning checkpoint: it has no state_dict")
-    bank = _memory_bank(state.get(_BANK), path)
+    if not require("torch").is_tensor(state.get(_BANK)):
+        raise WeightsError(f"{path} is not a checkpoint of anomalib's Patchcore: no {_BANK}")
+    bank, rounding = bank_of(state[_BANK], path, "the memory bank")
     backbone, layers = settings.get("backbone"), settings.get("layers")
     num_neighbors = settings.get("num_neighbors")
     if (
@@ -100,6 +107,7 @@ def read_checkpoint(path: Path) -> AnomalibBank:
     ratio = settings.get("coreset_sampling_ratio")
     return AnomalibBank(
         memory_bank=bank,
+        rounding=rounding,
         backbone=backbone,
         layers=tuple(layers),
         num_neighbors=num_neighbors,
@@ -182,70 +190,6 @@ def write_checkpoint(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    torch = require("torch")
-    if not path.is_file():
-        raise WeightsError(f"no checkpoint at {path}")
-    try:
-        with _only_ours_allowed():
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        refused = _refused(path)
-        if refused:
-            raise WeightsError(
-                f"{path} asks for {', '.join(refused)} to be loaded, which safe loading refuses: "
-                "such a file can run any code. Nothing of it was executed. A checkpoint that "
-                "anomalib 2.7 or newer saves needs anomalib.PrecisionType only"
-            ) from error
-        raise WeightsError(f"{path} is not a checkpoint that can be loaded safely") from error
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{path} is not a checkpoint: it holds a {type(loaded).__name__}")
-    return loaded
-
-
-@contextmanager
-def _only_ours_allowed() -> Iterator[None]:
-    """Let torch load our globals and no other: libraries add theirs to its list on import."""
-    serialization = require("torch").serialization
-    before = serialization.get_safe_globals()
-    serialization.clear_safe_globals()
-    serialization.add_safe_globals(_ALLOWED)
-    try:
-        yield
-    finally:
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals(before)
-
-
-def _refused(path: Path) -> list[str]:
-    """The globals a file asks for that are not allowed; none where it is no such file."""
-    torch = require("torch")
-    try:
-        with _only_ours_allowed():
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # damaged in whatever way: then no global is to blame
-        return []
-    return sorted(set(names))
-
-
-def _memory_bank(value: Any, path: Path) -> Float32:
-    torch = require("torch")
-    if not torch.is_tensor(value):
-        raise WeightsError(f"{path} is not a checkpoint of anomalib's Patchcore: no {_BANK}")
-    if value.ndim != 2 or not value.numel() or not value.is_floating_point():
-        raise WeightsError(
-            f"the memory bank of {path} must be a matrix of floats (num_vectors, embedding_dim), "
-            f"not {value.dtype} of shape {tuple(value.shape)}"
-            + ("; was the model trained?" if not value.numel() else "")
-        )
-    bank = np.ascontiguousarray(value.float().numpy(), dtype=np.float32)
-    if not np.isfinite(bank).all():
-        raise WeightsError(f"the memory bank of {path} holds values that are not finite")
-    return bank
 
 
 def _description(preprocessing: Preprocessing) -> dict[str, Any]:

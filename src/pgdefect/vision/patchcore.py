@@ -27,8 +27,10 @@ from pgdefect.vision.backbone import (
     known_layers,
     load_weights,
     require,
+    state_sha256,
 )
 from pgdefect.vision.extractor import CONTEXT, PATCHES, Extractor
+from pgdefect.vision.patchcore_inspection import Pooling, pooled_network
 from pgdefect.vision.preprocess import KEEP_MULTIPLE, Batch, Preprocessing
 from pgdefect.vision.training import export_onnx, interruptible, quiet
 
@@ -109,8 +111,11 @@ def build_embedder(
     layers: tuple[str, ...],
     preprocessing: Preprocessing,
     weights: Path | StateDict | None,
+    pooling: Pooling | None = None,
 ) -> PatchEmbedder:
     """Build anomalib's Patchcore for a backbone and load its weights.
+
+    pooling: make patch embeddings as patchcore-inspection does, not anomalib.
 
     Raises:
         MissingExtra: the extra ``train`` is not installed.
@@ -130,13 +135,15 @@ def build_embedder(
     )
     features = model.model.feature_extractor.feature_extractor
     source, digest = load_weights(features, backbone, weights)
+    network = _network(model.model)
+    if pooling is not None:
+        extractor = model.model.feature_extractor
+        network = pooled_network(extractor, layers, extractor.out_dims, pooling)
+        source, digest = f"{source}, {pooling}", state_sha256(network.state_dict())
     spec = ExtractorSpec(backbone.name, layers, preprocessing.to_dict(), source, digest)
-    return PatchEmbedder(
-        spec,
-        model,
-        _network(model.model),
-        _with_context(model.model, backbone, layers, weights),
-    )
+    # patchcore-inspection's network has no place for a context.
+    context = _with_context(model.model, backbone, layers, weights) if pooling is None else None
+    return PatchEmbedder(spec, model, network, context)
 
 
 def _with_context(
