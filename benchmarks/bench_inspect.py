@@ -23,12 +23,11 @@ AUROC_MAY_DIFFER_BY = 0.002
 
 
 def measure(context: Context) -> Report:
-    from pgdefect.pipeline.export_anomalib import export_anomalib
-
     from pgdefect.config import Settings
     from pgdefect.db.queries import images_of
     from pgdefect.evaluation import image_auroc
     from pgdefect.pipeline.bank import choose_images
+    from pgdefect.pipeline.export_anomalib import export_anomalib
     from pgdefect.pipeline.ingest import ingest_dataset
     from pgdefect.pipeline.inspect import inspect
     from pgdefect.pipeline.inspector import Inspector
@@ -54,7 +53,7 @@ def measure(context: Context) -> Report:
         options = replace(options, coreset_ratio=num_vectors / (len(kept) * 1024))
         trained = train(database, settings, CATEGORY, options)
         checkpoint = context.folder / "bench.ckpt"
-        export_anomalib(database, settings, CATEGORY, checkpoint)
+        export_anomalib(database, settings, CATEGORY, checkpoint, force=True)
         peer = Peer(checkpoint, context.folder)
 
         inspectors = {

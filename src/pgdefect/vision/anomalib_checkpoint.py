@@ -65,7 +65,8 @@ class AnomalibBank:
 
 def is_checkpoint(loaded: Any) -> bool:
     """Whether what a file held is a Lightning checkpoint, anomalib's or not."""
-    return isinstance(loaded, Mapping) and "state_dict" in loaded
+    signs = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
+    return isinstance(loaded, Mapping) and not signs.isdisjoint(loaded)
 
 
 def read_checkpoint(path: Path) -> AnomalibBank:
