@@ -70,8 +70,8 @@ def export_fiftyone(
 ) -> ExportReport:
     """Write a category's images as a FiftyOneDataset.
 
-    Each sample has its split as a tag; ``ground_truth`` and ``prediction`` with the normalized
-    score as confidence (Classification); ``ground_truth_mask``, 255 where defective
+    Each sample has its split as a tag; ``ground_truth``, ``defect_type`` and
+    ``prediction`` (Classification); ``ground_truth_mask``, 255 where defective
     (Segmentation); ``anomaly_map``, 255 at 2.5 thresholds (Heatmap), both at the image's size;
     ``regions`` (Detections) where they are stored; ``embedding``, of the active detector's
     extractor; scores, threshold and our ids as plain fields.
@@ -144,11 +144,8 @@ def _sample(
             save_png(mask, folder / path)
             labels["ground_truth_mask"] = {"_cls": "Segmentation", "mask_path": path}
     if row["inspection_id"] is not None:
-        labels["prediction"] = {
-            "_cls": "Classification",
-            "label": row["verdict"],
-            "confidence": row["normalized_score"],
-        }
+        # Without a confidence: a score is a distance, and says little of the label "normal".
+        labels["prediction"] = {"_cls": "Classification", "label": row["verdict"]}
         path = f"fields/anomaly_map/{row['image_id']}.png"
         save_png(_heatmap(row, size), folder / path)
         labels["anomaly_map"] = {"_cls": "Heatmap", "map_path": path, "range": [0.0, 255.0]}
