@@ -223,7 +223,10 @@ def _print_tables(report: ExportReport, json: bool) -> None:
     else:
         print_table(
             ("table", "rows", "dim", "files"),
-            [(t.table, t.rows, t.dim, " ".join(t.files)) for t in report.tables],
+            [
+                (t.table, t.rows, t.dim, t.files[0] if len(t.files) == 1 else f"{t.table}/*.npy")
+                for t in report.tables
+            ],
         )
         note(f"{report.category}: written to {report.path} ({report.format})")
     failures(report.failed)
