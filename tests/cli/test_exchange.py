@@ -24,6 +24,7 @@ from pgdefect.db.queries import bank_cells, read_bank
 from pgdefect.db.streams import read_blocks, snapshot
 from pgdefect.errors import UsageError
 from pgdefect.pipeline.export_folder import new_folder
+from pgdefect.vision.transform import apply_transform
 
 from .conftest import Cli, value
 
@@ -36,12 +37,14 @@ def test_parquet_holds_the_rows_and_vectors_of_the_database(
     result = good(trained, "export", "parts", tmp_path / "out", "--json")
     bank = active_detector(trained, "parts").bank
     tables = {table["table"]: (table["rows"], table["dim"]) for table in result.json["tables"]}
-    assert tables == {
+    expected = {
         "images": (29, None),
         "inspections": (13, None),
         f"memory_bank-{bank.id}": (bank.num_vectors, bank.embedding_dim),
+        f"memory_bank_raw-{bank.id}": (bank.num_vectors, 152),
         "image_embedding-1": (29, 152),
     }
+    assert expected.items() <= tables.items()
 
     images = parquet.read_table(tmp_path / "out/images.parquet").to_pylist()
     assert value(trained, "SELECT count(*) FROM defect.images") == len(images) == 29
@@ -64,6 +67,10 @@ def test_parquet_holds_the_rows_and_vectors_of_the_database(
     np.testing.assert_array_equal(vectors, read_bank(trained, bank))
     columns = [table[name].to_numpy() for name in ("image_id", "row", "col")]
     np.testing.assert_array_equal(columns, bank_cells(trained, bank))
+
+    raw = parquet.read_table(tmp_path / f"out/memory_bank_raw-{bank.id}.parquet")["embedding"]
+    again = raw.combine_chunks().flatten().to_numpy().reshape(-1, 152).astype(np.float32)
+    np.testing.assert_allclose(apply_transform(bank.transform, again), vectors, atol=2e-3)
 
     about = json.loads(table.schema.metadata[b"pgdefect"])
     fingerprint = value(trained, "SELECT fingerprint FROM pgdefect.extractor")
@@ -96,6 +103,51 @@ def test_numpy_arrays_need_no_pickle(trained: Database, good: Cli, tmp_path: Pat
     lines = (folder / "images.csv").read_text().splitlines()
     assert len(lines) == 30
     assert lines[0].startswith("image_id,category,split,label,")
+
+
+def test_defect_embeddings_and_regions_are_written_where_there_are_any(
+    trained: Database, good: Cli, tmp_path: Path
+) -> None:
+    with trained.begin() as connection:
+        for table in ("defect_embedding", "defect_region"):
+            connection.execute(text(f"DROP TABLE IF EXISTS pgdefect.{table}_1"))
+            connection.execute(
+                text(
+                    f"CREATE TABLE pgdefect.{table}_1 PARTITION OF pgdefect.{table} "
+                    "FOR VALUES IN (1)"
+                )
+            )
+        connection.execute(
+            text(
+                "INSERT INTO pgdefect.defect_embedding (extractor_id, image_id, detector_id, "
+                "embedding) SELECT 1, image_id, detector_id, '[1,2,3]' FROM pgdefect.inspection"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO pgdefect.defect_region (extractor_id, id, image_id, detector_id, "
+                "rank, x, y, width, height, num_patches, area, peak_score, mean_score, embedding) "
+                "SELECT 1, id, image_id, detector_id, 1, 8, 16, 24, 32, 12, 0.05, raw_score, 0.25, "
+                "'[4,5,6]' FROM pgdefect.inspection"
+            )
+        )
+    good(trained, "export", "parts", tmp_path / "tables")
+    for name, first in (("defect_embedding", [1, 2, 3]), ("defect_region", [4, 5, 6])):
+        table = parquet.read_table(tmp_path / f"tables/{name}-1.parquet")
+        assert table.num_rows == 13
+        assert table["embedding"][0].as_py() == first
+    assert table["width"].to_pylist() == [24] * 13
+    good(trained, "export", "parts", tmp_path / "arrays", "--to", "numpy")
+    peaks = np.load(tmp_path / "arrays/defect_region-1/peak_score.npy")
+    assert peaks.tolist() == table["peak_score"].to_pylist()
+
+    good(trained, "export", "parts", tmp_path / "samples", "--to", "fiftyone")
+    samples = json.loads((tmp_path / "samples/samples.json").read_text())["samples"]
+    with_regions = [sample for sample in samples if "regions" in sample]
+    assert len(with_regions) == 13
+    [region] = with_regions[0]["regions"]["detections"]
+    assert region["bounding_box"] == [8 / 128, 16 / 128, 24 / 128, 32 / 128]
+    assert region["peak_score"] == pytest.approx(with_regions[0]["raw_score"], rel=1e-6)
 
 
 def test_where_a_vector_came_from_is_null_if_it_is_not_known(

@@ -160,10 +160,10 @@ def export(
     """Write a category's data for other programs.
 
     parquet: images with their newest inspection, all inspections, the active memory bank with
-    the image and cell of each vector, image and defect embeddings, regions; a file each, its
-    metadata saying by which extractor, metric and transform. numpy: the same vectors and the
-    numbers beside them as .npy, rows as CSV. fiftyone: samples, labels, masks, heatmaps and
-    embeddings as a FiftyOneDataset.
+    the image and cell of each vector, the same before the transform, image and defect
+    embeddings, regions; a file each, its metadata saying by which extractor, metric and
+    transform. numpy: the same vectors and the numbers beside them as .npy, rows as CSV.
+    fiftyone: samples, labels, masks, heatmaps and embeddings as a FiftyOneDataset.
 
     anomalib: the memory bank as a checkpoint that its Patchcore loads. anomalib compares raw
     vectors by Euclidean distance: unless the bank is stored so, its vectors are read again

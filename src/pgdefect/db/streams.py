@@ -71,9 +71,9 @@ def snapshot(database: Database) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def table_exists(connection: psycopg.Connection[Any], table: str) -> bool:
-    """Whether there is such a table, given with its schema."""
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone()
+def has_rows(connection: psycopg.Connection[Any], query: sql.Composable) -> bool:
+    """Whether a query gives any row."""
+    row = connection.execute(sql.SQL("SELECT EXISTS ({})").format(query)).fetchone()
     return row is not None and bool(row[0])
 
 

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from pgdefect.db.catalog import category_id as find_category
 from pgdefect.db.engine import Database
-from pgdefect.db.streams import Column, Result, read_blocks, snapshot, table_exists
+from pgdefect.db.streams import Column, Result, has_rows, read_blocks, snapshot
 from pgdefect.errors import MissingExtra
 from pgdefect.pipeline.export_folder import as_json, new_folder, write_manifest
 from pgdefect.pipeline.progress import Progress, silent
@@ -190,16 +190,13 @@ def _tables(
         ("defect_embedding", "inspected images, one vector each of their anomalous patches"),
         ("defect_region", "anomalous regions of inspected images, boxes in pixels"),
     ):
-        if not table_exists(connection, f"pgdefect.{table}"):
-            continue
         for row in extractors:
             query = sql.SQL(
                 "SELECT t.* FROM pgdefect.{} t JOIN pgdefect.image i ON i.id = t.image_id "
                 "WHERE t.extractor_id = {} AND i.category_id = {} AND i.split <> 'simulated' "
                 "ORDER BY t.image_id"
             ).format(sql.Identifier(table), sql.Literal(row[0]), key)
-            exists = connection.execute(sql.SQL("SELECT EXISTS ({})").format(query)).fetchone()
-            if exists is not None and exists[0]:
+            if has_rows(connection, query):
                 about = {"rows_are": what, "extractor": _extractor(row), "metric": "cosine"}
                 yield Table(f"{table}-{row[0]}", query, about)
 
@@ -243,6 +240,15 @@ def _banks(connection: psycopg.Connection[Any], category_key: sql.Literal) -> It
                 "worst_share": worst_share,
             },
         )
+        raw = sql.SQL(
+            "SELECT bank_id, position, embedding FROM pgdefect.memory_bank_raw "
+            "WHERE bank_id = {} ORDER BY position"
+        ).format(sql.Literal(bank))
+        if has_rows(connection, raw):
+            about = {"rows_are": "the bank's patches before the transform", "metric": "l2"}
+            yield Table(
+                f"memory_bank_raw-{bank}", raw, {**about, "extractor": _extractor(extractor)}
+            )
 
 
 def _extractor(row: Any) -> dict[str, Any]:

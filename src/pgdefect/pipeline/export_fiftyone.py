@@ -23,7 +23,7 @@ from psycopg import sql
 
 from pgdefect.db.catalog import category_id as find_category
 from pgdefect.db.engine import Database
-from pgdefect.db.streams import read_blocks, snapshot, table_exists
+from pgdefect.db.streams import read_blocks, snapshot
 from pgdefect.errors import ImageError
 from pgdefect.pipeline.export import ExportReport, Written
 from pgdefect.pipeline.export_folder import as_json, new_folder, write_manifest
@@ -89,13 +89,12 @@ def export_fiftyone(
         )
         result = read_blocks(connection, query, block_rows=BLOCK_IMAGES)
         names = [column.name for column in result.columns]
-        has_regions = table_exists(connection, "pgdefect.defect_region")
         done = 0
         with (folder / "samples.json").open("w", encoding="utf-8") as file:
             file.write('{"samples": [')
             for block in result.blocks:
                 rows = [dict(zip(names, row, strict=True)) for row in zip(*block, strict=True)]
-                regions = _regions(connection, rows) if has_regions else {}
+                regions = _regions(connection, rows)
                 for row in rows:
                     sample = _sample(folder, row, regions.get(row["image_id"], []), failed)
                     file.write((",\n" if done else "\n") + as_json(sample))
