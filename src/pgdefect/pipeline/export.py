@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -309,48 +309,36 @@ def _arrow_type(arrow: Any, column: Column) -> Any:
 
 
 def _write_arrays(folder: Path, result: Result, tick: Callable[[int], None]) -> list[str]:
-    """One .npy a column of numbers, filled block by block where it lies on the disk."""
+    """One .npy a column of numbers: a header with the number of rows, then block on block."""
     types = {"vector": "float32", "halfvec": "float16"}
-    kept = [
-        (n, replace(column, kind=types.get(column.kind, column.kind)))  # type: ignore[arg-type]
+    kept = {
+        n: np.dtype(types.get(column.kind, column.kind))
         for n, column in enumerate(result.columns)
         if column.kind.startswith(("int", "float", "bool", "vector", "halfvec"))
-    ]
-    with _arrays(folder, kept, result.num_rows) as arrays:
+    }
+    names = [f"{result.columns[n].name}.npy" for n in kept]
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / name).open("wb")) for name in names]
+        for (n, dtype), file in zip(kept.items(), files, strict=True):
+            dim = result.columns[n].dim
+            shape = (result.num_rows, dim) if dim else (result.num_rows,)
+            descr = np.lib.format.dtype_to_descr(dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
         done = 0
         for block in result.blocks:
-            for (n, column), array in zip(kept, arrays, strict=True):
-                values = block[n]
-                if not isinstance(values, np.ndarray):
-                    null = np.nan if column.kind.startswith("float") else -1
-                    values = np.array(
-                        [null if value is None else value for value in values], dtype=array.dtype
-                    )
-                array[done : done + len(values)] = values
+            for (n, dtype), file in zip(kept.items(), files, strict=True):
+                file.write(_as_array(block[n], dtype).tobytes())
             done += len(block[0])
             tick(done)
-    return [f"{column.name}.npy" for _, column in kept]
+    return names
 
 
-@contextmanager
-def _arrays(
-    folder: Path, columns: list[tuple[int, Column]], num_rows: int
-) -> Iterator[list[NDArray[Any]]]:
-    made = [
-        np.lib.format.open_memmap(
-            folder / f"{column.name}.npy",
-            mode="w+",
-            dtype=np.dtype(column.kind),
-            shape=(num_rows, column.dim) if column.dim else (num_rows,),
-        )
-        for _, column in columns
-    ]
-    try:
-        yield made  # type: ignore[misc]
-        for array in made:
-            array.flush()
-    finally:
-        made.clear()
+def _as_array(values: list[Any] | NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if isinstance(values, np.ndarray):
+        return values
+    null = np.nan if dtype.kind == "f" else -1
+    return np.array([null if value is None else value for value in values], dtype=dtype)
 
 
 def _write_csv(path: Path, result: Result, tick: Callable[[int], None]) -> None:
