@@ -250,11 +250,13 @@ def test_in_a_dict_the_only_matrix_is_taken_or_one_named(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.zeros(5), "must be a matrix"),
-        (torch.zeros(2, 3, 4), "must be a matrix"),
-        (torch.zeros(0, 4), "must be a matrix"),
+        (torch.zeros(5), "must be a dense matrix"),
+        (torch.zeros(2, 3, 4), "must be a dense matrix"),
+        (torch.zeros(0, 4), "must be a dense matrix"),
         (torch.ones(2, 2, dtype=torch.int64), "not torch.int64"),
         (torch.full((2, 2), torch.inf), "not finite"),
+        (torch.eye(3).to_sparse(), "not torch.float32, torch.sparse_coo"),
+        (torch.zeros(3, 3, device="meta"), "must be a dense matrix"),
         # A thousand bytes that claim to be 4 TB.
         (torch.zeros(1).expand(10**9, 1000), "the file has 4 bytes"),
     ],

@@ -187,10 +187,10 @@ def test_published_names_are_timms_with_the_same_weights(
     imported: Database, settings: Settings, peer: Peer, tmp_path: Path
 ) -> None:
     """The weights themselves come from a hub, or a file: here from neither."""
-    params = params_of("wideresnet50", ("layer2", "layer3"), CROP, 1024, DIM)
+    params = params_of("resnet50", ("layer2", "layer3"), CROP, 1024, DIM)
     folder = peer.bank.save(tmp_path / "model", params)
     before = list_detectors(imported, "parts")
-    with pytest.raises(WeightsError, match=r"wide_resnet50_2\.tv_in1k.*--weights"):
+    with pytest.raises(WeightsError, match=r"resnet50\.tv_in1k.*--weights"):
         import_bank(imported, settings, folder, "parts", BankOptions(image_size=(128, 128)))
     assert list_detectors(imported, "parts") == before
 

@@ -350,7 +350,7 @@ def _change(checkpoint: dict[str, Any], path: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("state_dict/model.memory_bank", torch.zeros(5), "must be a matrix"),
+        ("state_dict/model.memory_bank", torch.zeros(5), "must be a dense matrix"),
         ("state_dict/model.memory_bank", torch.empty(0), "was the model trained"),
         ("state_dict/model.memory_bank", torch.zeros(4, 7), "has 7 dimensions"),
         ("state_dict/model.memory_bank", torch.ones(2, 152, dtype=torch.int64), "floats"),

@@ -29,7 +29,7 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         UsageError: something is in the way, or the place cannot be written to.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
     _check_free(path, force)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -69,10 +69,11 @@ def bank_of(value: Any, path: Path, what: str) -> tuple[Float32, float]:
             or repeats its storage (``expand``), so that its size says nothing.
     """
     torch = require("torch")
-    if value.ndim != 2 or not value.numel() or not value.is_floating_point():
+    plain = value.layout is torch.strided and value.device.type == "cpu"
+    if value.ndim != 2 or not value.numel() or not value.is_floating_point() or not plain:
         raise WeightsError(
-            f"{what} of {path} must be a matrix of floats (num_vectors, embedding_dim), "
-            f"not {value.dtype} of shape {tuple(value.shape)}"
+            f"{what} of {path} must be a dense matrix of floats (num_vectors, embedding_dim), "
+            f"not {value.dtype}, {value.layout}, of shape {tuple(value.shape)}"
             + ("; was the model trained?" if not value.numel() else "")
         )
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
