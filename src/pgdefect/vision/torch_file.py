@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ def load_safely(path: Path) -> Any:
         raise WeightsError(f"no file at {path}")
     _check_archive(path)
     try:
-        with _only_ours_allowed():
+        # What torch would warn of is checked here, or refused.
+        with _only_ours_allowed(), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
