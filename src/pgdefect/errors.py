@@ -23,6 +23,7 @@
         ├── EmbeddedServerError       the embedded Postgres cannot be set up or started
         ├── DatabaseUnavailable       nothing answers at the URL
         ├── AuthenticationFailed
+        ├── PermissionDenied          this login may not do that
         ├── UnsupportedServer         Postgres or pgvector is too old or missing
         ├── SchemaOutOfDate           `pgdefect db upgrade` is needed
         ├── DatabaseFull              no space left, or not enough memory
@@ -129,6 +130,10 @@ class DatabaseUnavailable(DatabaseError):
 
 
 class AuthenticationFailed(DatabaseError):
+    pass
+
+
+class PermissionDenied(DatabaseError):
     pass
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pgdefect.cli import roles
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note, print_json
 from pgdefect.errors import UsageError
@@ -20,6 +21,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.add_typer(roles.app, name="role")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

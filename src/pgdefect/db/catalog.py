@@ -13,6 +13,7 @@ from pgdefect.db.banks import BANK_TABLES, partition_name
 from pgdefect.db.detectors import unknown_category
 from pgdefect.db.engine import Database
 from pgdefect.db.models import Category, Detector, Image, ImageRoot
+from pgdefect.db.roles import require_owner
 from pgdefect.errors import Conflict, NotFound, UnknownDetector
 
 COMPUTED_TABLES = (
@@ -355,6 +356,7 @@ def delete_detector(database: Database, detector_id: int) -> None:
     """
     with database.connect() as connection:
         _detector(connection, detector_id)
+    require_owner(database, "deleting a detector")
     retire_detector(database, detector_id)
     _detach(database, detector_id)
     with database.begin() as connection:

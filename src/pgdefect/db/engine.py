@@ -327,7 +327,10 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
                 f"{message}. Run the command again"
             )
         case "42501":
-            return errors.DatabaseError(f"this login may not do that: {full}")
+            return errors.PermissionDenied(
+                f"this login may not do that: {full}. What each role may do is in docs/roles.md; "
+                "pgdefect db role list shows who has which"
+            )
     operational = isinstance(error, psycopg.OperationalError)
     if state.startswith(("08", "57P")) or (operational and not state):
         return errors.DatabaseUnavailable(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.db.engine import Database, check_pgvector, driver
+from pgdefect.db.roles import renew_grants
 from pgdefect.db.sql_files import apply_sql_files, missing_objects, resource_dir, stale_files
 from pgdefect.errors import SchemaOutOfDate, UnsupportedServer
 
@@ -60,6 +61,8 @@ def is_ours(
 def upgrade(database: Database) -> UpgradeReport:
     """Apply migrations and changed SQL files, in one transaction.
 
+    Where the database has the roles reader and writer, they get what is new.
+
     Raises:
         UnsupportedServer: pgvector is missing or too old.
     """
@@ -85,6 +88,7 @@ def upgrade(database: Database) -> UpgradeReport:
         command.upgrade(config, "head")
         applied = apply_sql_files(driver(connection), _vector_schema(connection))
         after = _revision(connection)
+        renew_grants(connection)
     # A connection made before the extension existed does not know its types.
     database.dispose()
     assert after is not None

@@ -16,6 +16,7 @@ from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.queries import images_of
+from pgdefect.db.roles import require_owner
 from pgdefect.distance import L2, index_expression
 from pgdefect.errors import ImageError, TooFewImages, UsageError, WeightsError
 from pgdefect.pipeline.bank import calibration_sample
@@ -87,6 +88,7 @@ def import_bank(
         raise UsageError(f"--threshold must be a number above 0, not {threshold}")
     with database.connect() as connection:
         category_id = find_category(connection, category)
+    require_owner(database, "importing a bank")
     with database.lock(f"training of {category}"):
         everything = images_of(database, category)
         sizes = {(image.height, image.width) for image in everything}

@@ -23,6 +23,7 @@ from pgdefect.db.extractors import (
     store_image_embeddings,
 )
 from pgdefect.db.queries import images_of
+from pgdefect.db.roles import require_owner
 from pgdefect.errors import ImageError, TooFewImages
 from pgdefect.pipeline.bank import build_bank, calibrate, choose_images, learn_defect_space
 from pgdefect.pipeline.options import TrainOptions
@@ -75,10 +76,12 @@ def train(
 
     Raises:
         UnknownCategory, TooFewImages, UsageError, WeightsError, MissingExtra;
+        PermissionDenied: this login may not make the bank's table;
         Busy: the category is being trained already.
     """
     with database.connect() as connection:
         category_id = find_category(connection, category)
+    require_owner(database, "training")
     with database.lock(f"training of {category}"):
         return _train(database, settings, category, category_id, options, progress)
 

@@ -11,6 +11,7 @@ from pgdefect.db.engine import Database
 from pgdefect.db.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.networks import store_network
 from pgdefect.db.queries import images_of
+from pgdefect.db.roles import require_owner
 from pgdefect.errors import TooFewImages
 from pgdefect.pipeline.bank import split_holdout
 from pgdefect.pipeline.options import EfficientAdOptions
@@ -69,6 +70,7 @@ def train_network(
     """
     with database.connect() as connection:
         category_id = find_category(connection, category)
+    require_owner(database, "training")
     with database.lock(f"training of {category}"):
         return _train(database, settings, category, category_id, options, progress)
 
