@@ -139,12 +139,13 @@ def test_the_examples_about_the_server_work_as_pasted(place: Path) -> None:
         "PATH": bundled_path(),
         "PAGER": "cat",
     }
-    order = ["up", "status", "url", "upgrade", "check", "psql", "down"]
-    assert {("db", name) for name in order} == set(SERVER)
+    order = ["up", "status", "url", "upgrade", "check"]
+    order += ["role setup", "role add", "role list", "role drop", "psql", "down"]
+    assert {("db", *name.split()) for name in order} == set(SERVER)
     printed = {}
     for name in order:
         done = subprocess.run(
-            ["bash", "-c", example_of(("db", name))],
+            ["bash", "-c", example_of(("db", *name.split()))],
             env=environment,
             input="SELECT 'pasted' AS it;\n",
             capture_output=True,
@@ -157,6 +158,9 @@ def test_the_examples_about_the_server_work_as_pasted(place: Path) -> None:
     assert '"running": true' in printed["status"]
     assert "pasted" in printed["url"]
     assert "agree" in printed["check"]
+    assert "password: " in printed["role add"]
+    assert "analyst" in printed["role list"]
+    assert printed["role drop"] == "analyst is dropped\n"
     assert "(0 rows)" in printed["psql"]
 
 

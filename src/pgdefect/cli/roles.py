@@ -139,7 +139,7 @@ def add(
             note(
                 "This login may not run the statements above. Have an administrator run them with "
                 f"psql in the database {prepared.database}"
-                + ("." if made else ", then run this again.")
+                + (", then run this again." if report is None else ".")
             )
         _say_how_it_connects(context)
     if left:

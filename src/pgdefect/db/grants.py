@@ -336,8 +336,11 @@ END """,
         lacking,
         role,
     )
+    quotes = "$do$"
+    while quotes in role:
+        quotes = f"$x{quotes[1:]}"
     return Step(
-        compose("DO $pgdefect${}$pgdefect$", body),
+        compose(f"DO {quotes}{{}}{quotes}", body),
         compose("SELECT NOT EXISTS (SELECT FROM pg_proc WHERE {})", lacking),
         administrator,
     )
