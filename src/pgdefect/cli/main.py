@@ -16,6 +16,7 @@ from pgdefect.cli import (
     catalog,
     database,
     demo,
+    doctor,
     evaluation,
     exchange,
     inspection,
@@ -51,6 +52,7 @@ evaluation.register(app)
 review.register(app)
 simulation.register(app)
 exchange.register(app)
+doctor.register(app)
 
 
 def _version(value: bool) -> None:

@@ -1,0 +1,1 @@
+"""What is wrong with a database, one function a check; each finding names its remedy."""

@@ -1,0 +1,62 @@
+"""What a check says: a finding, and the repair that `doctor --fix` may make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pgdefect.db.engine import Database
+
+Severity = Literal["fault", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
+FIX = "pgdefect doctor --fix"
+
+Repair = Callable[[Database], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or could be better.
+
+    fault: answers are wrong or missing, or something broken was left behind. warning: it
+    works, but slower, or not for long. note: worth knowing. remedy is a command, or SQL.
+    """
+
+    severity: Severity
+    check: str
+    subject: str
+    message: str
+    remedy: str
+    repair: Repair | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def fixable(self) -> bool:
+        return self.repair is not None
+
+
+def sql_repair(*statements: str) -> Repair:
+    """A repair by statements, each in a transaction of its own, that waits for no lock long."""
+
+    def run(database: Database) -> None:
+        with database.autocommit() as connection:
+            connection.execute("SET lock_timeout = '30s'")
+            for statement in statements:
+                connection.execute(statement)
+
+    return run
+
+
+def psql(statement: str) -> str:
+    """The command that runs a statement."""
+    return f'pgdefect db psql -- -c "{statement}"'
+
+
+def size(count: int) -> str:
+    """Bytes as people say them."""
+    amount = float(count)
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if amount < 1024 or unit == "GB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.3g} {unit}"
