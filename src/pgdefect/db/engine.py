@@ -331,6 +331,11 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
                 f"this login may not do that: {full}. What each role may do is in docs/roles.md; "
                 "pgdefect db role list shows who has which"
             )
+        case "25006":
+            return errors.PermissionDenied(
+                f"this session only reads: {message}. So are a reader's set by default; log in as "
+                "a writer or the owner"
+            )
     operational = isinstance(error, psycopg.OperationalError)
     if state.startswith(("08", "57P")) or (operational and not state):
         return errors.DatabaseUnavailable(

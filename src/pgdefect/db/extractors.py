@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from psycopg import sql
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, func, select, text, update
 
 from pgdefect.db.copy import copy_rows
 from pgdefect.db.engine import Database, driver
@@ -20,16 +20,21 @@ from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 
 
 def find_extractor(database: Database, fingerprint: str) -> int | None:
-    """The id of the extractor with this fingerprint, if it is stored."""
+    """The id of the extractor with this fingerprint, if it is stored and its graph is whole."""
     with database.connect() as connection:
-        return connection.scalar(select(Extractor.id).where(Extractor.fingerprint == fingerprint))
+        return connection.scalar(
+            select(Extractor.id).where(
+                Extractor.fingerprint == fingerprint,
+                func.encode(func.sha256(Extractor.onnx), "hex") == Extractor.onnx_sha256,
+            )
+        )
 
 
 def store_extractor(database: Database, artifact: ExtractorArtifact) -> int:
     """Store an extractor and make the partition its image embeddings go to; returns its id.
 
     The partition's HNSW index is made while it is empty. A second call with the same
-    fingerprint returns the first one's id.
+    fingerprint returns the first one's id; a graph that was damaged is replaced by this one.
     """
     spec = artifact.spec
     with database.begin() as connection:
@@ -41,6 +46,14 @@ def store_extractor(database: Database, artifact: ExtractorArtifact) -> int:
             select(Extractor.id).where(Extractor.fingerprint == spec.fingerprint)
         )
         if found is not None:
+            connection.execute(
+                update(Extractor)
+                .where(
+                    Extractor.id == found,
+                    func.encode(func.sha256(Extractor.onnx), "hex") != Extractor.onnx_sha256,
+                )
+                .values(onnx=artifact.onnx, onnx_sha256=artifact.onnx_sha256)
+            )
             return found
         row = connection.execute(
             Extractor.__table__.insert()  # type: ignore[attr-defined]

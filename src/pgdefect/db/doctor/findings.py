@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import psycopg
+
 from pgdefect.db.engine import Database
+from pgdefect.errors import DatabaseError
 
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
@@ -41,8 +44,12 @@ def sql_repair(*statements: str) -> Repair:
     def run(database: Database) -> None:
         with database.autocommit() as connection:
             connection.execute("SET lock_timeout = '30s'")
-            for statement in statements:
-                connection.execute(statement)
+            try:
+                for statement in statements:
+                    connection.execute(statement)
+            except psycopg.Error as error:
+                said = error.diag.message_primary or str(error)
+                raise DatabaseError(f"{statement}: {said}") from error
 
     return run
 
