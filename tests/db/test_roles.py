@@ -37,12 +37,14 @@ from pgdefect.types import ExtractorArtifact, ExtractorSpec
 READER, WRITER = "an analyst", 'Line "1"'
 OWNER_ONLY = {
     "alembic_version",
+    "defect_space",
     "detector_model",
     "extractor",
     "holdout_score",
     "memory_bank",
     "memory_bank_patch",
     "memory_bank_raw",
+    "search_setting",
     "sql_file",
 }
 

@@ -24,6 +24,7 @@ WRITER_MAY: dict[str, str] = {
     "image_root": "INSERT",
     "image": "INSERT, UPDATE",
     "image_embedding": "INSERT",
+    "image_patches": "INSERT, UPDATE",
     "inspection": "INSERT, UPDATE",
     "detector": "UPDATE (threshold, threshold_rule, score_center, metrics)",
     "detector_threshold": "INSERT",
@@ -262,6 +263,21 @@ def _table_steps(scene: Scene) -> list[Step]:
                     _may_write(writer, table, privileges, columns.rstrip(")")),
                 )
             )
+    # Identity columns need no right on their sequence; a default that names one does.
+    steps.append(
+        Step(
+            compose(
+                "GRANT USAGE ON ALL SEQUENCES IN SCHEMA pgdefect TO {}", sql.Identifier(writer)
+            ),
+            compose(
+                "SELECT NOT EXISTS (SELECT FROM pg_sequence s "
+                "JOIN pg_class c ON c.oid = s.seqrelid "
+                "WHERE c.relnamespace = 'pgdefect'::regnamespace "
+                "AND NOT has_sequence_privilege({}, s.seqrelid, 'USAGE'))",
+                writer,
+            ),
+        )
+    )
     return steps
 
 

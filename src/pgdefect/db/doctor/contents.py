@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, text
 
 from pgdefect.db.doctor.findings import FIX, Finding, psql, size
-from pgdefect.db.doctor.partitions import leaves
+from pgdefect.db.doctor.partitions import SEARCHED, leaves
 
 BIG = 256 << 20
 """Bytes of a table that is read through only when asked to be thorough."""
@@ -62,7 +62,7 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
                 f"{nulls:,} vectors are NULL; no search finds them",
                 again.replace(f"{norm}({leaf.vector}) = 0", f"{leaf.vector} IS NULL"),
             )
-        if zeros and metric == "cosine":
+        if zeros and metric == "cosine" and leaf.parent in SEARCHED:
             yield Finding(
                 "fault",
                 "zero-vectors",

@@ -182,23 +182,23 @@ def check_hnsw(connection: Connection) -> Iterator[Finding]:
 def hnsw_statement(connection: Connection, leaf: Leaf) -> str | None:
     """What makes a partition's index as training would; None where its dimension is unknown."""
     from pgdefect.db.banks import INDEX_OPTIONS
-    from pgdefect.distance import COSINE, index_expression, metric_named
+    from pgdefect.distance import COSINE, index_expression, indexed_type, metric_named
 
     dim = leaf.dim or connection.scalar(
         text(f"SELECT vector_dims({leaf.vector}) FROM pgdefect.{leaf.table} LIMIT 1")
     )
     if dim is None:
         return None
-    kind, metric, options = leaf.vector_type, COSINE, ""
+    kind, metric, options = indexed_type("half", dim), COSINE, ""
     if leaf.key == "bank_id":
         row = connection.execute(
             text("SELECT indexed_type, metric FROM pgdefect.memory_bank WHERE id = :id"),
             {"id": leaf.number},
         ).one()
         kind, metric, options = row[0], metric_named(row[1]), f" WITH ({INDEX_OPTIONS})"
-    expression = index_expression(kind, dim)  # type: ignore[arg-type]
+    expression = index_expression(kind, dim)
     expression = re.sub(r"^\w+", str(leaf.vector), expression)
     return (
         f"CREATE INDEX CONCURRENTLY {leaf.table}_hnsw ON pgdefect.{leaf.table} "
-        f"USING hnsw (({expression}) {metric.operator_class(kind)}){options}"  # type: ignore[arg-type]
+        f"USING hnsw (({expression}) {metric.operator_class(kind)}){options}"
     )
