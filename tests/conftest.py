@@ -164,3 +164,24 @@ def trained(clone_of: Clone, _trained_template: Database) -> Iterator[Database]:
     """A database whose category ``parts`` is trained and its test images inspected."""
     with clone_of(_trained_template) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def _factory_template(
+    new_database: Callable[..., Database],
+    _trained_template: Database,
+    settings: Settings,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Database:
+    from docs.scene import two_weeks
+
+    database = new_database(_trained_template)
+    two_weeks(database, settings, "parts", tmp_path_factory.mktemp("line") / "photos", size=TINY)
+    return database
+
+
+@pytest.fixture
+def factory(clone_of: Clone, _factory_template: Database) -> Iterator[Database]:
+    """`trained` and two weeks of production: reviews, votes, two banks, kept patches."""
+    with clone_of(_factory_template) as database:
+        yield database

@@ -1,0 +1,1 @@
+"""What makes the generated pages: ``python -m docs`` writes them anew (``make docs``)."""

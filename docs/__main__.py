@@ -1,0 +1,82 @@
+"""Write the generated pages anew: analysts.md, schema.md, cookbook.md.
+
+``python -m docs`` makes all, ``python -m docs analysts schema`` those two, in seconds.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from docs.cookbook import cookbook_page, recipes, run_recipe
+from docs.reference import analysts_page, schema_page
+from docs.scene import two_weeks
+from pgdefect.config import Settings
+from pgdefect.db.catalog import move_root
+from pgdefect.db.embedded import EmbeddedServer
+from pgdefect.db.engine import Database
+from pgdefect.db.schema import upgrade
+from pgdefect.vision.synthetic import Texture
+
+HERE = Path(__file__).parent
+PAGES = ("analysts", "schema", "cookbook")
+PRODUCTS: dict[str, Texture] = {"cover_plate": "brushed", "seat_cloth": "woven"}
+SIZE = (192, 192)
+
+
+def main(names: list[str]) -> None:
+    """Write the pages named, or all. Exits with 2 for a name there is not."""
+    if unknown := [name for name in names if name not in PAGES]:
+        sys.exit(f"no page {unknown[0]!r}; pages: {', '.join(PAGES)}")
+    wanted = names or list(PAGES)
+    folder = Path(tempfile.mkdtemp(prefix="pgdefect-docs-", dir="/tmp"))
+    folder.chmod(0o755)
+    server = EmbeddedServer(folder / "data")
+    try:
+        server.start()
+        database = Database(server.url())
+        upgrade(database)
+        if "analysts" in wanted:
+            with database.autocommit() as connection:
+                _write("analysts", analysts_page(connection))
+        if "schema" in wanted:
+            _write("schema", schema_page())
+        if "cookbook" in wanted:
+            for product, texture in PRODUCTS.items():
+                _produce(database, folder / product, product, texture)
+            _write("cookbook", cookbook_page((r, run_recipe(database, r)) for r in recipes()))
+        database.dispose()
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _produce(database: Database, folder: Path, product: str, texture: Texture) -> None:
+    """Learn a product, test it, and let it be made for two weeks."""
+    from pgdefect.pipeline.ingest import ingest
+    from pgdefect.pipeline.inspect import inspect
+    from pgdefect.pipeline.options import TrainOptions
+    from pgdefect.pipeline.train import train
+    from pgdefect.vision.synthetic import write_dataset
+
+    settings = Settings()
+    write_dataset(folder / "set", num_train=40, seed=1, size=SIZE, texture=texture)
+    ingest(database, folder / "set", product)
+    train(database, settings, product, TrainOptions(image_size=SIZE))
+    inspect(database, settings, product, split="test")
+    two_weeks(
+        database, settings, product, folder / "line", size=SIZE, texture=texture, parts_a_day=2
+    )
+    for part in ("set", "line"):
+        move_root(database, str(folder / part), f"/photos/{product}/{part}")
+
+
+def _write(name: str, page: str) -> None:
+    (HERE / f"{name}.md").write_text(page, encoding="utf-8")
+    print(f"docs/{name}.md")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

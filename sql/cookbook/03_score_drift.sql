@@ -1,0 +1,26 @@
+-- Question: have the scores drifted, this week against the one before?
+-- Answer:   shift is the difference of the two means in standard deviations of last week's
+--           scores. Above about 0.5, look at light, focus and lens before trusting the rejects;
+--           if parts are fine, train a new bank with this week's good ones.
+-- Set:      days (7); the last week ends with the newest inspection
+\if :{?days} \else \set days 7 \endif
+
+WITH weeks AS (
+    SELECT category, normalized_score,
+           inspected_at > max(inspected_at) OVER (PARTITION BY category)
+                          - make_interval(days => :days) AS latest
+    FROM defect.images
+    WHERE split = 'production' AND verdict IS NOT NULL
+      AND inspected_at > (SELECT max(inspected_at) FROM defect.images WHERE split = 'production')
+                         - make_interval(days => 2 * :days)
+)
+SELECT category, count(*) FILTER (WHERE NOT latest) AS before,
+       count(*) FILTER (WHERE latest) AS latest,
+       round(avg(normalized_score) FILTER (WHERE NOT latest)::numeric, 3) AS mean_before,
+       round(avg(normalized_score) FILTER (WHERE latest)::numeric, 3) AS mean_latest,
+       round(((avg(normalized_score) FILTER (WHERE latest)
+               - avg(normalized_score) FILTER (WHERE NOT latest))
+              / nullif(stddev(normalized_score) FILTER (WHERE NOT latest), 0))::numeric, 2) AS shift
+FROM weeks
+GROUP BY category
+ORDER BY category;
