@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make demo    set up, then learn solar cells, flag defects, find similar images"
 	@echo "make test    set up, then run the tests"
 	@echo "make lint    set up, then check style and types"
+	@echo "make docs    set up, then write the generated pages of docs/ anew"
 	@echo "make bench   set up, then measure against peers"
 	@echo "make clean   remove $(VENV) and what tools left behind"
 
@@ -46,9 +47,12 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+docs: setup
+	$(VENV)/bin/python -m docs
+
 bench: setup
 	$(VENV)/bin/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests benchmarks migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks docs migrations -name __pycache__ -type d -prune -exec rm -rf {} +

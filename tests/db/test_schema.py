@@ -44,19 +44,19 @@ def test_head_is_the_one_alembic_finds() -> None:
 def test_a_changed_sql_file_is_noticed_and_applied(database: Database) -> None:
     with database.begin() as connection:
         connection.execute(
-            text("UPDATE pgdefect.sql_file SET sha256 = '' WHERE name = 'views/30_images.sql'")
+            text("UPDATE pgdefect.sql_file SET sha256 = '' WHERE name = 'views/34_evaluations.sql'")
         )
-        connection.execute(text("DROP VIEW defect.images"))
-        connection.execute(text("CREATE VIEW defect.images AS SELECT 1 AS other_columns"))
+        connection.execute(text("DROP VIEW defect.evaluations"))
+        connection.execute(text("CREATE VIEW defect.evaluations AS SELECT 1 AS other_columns"))
     with pytest.raises(SchemaOutOfDate, match="functions or views"):
         require_current(database)
     assert check(database).differences == (
-        "sql/views/30_images.sql is not the version in the database",
+        "sql/views/34_evaluations.sql is not the version in the database",
     )
-    assert upgrade(database).sql_files == ("views/30_images.sql",)
+    assert upgrade(database).sql_files == ("views/34_evaluations.sql",)
     assert check(database).ok
     with database.connect() as connection:
-        connection.execute(text("SELECT image_id, verdict FROM defect.images"))
+        connection.execute(text("SELECT evaluation_id, aupro FROM defect.evaluations"))
 
 
 @pytest.mark.parametrize(

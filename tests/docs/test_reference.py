@@ -1,0 +1,117 @@
+"""Every object says what it answers; its example runs; the pages made of that are up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from docs.reference import analysts_page, examples, schema_page
+from sqlalchemy import text
+
+from pgdefect.db.engine import Database
+from pgdefect.db.models import Base
+
+DOCS = Path(__file__).parents[2] / "docs"
+WRITERS = {"set_threshold", "rejudge", "review"}
+OBJECTS = """
+SELECT 'defect.' || relname, obj_description(oid, 'pg_class') FROM pg_class
+WHERE relnamespace = 'defect'::regnamespace AND relkind = 'v'
+UNION ALL
+SELECT pronamespace::regnamespace || '.' || proname, obj_description(oid, 'pg_proc') FROM pg_proc
+WHERE pronamespace IN ('defect'::regnamespace, 'pgdefect'::regnamespace)
+ORDER BY 1
+"""
+
+
+@pytest.fixture
+def leather(factory: Database) -> Database:
+    """The category and the image that the examples speak of."""
+    with factory.begin() as connection:
+        connection.execute(text("UPDATE pgdefect.category SET name = 'leather'"))
+        connection.execute(
+            text(
+                "UPDATE pgdefect.image SET path = replace(path, '002', '003') "
+                "WHERE path LIKE 'test/scratch/002%'"
+            )
+        )
+    return factory
+
+
+def test_every_object_and_column_has_a_comment(database: Database) -> None:
+    with database.connect() as connection:
+        objects = connection.execute(text(OBJECTS)).all()
+        columns = connection.scalars(
+            text(
+                "SELECT relname || '.' || attname FROM pg_attribute a "
+                "JOIN pg_class c ON c.oid = a.attrelid "
+                "WHERE relnamespace = 'defect'::regnamespace AND relkind = 'v' AND attnum > 0 "
+                "AND col_description(c.oid, attnum) IS NULL"
+            )
+        ).all()
+    assert [name for name, comment in objects if not comment] == []
+    without = [name for name, c in objects if name.startswith("defect.") and not examples(c)]
+    assert without == []
+    # They belong into sql/views/90_column_comments.sql.
+    assert columns == []
+
+
+def test_every_example_runs_and_only_writers_write(leather: Database) -> None:
+    """Each as the first statement of a session, which may only read unless a writer is asked."""
+    with leather.connect() as connection:
+        objects = connection.execute(text(OBJECTS)).all()
+    ran, silent = 0, []
+    for name, comment in objects:
+        for example in examples(comment):
+            writes = any(f"defect.{writer}(" in example for writer in WRITERS)
+            with psycopg.connect(leather.url) as connection:
+                connection.read_only = not writes
+                cursor = connection.execute(example)  # type: ignore[arg-type]
+                if not cursor.fetchall():
+                    silent.append(name)
+                connection.rollback()
+            ran += 1
+    assert ran >= 25
+    # What the two weeks of parts give no answer to.
+    assert set(silent) <= {"defect.evaluations", "defect.simulated", "defect.regions"}
+
+
+def test_functions_are_what_they_say_to_the_planner(database: Database) -> None:
+    with database.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT proname::text, provolatile::text, proconfig, prosecdef FROM pg_proc "
+                "WHERE pronamespace IN ('defect'::regnamespace, 'pgdefect'::regnamespace)"
+            )
+        ).all()
+    assert len(rows) > 20
+    for name, volatility, settings, definer in rows:
+        fixed = [s for s in settings or [] if s.startswith("search_path=")]
+        assert fixed, f"{name} has no search_path of its own"
+        trigger = name == "take_over_review"
+        assert definer == trigger, name
+        assert (volatility == "v") == (name in WRITERS or trigger), name
+
+
+def test_the_page_for_analysts_is_what_the_database_says(database: Database) -> None:
+    with database.autocommit() as connection:
+        page = analysts_page(connection)
+    assert page == (DOCS / "analysts.md").read_text(encoding="utf-8"), "run: make docs"
+    for name in ("similar_images", "nearest_normal", "what_if", "review", "inspect"):
+        assert f"### defect.{name}\n" in page
+    assert "| `priority` | double precision | 0 to 1" in page
+
+
+def test_the_schema_page_is_what_the_models_say() -> None:
+    page = schema_page()
+    assert page == (DOCS / "schema.md").read_text(encoding="utf-8"), "run: make docs"
+    for table in Base.metadata.tables.values():
+        assert f"    {table.name} {{" in page
+        for column in table.columns:
+            assert f" {column.name}" in page
+
+
+def test_examples_are_cut_out_of_comments() -> None:
+    assert examples("Says it. Example: SELECT 1;") == ["SELECT 1;"]
+    assert examples("Says it.") == []
+    assert examples("") == []
