@@ -13,7 +13,7 @@ from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import score_patches
 from pgdefect.db.schema import _alembic_config, _head, check, require_current, upgrade
-from pgdefect.errors import SchemaOutOfDate
+from pgdefect.errors import Conflict, SchemaOutOfDate
 
 
 def test_upgrade_makes_what_the_models_say(empty_database: Database) -> None:
@@ -71,6 +71,57 @@ def test_check_names_what_is_missing(database: Database, damage: str) -> None:
     with database.begin() as connection:
         connection.execute(text(damage))
     assert not check(database).ok
+
+
+FUNCTIONS_OF_BEFORE = """
+DROP FUNCTION defect.similar_images;
+CREATE FUNCTION defect.similar_images(image text, k integer DEFAULT 10, category text DEFAULT NULL)
+RETURNS TABLE (rank bigint, image_id bigint) LANGUAGE sql AS 'SELECT 1::bigint, 2::bigint';
+CREATE FUNCTION pgdefect.nearest_images(extractor bigint, query vector, k integer DEFAULT 10)
+RETURNS TABLE (image_id bigint) LANGUAGE sql AS 'SELECT 1::bigint';
+CREATE FUNCTION defect.patch_box(integer, integer) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+INSERT INTO pgdefect.sql_file (name, sha256) VALUES ('functions/12_nearest_images.sql', '');
+UPDATE pgdefect.sql_file SET sha256 = ''
+WHERE name IN ('functions/21_similar_images.sql', 'functions/13_patch_box.sql');
+"""
+
+
+def test_functions_of_other_arguments_give_way(database: Database) -> None:
+    """Those of another signature, those that the code no longer has, and one that a view uses."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(FUNCTIONS_OF_BEFORE)
+    assert any("12_nearest_images" in difference for difference in check(database).differences)
+    assert upgrade(database).sql_files == (
+        "functions/13_patch_box.sql",
+        "functions/21_similar_images.sql",
+        "functions/12_nearest_images.sql",
+    )
+    assert check(database).ok
+    with database.connect() as connection:
+        kinds = connection.execute(
+            text(
+                "SELECT proname, pronargs > 5 FROM pg_proc "
+                "WHERE proname IN ('nearest_images', 'similar_images', 'patch_box') ORDER BY 1"
+            )
+        ).all()
+        connection.execute(text("SELECT worst_box FROM defect.inspections"))
+    assert kinds == [("patch_box", True), ("similar_images", True)]
+    assert upgrade(database).sql_files == ()
+
+
+def test_an_analysts_own_view_is_not_dropped(database: Database) -> None:
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            FUNCTIONS_OF_BEFORE
+            + "CREATE VIEW public.mine AS SELECT * FROM defect.similar_images('1');"
+        )
+    with pytest.raises(Conflict, match=r"view (public\.)?mine depends on"):
+        upgrade(database)
+    with database.begin() as connection:
+        assert connection.execute(text("SELECT * FROM public.mine")).all() == [(1, 2)]
+        connection.execute(text("DROP VIEW public.mine"))
+    upgrade(database)
+    assert check(database).ok
 
 
 BANK_OF_0001 = """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,13 +163,19 @@ def _drop_views(raw: psycopg.Connection[Any], names: set[str]) -> None:
     ).fetchall()
     if not views:
         return
-    try:
+    with _nothing_else_on_it():
         raw.execute(f"DROP VIEW {', '.join(name for (name,) in views)}")
+
+
+@contextmanager
+def _nothing_else_on_it() -> Iterator[None]:
+    try:
+        yield
     except psycopg.errors.DependentObjectsStillExist as error:
         detail = " ".join(str(error.diag.message_detail).split())
         raise Conflict(
-            f"the upgrade changes columns of pgdefect's views, and other objects stand on them: "
-            f"{detail}. Drop those, run pgdefect db upgrade, and make them again; "
+            f"the upgrade changes views or functions of pgdefect's, and other objects stand on "
+            f"them: {detail}. Drop those, run pgdefect db upgrade, and make them again; "
             "nothing was changed"
         ) from error
 
@@ -183,7 +189,8 @@ def _drop_functions(raw: psycopg.Connection[Any], names: set[str]) -> None:
         "AND prorettype <> 'trigger'::regtype",
         [_OUR_SCHEMAS, sorted(names)],
     ).fetchall():
-        raw.execute(f"DROP FUNCTION {signature}")
+        with _nothing_else_on_it():
+            raw.execute(f"DROP FUNCTION {signature}")
 
 
 _Right = tuple[str, str, str, str, bool]
