@@ -1,20 +1,32 @@
-"""Thousands of rows, in a database and in memory: enough for the planner to use an index."""
+"""Thousands of rows, in a database and in memory: enough for an index to be worth its while."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from rows import add_embeddings, add_extractor, add_images, memory_bank, store, unit_vectors
+from numpy.typing import NDArray
+from rows import (
+    add_defect_embeddings,
+    add_defect_space,
+    add_embeddings,
+    add_extractor,
+    add_images,
+    add_regions,
+    memory_bank,
+    store,
+    unit_vectors,
+)
 from sqlalchemy import text
 
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
-from pgdefect.distance import COSINE, L2, Metric, Precision
-from pgdefect.types import BankInfo, Float32, MemoryBank
+from pgdefect.distance import COSINE, L2, Metric, Precision, as_stored
+from pgdefect.types import BankInfo, Float32, MemoryBank, SearchBy
 
 IMAGES = 6000
 IMAGE_DIM = 32
+DEFECT_DIM = 16
 PATCH_DIM = 24
 
 
@@ -30,16 +42,23 @@ class Picture:
     group: str | None
     sha256: str
     retired: bool
+    split: str
+    line: int
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """The database, and the same rows in memory; not to be written to."""
+    """The database, and the same rows in memory; not to be written to.
+
+    vectors: what searches by picture, defect and region compare, `(n, dim)`; owners: for each
+    the index of its image.
+    """
 
     database: Database
     extractor_id: int
     images: tuple[Picture, ...]
-    embeddings: Float32
+    vectors: dict[SearchBy, Float32]
+    owners: dict[SearchBy, NDArray[np.int64]]
     banks: dict[tuple[str, Precision], tuple[BankInfo, MemoryBank]]
 
 
@@ -53,14 +72,54 @@ def build_crowd(database: Database) -> Crowd:
         for metric in (COSINE, L2)
         for precision in ("half", "single")
     }
-    return Crowd(database, extractor_id, images, embeddings, banks)
+    vectors: dict[SearchBy, Float32] = {"picture": embeddings}
+    owners: dict[SearchBy, NDArray[np.int64]] = {"picture": np.arange(len(images))}
+    vectors["defect"], owners["defect"] = _defects(images), np.arange(len(images))
+    regions = np.random.default_rng(8).integers(2, size=len(images)) * 2
+    owners["region"] = np.repeat(np.arange(len(images)), regions)
+    vectors["region"] = _near(vectors["defect"][owners["region"]])
+    _store_defects(database, extractor_id, banks["cosine", "half"][0].id, images, vectors, owners)
+    with database.autocommit() as connection:
+        connection.execute(
+            "ANALYZE pgdefect.image, pgdefect.defect_embedding, pgdefect.defect_region"
+        )
+    return Crowd(database, extractor_id, images, vectors, owners, banks)
+
+
+def _defects(images: tuple[Picture, ...]) -> Float32:
+    """Clusters again; those of test images lie together, far from those of training images."""
+    rng = np.random.default_rng(4)
+    centers = rng.standard_normal((40, DEFECT_DIM))
+    values = centers[[image.number % 40 for image in images]]
+    values[:, 0] = [4.0 if image.split == "test" else -4.0 for image in images]
+    return _near(values)
+
+
+def _near(values: Float32) -> Float32:
+    values = values + 0.3 * np.random.default_rng(5).standard_normal(values.shape)
+    return as_stored(np.float32(values / np.linalg.norm(values, axis=1, keepdims=True)), "half")
+
+
+def _store_defects(
+    database: Database,
+    extractor_id: int,
+    detector_id: int,
+    images: tuple[Picture, ...],
+    vectors: dict[SearchBy, Float32],
+    owners: dict[SearchBy, NDArray[np.int64]],
+) -> None:
+    add_defect_space(database, extractor_id, DEFECT_DIM)
+    ids = np.array([image.id for image in images])
+    add_defect_embeddings(database, extractor_id, detector_id, ids, vectors["defect"])
+    add_regions(database, extractor_id, detector_id, ids[owners["region"]], vectors["region"])
 
 
 def _add_images(database: Database) -> tuple[Picture, ...]:
     """Categories a (5,000), b (1,000), and gone, which is retired.
 
     Every 200th of a is `rare`, one is `single`; every 7th has a group of up to 10; of 100
-    images the last is a copy of the first; every 50th from 25 on is retired.
+    images the last is a copy of the first; every 50th from 25 on is retired. Every second is a
+    test image, and of 20 each comes from a line of its own.
     """
     pictures: list[Picture] = []
     for category, total in (("a", 5000), ("b", 900), ("gone", 100)):
@@ -79,6 +138,8 @@ def _add_images(database: Database) -> tuple[Picture, ...]:
             label=lambda n, defects=defects: "anomalous" if n in defects else "normal",
             defect_type=lambda n, defects=defects: defects.get(n),
             group_name=lambda n, groups=groups: groups[n],
+            split=lambda n: "test" if n % 2 else "train",
+            attributes=lambda n: {"line": n % 20},
         )
         pictures += [
             Picture(
@@ -90,6 +151,8 @@ def _add_images(database: Database) -> tuple[Picture, ...]:
                 group=groups[n],
                 sha256=digests[n],
                 retired=category == "gone" or n % 50 == 25,
+                split="test" if n % 2 else "train",
+                line=n % 20,
             )
             for n in range(total)
         ]

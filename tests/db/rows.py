@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
 from sqlalchemy import text
 
 from pgdefect.db import catalog
 from pgdefect.db.banks import Calibration, store_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import store_extractor, store_image_embeddings
+from pgdefect.db.copy import copy_rows
+from pgdefect.db.engine import Database, driver
+from pgdefect.db.extractors import (
+    create_extractor_partition,
+    store_extractor,
+    store_image_embeddings,
+)
 from pgdefect.distance import COSINE, Metric, Precision, as_stored
 from pgdefect.types import (
     EmbeddingTransform,
@@ -56,6 +66,79 @@ def add_embeddings(
         store_image_embeddings(connection, extractor_id, image_ids, embeddings)
     with database.autocommit() as connection:
         connection.execute("ANALYZE pgdefect.image, pgdefect.image_embedding")
+
+
+def add_defect_space(database: Database, extractor_id: int, dim: int) -> None:
+    """Where defect embeddings of `dim` go; how they are made does not matter here."""
+    with database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO pgdefect.defect_space (extractor_id, embedding_dim, center, "
+                "components, settings) VALUES (:extractor, :dim, '{0}', '{{1}}', '{}')"
+            ),
+            {"extractor": extractor_id, "dim": dim},
+        )
+        for parent, key in (("defect_embedding", "image_id"), ("defect_region", "id")):
+            create_extractor_partition(
+                connection, parent, extractor_id, dim, f"extractor_id, {key}"
+            )
+
+
+def add_defect_embeddings(
+    database: Database,
+    extractor_id: int,
+    detector_id: int,
+    image_ids: Sequence[int] | NDArray[np.int64],
+    embeddings: Float32,
+) -> None:
+    with database.begin() as connection:
+        copy_rows(
+            driver(connection),
+            sql.Identifier("pgdefect", "defect_embedding"),
+            [
+                ("extractor_id", np.full(len(embeddings), extractor_id, dtype=np.int64)),
+                ("image_id", np.asarray(image_ids, dtype=np.int64)),
+                ("detector_id", np.full(len(embeddings), detector_id, dtype=np.int64)),
+                ("embedding", embeddings.astype(np.float16)),
+            ],
+        )
+
+
+def add_regions(
+    database: Database,
+    extractor_id: int,
+    detector_id: int,
+    image_ids: Sequence[int] | NDArray[np.int64],
+    embeddings: Float32,
+) -> list[int]:
+    """One region per vector, an image's in the order of their rank; returns their ids."""
+    images = np.asarray(image_ids, dtype=np.int64)
+    n = len(images)
+    rank = np.array([(images[:i] == image).sum() + 1 for i, image in enumerate(images)])
+    with database.begin() as connection:
+        last = connection.scalar(text("SELECT coalesce(max(id), 0) FROM pgdefect.defect_region"))
+        copy_rows(
+            driver(connection),
+            sql.Identifier("pgdefect", "defect_region"),
+            [
+                ("extractor_id", np.full(n, extractor_id, dtype=np.int64)),
+                ("image_id", images),
+                ("detector_id", np.full(n, detector_id, dtype=np.int64)),
+                ("rank", rank.astype(np.int16)),
+                *[(name, np.full(n, 8, dtype=np.int32)) for name in ("x", "y", "width", "height")],
+                ("num_patches", np.full(n, 2, dtype=np.int32)),
+                *[
+                    (name, np.full(n, 0.5, dtype=np.float32))
+                    for name in ("area", "peak_score", "mean_score")
+                ],
+                ("embedding", embeddings.astype(np.float16)),
+            ],
+        )
+        ids = connection.scalars(
+            text("SELECT id FROM pgdefect.defect_region WHERE id > :last ORDER BY id"),
+            {"last": last},
+        )
+        return list(ids)
 
 
 def memory_bank(
@@ -139,3 +222,35 @@ def _digest(category: str, n: int) -> str:
     import hashlib
 
     return hashlib.sha256(f"{category} {n}".encode()).hexdigest()
+
+
+def scans(database: Database, index: str) -> int:
+    """How often the index was scanned; backends report when they end."""
+    database.dispose()
+    deadline = time.monotonic() + 10
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        while connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        row = connection.execute(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s", [index]
+        ).fetchone()
+    assert row is not None, f"there is no index {index}"
+    return int(row[0])
+
+
+@contextmanager
+def index_scanned(database: Database, index: str, at_least: int = 1) -> Iterator[None]:
+    before = scans(database, index)
+    yield
+    assert scans(database, index) - before >= at_least
+
+
+@contextmanager
+def index_left_alone(database: Database, index: str) -> Iterator[None]:
+    before = scans(database, index)
+    yield
+    assert scans(database, index) == before

@@ -5,60 +5,20 @@ EXPLAIN of a PL/pgSQL function shows nothing, so the index's own counter is aske
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-
 import numpy as np
-import psycopg
 import pytest
 from crowds import IMAGES, Crowd
-from rows import unit_vectors
+from rows import index_left_alone, index_scanned
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database, driver
+from pgdefect.db.engine import driver
 from pgdefect.db.queries import score_patches, similar_patches
-from pgdefect.db.search import SearchFilter, nearest
-from pgdefect.distance import COSINE, Precision, as_stored, pairwise
+from pgdefect.distance import Precision, as_stored, pairwise
 from pgdefect.types import BankInfo
 from pgdefect.vision.scoring import nearest_vectors
 
-unfolded = partial(nearest, fold=False)
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
-
-
-def scans(database: Database, index: str) -> int:
-    """How often the index was scanned; backends report when they end."""
-    database.dispose()
-    deadline = time.monotonic() + 10
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        while connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        ).fetchone() != (0,):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        row = connection.execute(
-            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s", [index]
-        ).fetchone()
-    assert row is not None, f"there is no index {index}"
-    return int(row[0])
-
-
-@contextmanager
-def index_scanned(database: Database, index: str, at_least: int = 1) -> Iterator[None]:
-    before = scans(database, index)
-    yield
-    assert scans(database, index) - before >= at_least
-
-
-@contextmanager
-def index_left_alone(database: Database, index: str) -> Iterator[None]:
-    before = scans(database, index)
-    yield
-    assert scans(database, index) == before
 
 
 def bank_index(bank: BankInfo) -> str:
@@ -118,62 +78,6 @@ def test_similar_patches(crowd: Crowd, kind: tuple[str, Precision]) -> None:
         ]
     reference = pairwise(bank.metric, bank.embeddings[:20], bank.embeddings)
     assert recall(found, [set(row.argsort()[:10].tolist()) for row in reference]) >= 0.9
-
-
-WHERE: dict[str, SearchFilter] = {
-    "no filter": SearchFilter(),
-    "category": SearchFilter(category="a"),
-    "what search asks": SearchFilter(category="a", except_images=(1,), except_sha256=("0" * 64,)),
-    "label": SearchFilter(label="normal"),
-}
-
-
-@pytest.mark.parametrize("where", WHERE.values(), ids=WHERE.keys())
-def test_nearest_images(crowd: Crowd, images_index: str, where: SearchFilter) -> None:
-    near = crowd.embeddings[: 20 * 97 : 97]
-    queries = near + 0.3 * unit_vectors(6, 20, crowd.embeddings.shape[1])
-
-    def found(exact: bool) -> list[set[int]]:
-        return [
-            {
-                n.image.id
-                for n in unfolded(
-                    crowd.database, "picture", crowd.extractor_id, query, 10, where, exact=exact
-                )
-            }
-            for query in queries
-        ]
-
-    with index_scanned(crowd.database, images_index, at_least=20):
-        approximate = found(exact=False)
-    with index_left_alone(crowd.database, images_index):
-        true = found(exact=True)
-    assert recall(approximate, true) >= 0.95
-
-
-def test_similar_images(crowd: Crowd, images_index: str) -> None:
-    queries = [n for n, image in enumerate(crowd.images) if not image.retired][::300]
-    allowed = np.array([not image.retired for image in crowd.images])
-    digests = np.array([image.sha256 for image in crowd.images])
-    reference = pairwise(COSINE, crowd.embeddings[queries], crowd.embeddings)
-    true = []
-    for n, row in zip(queries, reference, strict=True):
-        row[~allowed | (digests == digests[n])] = np.inf
-        true.append({crowd.images[i].id for i in row.argsort()[:10]})
-    with (
-        index_scanned(crowd.database, images_index, at_least=len(queries)),
-        crowd.database.connect() as connection,
-    ):
-        found = [
-            set(
-                connection.scalars(
-                    text("SELECT image_id FROM defect.similar_images(:id, fold => false)"),
-                    {"id": str(crowd.images[n].id)},
-                )
-            )
-            for n in queries
-        ]
-    assert recall(found, true) >= 0.95
 
 
 def test_calibrated_ef_search_reaches_the_recall_that_is_stored(crowd: Crowd) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import psycopg
 import pytest
-from crowds import Crowd, Picture
-from rows import add_embeddings, add_extractor, add_images, memory_bank, store, unit_vectors
+from crowds import Crowd
+from rows import add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
 from pgdefect.db.detectors import active_detector
@@ -21,14 +20,12 @@ from pgdefect.db.queries import (
     similar_patches,
     support_positions,
 )
-from pgdefect.db.search import SearchFilter, nearest
-from pgdefect.distance import COSINE, METRICS, Precision, as_stored, pairwise
-from pgdefect.errors import Conflict, NotFound
+from pgdefect.distance import METRICS, Precision, as_stored, pairwise
+from pgdefect.errors import NotFound
 from pgdefect.types import Float32
 from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.scoring import nearest_vectors, row_distances
 
-unfolded = partial(nearest, fold=False)
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 
@@ -164,247 +161,7 @@ def test_patches_of_banks_that_are_not_there_are_refused(crowd: Crowd) -> None:
         driver(c).execute("SELECT * FROM pgdefect.nearest_bank_vectors(999, '[1]')")
 
 
-# -- images --------------------------------------------------------------------------------
-
-
-def passing(crowd: Crowd, where: SearchFilter) -> list[int]:
-    """Indices of the images a filter lets through: the reference."""
-    by_id = {image.id: image for image in crowd.images}
-    query = by_id.get(where.except_images[0] if where.except_images else 0)
-    digests = {*where.except_sha256, query.sha256 if query else None}
-
-    def passes(image: Picture) -> bool:
-        return (
-            not image.retired
-            and where.category in (None, image.category)
-            and where.label in (None, image.label)
-            and where.defect_type in (None, image.defect_type)
-            and image.id not in where.except_images
-            and image.sha256 not in digests
-            and not (
-                where.except_group
-                and query is not None
-                and query.group is not None
-                and (image.category, image.group) == (query.category, query.group)
-            )
-        )
-
-    return [n for n, image in enumerate(crowd.images) if passes(image)]
-
-
-FILTERS = {
-    "none": SearchFilter(),
-    "category": SearchFilter(category="b"),
-    "label": SearchFilter(label="normal"),
-    "half a percent": SearchFilter(defect_type="rare"),
-    "half a percent by label": SearchFilter(category="a", label="anomalous"),
-    "one row": SearchFilter(defect_type="single"),
-    "no row": SearchFilter(category="b", defect_type="rare"),
-    "unknown category": SearchFilter(category="'; DROP TABLE pgdefect.image; --"),
-    "retired category": SearchFilter(category="gone"),
-}
-each_filter = pytest.mark.parametrize("where", FILTERS.values(), ids=FILTERS.keys())
-
-
-@each_filter
-def test_exact_image_search_equals_numpy(crowd: Crowd, where: SearchFilter) -> None:
-    query = crowd.embeddings[123]
-    found = unfolded(crowd.database, "picture", crowd.extractor_id, query, 20, where, exact=True)
-    allowed = passing(crowd, where)
-    reference = pairwise(COSINE, query[None], crowd.embeddings)[0][allowed]
-    order = reference.argsort(kind="stable")[:20]
-    assert [n.image.id for n in found] == [crowd.images[allowed[i]].id for i in order]
-    assert [n.rank for n in found] == list(range(1, len(found) + 1))
-    np.testing.assert_allclose([n.distance for n in found], reference[order], atol=1e-6)
-
-
-@each_filter
-@pytest.mark.parametrize("k", [1, 10, 200])
-def test_image_search_always_gives_k_where_k_exist(
-    crowd: Crowd, where: SearchFilter, k: int
-) -> None:
-    allowed = passing(crowd, where)
-    ids = {crowd.images[n].id for n in allowed}
-    # The query lies in a cluster without a single rare image.
-    query = crowd.embeddings[123]
-    found = unfolded(crowd.database, "picture", crowd.extractor_id, query, k, where)
-    assert len(found) == len({n.image.id for n in found}) == min(k, len(allowed))
-    assert {n.image.id for n in found} <= ids
-    distances = [n.distance for n in found]
-    assert distances == sorted(distances)
-
-
-@pytest.mark.parametrize(
-    ("limit", "where", "k"),
-    [(1, SearchFilter(defect_type="rare"), 20), (20_000, SearchFilter(category="b"), 90)],
-    ids=["cut short", "by default"],
-)
-def test_image_search_gives_k_when_the_first_candidates_do_not(
-    crowd: Crowd, limit: int, where: SearchFilter, k: int
-) -> None:
-    """Both ways: the walk over the index goes on, and where it may not, a scan completes it."""
-    allowed = passing(crowd, where)
-    query = crowd.embeddings[123]
-    reference = pairwise(COSINE, query[None], crowd.embeddings)[0][allowed]
-    nearest = [crowd.images[allowed[i]].id for i in reference.argsort()[:k]]
-    index = f"image_embedding_{crowd.extractor_id}_hnsw"
-    with psycopg.connect(crowd.database.url, autocommit=True) as connection:
-        for setting in (f"hnsw.max_scan_tuples = {limit}", "enable_sort = off"):
-            connection.execute(f"SET {setting}")
-        before = statistics(connection, index)
-        rows = connection.execute(
-            "SELECT image_id FROM pgdefect.nearest_images(%s, %s::real[]::halfvec, %s, %s, "
-            "defect_type => %s)",
-            [crowd.extractor_id, query.tolist(), k, where.category, where.defect_type],
-        ).fetchall()
-        walks, scans = (b - a for a, b in zip(before, statistics(connection, index), strict=True))
-    assert len(rows) == len({row[0] for row in rows}) == k
-    assert len({row[0] for row in rows} & set(nearest)) >= 0.9 * k
-    assert walks == 1
-    assert (scans > 0) == (limit == 1)
-
-
-def statistics(connection: psycopg.Connection, index: str) -> tuple[int, int]:
-    """Scans of an index, and scans of its table by any other way; this session's included."""
-    connection.execute("SELECT pg_stat_force_next_flush()")
-    row = connection.execute(
-        "SELECT i.idx_scan, t.seq_scan + t.idx_scan - i.idx_scan "
-        "FROM pg_stat_user_indexes i JOIN pg_stat_user_tables t USING (relid) "
-        "WHERE i.indexrelname = %s",
-        [index],
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
-
-
-def test_image_search_leaves_out_the_query_its_copies_and_its_part(crowd: Crowd) -> None:
-    query = next(n for n, i in enumerate(crowd.images) if i.category == "a" and i.number == 700)
-    image = crowd.images[query]
-    copy = next(i for i in crowd.images if i.category == "a" and i.number == 799)
-    assert image.sha256 == copy.sha256
-    assert image.group is not None
-    mates = {
-        i.id for i in crowd.images if (i.category, i.group) == ("a", image.group) and not i.retired
-    }
-    assert len(mates) > 5
-    everything = len(passing(crowd, SearchFilter()))
-    for exact in (False, True):
-        where = SearchFilter(except_images=(image.id,))
-        found = unfolded(
-            crowd.database,
-            "picture",
-            crowd.extractor_id,
-            crowd.embeddings[query],
-            9000,
-            where,
-            exact=exact,
-        )
-        assert {image.id, copy.id}.isdisjoint(n.image.id for n in found)
-        assert mates - {image.id} <= {n.image.id for n in found}
-        assert len(found) == everything - 2
-
-        where = SearchFilter(except_images=(image.id,), except_group=True)
-        found = unfolded(
-            crowd.database,
-            "picture",
-            crowd.extractor_id,
-            crowd.embeddings[query],
-            9000,
-            where,
-            exact=exact,
-        )
-        assert mates.isdisjoint(n.image.id for n in found)
-        assert len(found) == len(passing(crowd, where))
-
-        where = SearchFilter(except_sha256=(image.sha256,))
-        found = unfolded(
-            crowd.database,
-            "picture",
-            crowd.extractor_id,
-            crowd.embeddings[query],
-            9000,
-            where,
-            exact=exact,
-        )
-        assert len(found) == everything - 2
-
-
-def test_images_of_no_part_are_not_taken_for_one_part(crowd: Crowd) -> None:
-    image = next(i for i in crowd.images if i.group is None and not i.retired)
-    where = SearchFilter(except_images=(image.id,), except_group=True)
-    found = unfolded(
-        crowd.database, "picture", crowd.extractor_id, crowd.embeddings[0], 9000, where
-    )
-    assert len(found) == len(passing(crowd, where)) > 5000
-
-
-def test_retired_images_and_categories_are_never_found(crowd: Crowd) -> None:
-    retired = {image.id: n for n, image in enumerate(crowd.images) if image.retired}
-    for n in list(retired.values())[::25]:
-        for exact in (False, True):
-            found = unfolded(
-                crowd.database,
-                "picture",
-                crowd.extractor_id,
-                crowd.embeddings[n],
-                10,
-                SearchFilter(),
-                exact=exact,
-            )
-            assert len(found) == 10
-            assert retired.keys().isdisjoint(neighbor.image.id for neighbor in found)
-
-
-def test_embeddings_of_another_extractor_are_refused(crowd: Crowd) -> None:
-    with pytest.raises(Conflict, match=r"7 dimensions, and what extractor 1 .* by picture has 32"):
-        unfolded(
-            crowd.database,
-            "picture",
-            crowd.extractor_id,
-            unit_vectors(0, 1, 7)[0],
-            3,
-            SearchFilter(),
-        )
-    with pytest.raises(NotFound, match="no extractor 77"):
-        unfolded(crowd.database, "picture", 77, crowd.embeddings[0], 3, SearchFilter())
-
-
-def test_extractors_do_not_meet_in_one_search(database: Database) -> None:
-    ids = add_images(database, "parts", 40)
-    first, second = add_extractor(database, 8, "first"), add_extractor(database, 8, "second")
-    vectors = unit_vectors(2, 40, 8)
-    add_embeddings(database, first, ids[:20], vectors[:20])
-    add_embeddings(database, second, ids[20:], vectors[20:])
-    found = nearest(database, "picture", first, vectors[30], 40, SearchFilter())
-    assert {n.image.id for n in found} == set(ids[:20])
-
-
 # -- SQL for analysts ----------------------------------------------------------------------
-
-
-def test_similar_images_in_sql_equals_the_search(crowd: Crowd) -> None:
-    image = crowd.images[123]
-    where = SearchFilter(
-        category="a", label="anomalous", except_images=(image.id,), except_group=True
-    )
-    expected = unfolded(
-        crowd.database, "picture", crowd.extractor_id, crowd.embeddings[123], 10, where, exact=True
-    )
-    with crowd.database.connect() as connection:
-        rows = connection.execute(
-            text(
-                "SELECT * FROM defect.similar_images(:id, category => 'a', "
-                "label => 'anomalous', exclude_group => true, fold => false)"
-            ),
-            {"id": str(image.id)},
-        ).all()
-    assert [row.image_id for row in rows] == [n.image.id for n in expected]
-    assert [row.rank for row in rows] == list(range(1, 11))
-    for row, neighbor in zip(rows, expected, strict=True):
-        assert row.distance == pytest.approx(neighbor.distance, abs=1e-6)
-        assert row.similarity == pytest.approx(1 - row.distance)
-        assert (row.category_name, row.image_label) == ("a", "anomalous")
-        assert row.path == neighbor.image.path
 
 
 CROPPED = ((256, 256), (224, 192)), ((200, 301), (133, 150))
@@ -474,7 +231,7 @@ def filled(crowd: Crowd, call: str) -> str:
         bank=info.id,
         patch=array(bank.embeddings[0]),
         extractor=crowd.extractor_id,
-        image=f"{array(crowd.embeddings[0])}::real[]",
+        image=f"{array(crowd.vectors['picture'][0])}::real[]",
         id=crowd.images[0].id,
     )
 
