@@ -43,7 +43,7 @@ BEGIN
     walk_cost := 15;
     -- An image may show many times among regions, a part or file among images.
     wanted := CASE WHEN fold OR searched = 'region' THEN (2 * k::bigint + 10) * 4 ^ round ELSE k END;
-    ef_search := least(1000, greatest(v.ef_search, wanted));
+    ef_search := least(1000, greatest(v.ef_search, wanted, 4 * k::bigint));
     passing := format('FROM pgdefect.%I e JOIN pgdefect.image i ON i.id = e.image_id WHERE e.extractor_id = %s AND %s',
                       v.relation, extractor, condition);
     EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM pgdefect.%I WHERE extractor_id = %s', v.relation, extractor)
