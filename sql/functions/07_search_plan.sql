@@ -2,11 +2,14 @@
 --
 -- Walking the index visits about wanted / (share of rows that pass) vectors, ef_search at
 -- least, until it has what is wanted; a scan compares every row that passes. Per vector a walk
--- costs `walk_cost` times what a scan does. How many rows pass is the planner's estimate;
--- where a scan is chosen on its word, rows are counted up to a bound, because the estimate is
--- too low where columns hang together.
+-- costs `walk_cost` times what a scan does: with a million vectors of 152 dimensions 0.045 ms
+-- against 0.002 to 0.005. How many rows pass is the planner's estimate, which is too low where
+-- columns hang together: a scan chosen on its word may read at_most rows and is given up for
+-- the index when there are more. count says beforehand whether there are.
 --
 -- round 1, 2, … want four times as many each: near-duplicates took the places of others.
+-- at_least rows are known to pass.
+--
 -- way is index or exact; scanned and walked are rows of the table, estimated unless counted.
 -- condition is what the filter amounts to.
 CREATE OR REPLACE FUNCTION pgdefect.search_plan(
@@ -17,12 +20,15 @@ CREATE OR REPLACE FUNCTION pgdefect.search_plan(
     exact boolean DEFAULT false,
     fold boolean DEFAULT true,
     round integer DEFAULT 0,
+    at_least bigint DEFAULT 0,
+    count boolean DEFAULT false,
     OUT way text,
     OUT table_rows bigint,
     OUT scanned bigint,
     OUT counted boolean,
     OUT walked bigint,
     OUT walk_cost integer,
+    OUT at_most bigint,
     OUT wanted bigint,
     OUT ef_search integer,
     OUT partition text,
@@ -50,14 +56,14 @@ BEGIN
         INTO plan;
     table_rows := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
     EXECUTE 'EXPLAIN (FORMAT JSON) SELECT ' || passing INTO plan;
-    scanned := least(table_rows, (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint);
+    scanned := least(table_rows, greatest(at_least, (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint));
     counted := false;
     LOOP
         walked := least(table_rows, greatest(ef_search, wanted * table_rows / greatest(scanned, 1)));
         way := CASE WHEN exact OR scanned <= walk_cost * walked THEN 'exact' ELSE 'index' END;
-        EXIT WHEN exact OR counted OR way = 'index' OR table_rows <= walk_cost * v.ef_search;
-        EXECUTE format('SELECT count(*) FROM (SELECT %s LIMIT %s) c', passing, 4 * walk_cost * walked)
-            INTO scanned;
+        at_most := CASE WHEN NOT exact AND way = 'exact' AND NOT counted THEN 4 * walk_cost * walked END;
+        EXIT WHEN NOT count OR at_most IS NULL;
+        EXECUTE format('SELECT count(*) FROM (SELECT %s LIMIT %s) c', passing, at_most) INTO scanned;
         counted := true;
     END LOOP;
 END

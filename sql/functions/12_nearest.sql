@@ -39,9 +39,10 @@ DECLARE
     max_distance double precision := (filter ->> 'max_distance')::double precision;
     filters jsonb := filter - 'max_distance';
     plan record;
-    statement text;
     scan boolean := exact;
     round integer := 0;
+    at_least bigint := 0;
+    num_passed bigint;
     num_found integer;
     ids bigint[];
     regions bigint[];
@@ -66,27 +67,38 @@ BEGIN
         RAISE EXCEPTION 'k must be at least 1, not %', coalesce(k::text, 'NULL') USING ERRCODE = 'PD400';
     END IF;
     LOOP
-        plan := pgdefect.search_plan(searched, extractor, k, filters, scan, fold, round);
+        plan := pgdefect.search_plan(searched, extractor, k, filters, scan, fold, round, at_least);
         scan := plan.way = 'exact';
         PERFORM set_config('hnsw.ef_search', plan.ef_search::text, true),
                 -- A walk that finds little ends where a scan would have been through.
                 set_config('hnsw.max_scan_tuples',
                            least(2147483647, greatest(4 * plan.walked, plan.scanned / plan.walk_cost))::text, true),
                 set_config('enable_sort', scan::text, true);
-        statement := format(
-            'SELECT count(*), array_agg(f.image_id), array_agg(f.region_id), array_agg(f.distance),
-                    array_agg(f.embedding), array_agg(f.sha256), array_agg(f.category_id), array_agg(f.group_name)
-             FROM (SELECT e.image_id, %1$s AS region_id, (%2$s)::double precision AS distance,
-                          e.embedding, i.sha256, i.category_id, i.group_name
-                   FROM pgdefect.%3$I e JOIN pgdefect.image i ON i.id = e.image_id
-                   WHERE e.extractor_id = %4$s AND %5$s
-                   ORDER BY %6$s LIMIT %7$s) f',
-            CASE searched WHEN 'region' THEN 'e.id' ELSE 'NULL::bigint' END, v.distance, v.relation, extractor,
-            plan.condition,
-            -- Adding zero hides the expression from the index.
-            CASE WHEN scan THEN format('(%s) + 0, e.image_id', v.distance) ELSE v.distance END, plan.wanted);
-        EXECUTE statement INTO num_found, ids, regions, distances, vectors, digests, categories, parts USING query;
+        -- Sorted outside the inner query, the distance hides from the index.
+        EXECUTE format(
+            'SELECT count(*), min(f.num_passed), array_agg(f.image_id), array_agg(f.region_id),
+                    array_agg(f.distance), array_agg(f.embedding), array_agg(f.sha256),
+                    array_agg(f.category_id), array_agg(f.group_name)
+             FROM (SELECT p.*, %s AS num_passed
+                   FROM (SELECT e.image_id, %s AS region_id, (%s)::double precision AS distance,
+                                e.embedding, i.sha256, i.category_id, i.group_name
+                         FROM pgdefect.%I e JOIN pgdefect.image i ON i.id = e.image_id
+                         WHERE e.extractor_id = %s AND %s %s) p
+                   %s LIMIT %s) f',
+            CASE WHEN plan.at_most IS NULL THEN 'NULL::bigint' ELSE 'count(*) OVER ()' END,
+            CASE searched WHEN 'region' THEN 'e.id' ELSE 'NULL::bigint' END,
+            v.distance, v.relation, extractor, plan.condition,
+            CASE WHEN scan THEN format('LIMIT %L', plan.at_most) ELSE 'ORDER BY ' || v.distance END,
+            CASE WHEN scan THEN 'ORDER BY p.distance, p.image_id' END,
+            plan.wanted)
+        INTO num_found, num_passed, ids, regions, distances, vectors, digests, categories, parts
+        USING query;
         PERFORM set_config('enable_sort', 'on', true);
+        IF num_passed = plan.at_most THEN
+            at_least := num_passed;
+            scan := false;
+            CONTINUE;
+        END IF;
         -- For each row the first one with its image, and the first that it may be folded into.
         SELECT array_agg(s.first_of_image ORDER BY s.n),
                array_agg(least(s.first_of_image, CASE WHEN fold THEN least(s.first_of_file, s.first_of_part) END)

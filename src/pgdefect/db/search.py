@@ -165,7 +165,8 @@ def explain_nearest(
             driver(connection)
             .execute(
                 "SELECT way, partition, table_rows, scanned, counted, walked, walk_cost, "
-                "ef_search, condition FROM pgdefect.search_plan(%s, %s, %s, %s, %s, %s)",
+                "ef_search, condition FROM "
+                "pgdefect.search_plan(%s, %s, %s, %s, %s, %s, count => true)",
                 [by, extractor_id, k, Jsonb(_without_distance(where)), exact, fold],
             )
             .fetchone()
