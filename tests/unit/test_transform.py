@@ -33,6 +33,32 @@ def test_vectors_have_unit_length_and_the_dimension_that_is_announced() -> None:
         np.testing.assert_allclose(np.linalg.norm(result, axis=1), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("whiten", "pca_dim"), [(0.5, None), (1.0, None), (1.0, 5)])
+def test_whitening_evens_out_the_axes(whiten: float, pca_dim: int | None) -> None:
+    raw = patches(0, 4000)
+    fitted = fit_transform(raw, pca_dim=pca_dim, whiten=whiten)
+    plain = fit_transform(raw, pca_dim=pca_dim or DIM - 1)
+    assert fitted.components is not None
+    assert plain.components is not None
+    axes = (raw - raw.mean(axis=0)) @ fitted.components.T
+    variances = np.linalg.eigvalsh(np.cov(raw.T))[::-1][: axes.shape[1]]
+    expected = (variances / variances[0]) ** (1 - whiten) * variances[0]
+    np.testing.assert_allclose(axes.var(axis=0), expected, rtol=1e-2)
+    off = np.cov(axes.T) - np.diag(axes.var(axis=0))
+    assert np.abs(off).max() < 0.01 * variances[0]
+
+
+def test_whitening_does_not_blow_up_rounding() -> None:
+    raw = patches(0)
+    raw[:, 7] = 3.0
+    same = np.full((50, DIM), 2.0, dtype=np.float32)
+    for data in (raw, same):
+        fitted = fit_transform(data, pca_dim=None, whiten=1.0)
+        assert fitted.components is not None
+        assert np.linalg.norm(fitted.components, axis=1).max() <= 101
+        assert np.isfinite(apply_transform(fitted, data)).all()
+
+
 def test_constant_is_twice_the_median_norm_of_what_is_centred() -> None:
     raw = patches(0)
     transform = fit_transform(raw, pca_dim=None)

@@ -27,6 +27,7 @@ OPTIONS_OF = {
         "num_neighbors",
         "transform",
         "pca_dim",
+        "whiten",
         "metric",
         "precision",
         "max_patches",
@@ -120,6 +121,13 @@ def train(
     pca_dim: Annotated[
         int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
     ] = 64,
+    whiten: Annotated[
+        float,
+        typer.Option(
+            help="How far the centered transform evens out its axes: 0 not at all, 1 to the same "
+            "variance."
+        ),
+    ] = 0.0,
     metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
     precision: Annotated[str, typer.Option(help="half or single: what is stored.")] = "half",
     max_patches: Annotated[
@@ -201,6 +209,7 @@ def train(
             false_reject_rate=false_reject_rate,
             transform=transform,  # type: ignore[arg-type]
             pca_dim=pca_dim or None,
+            whiten=whiten,
             metric=metric,
             precision=precision,  # type: ignore[arg-type]
             max_patches=max_patches,

@@ -104,7 +104,9 @@ def build_bank(
     flat = spool.patches_of(0, len(image_ids))
     candidates = _candidates(len(flat), options)
     progress("coreset", 0, 0)
-    transform = fit_transform(flat, kind=options.transform, pca_dim=options.pca_dim)
+    transform = fit_transform(
+        flat, kind=options.transform, pca_dim=options.pca_dim, whiten=options.whiten
+    )
     dim = transformed_dim(transform, flat.shape[1])
     index_expression(indexed_type(options.precision, dim), dim)
     embeddings = spool.scratch((len(flat) if candidates is None else len(candidates), dim))

@@ -13,7 +13,7 @@ from pgdefect.vision.backbone import DEFAULT_BACKBONE
 from pgdefect.vision.efficient_ad_files import ModelSize
 from pgdefect.vision.extractor import BATCH_SIZE
 from pgdefect.vision.preprocess import MIN_LOCAL_CONTRAST
-from pgdefect.vision.transform import DEFAULT_PCA_DIM
+from pgdefect.vision.transform import DEFAULT_PCA_DIM, DEFAULT_WHITEN
 
 DEFAULT_LOCAL_CONTRAST = 0.1
 MAX_SIDE = 4096
@@ -38,6 +38,7 @@ class TrainOptions:
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     transform: Literal["centered", "unit", "none"] = "centered"
     pca_dim: int | None = DEFAULT_PCA_DIM
+    whiten: float = DEFAULT_WHITEN
     metric: str = "cosine"
     precision: Precision = "half"
     max_patches: int | None = None
@@ -67,6 +68,8 @@ class TrainOptions:
         _check_seed(self.seed)
         if self.pca_dim is not None and self.pca_dim < 1:
             raise UsageError(f"--pca-dim must be at least 1, or 0 to keep all, not {self.pca_dim}")
+        if not 0.0 <= self.whiten <= 1.0:
+            raise UsageError(f"--whiten must lie between 0 and 1, not {self.whiten}")
         _check_sizes(self.image_size, self.center_crop)
         if self.resize == "keep" and self.center_crop is not None:
             raise UsageError(

@@ -17,9 +17,18 @@ from numpy.typing import NDArray
 from pgdefect.errors import UsageError
 from pgdefect.types import EmbeddingTransform, Float32
 
-__all__ = ["DEFAULT_PCA_DIM", "apply_transform", "fit_transform", "transformed_dim"]
+__all__ = [
+    "DEFAULT_PCA_DIM",
+    "DEFAULT_WHITEN",
+    "apply_transform",
+    "fit_transform",
+    "transformed_dim",
+]
 
 DEFAULT_PCA_DIM = 64
+DEFAULT_WHITEN = 0.0
+LEAST_VARIANCE = 1e-4
+"""Of the largest: an axis of hardly any variance holds rounding, which whitening would blow up."""
 CONSTANT_OVER_MEDIAN_NORM = 2.0
 BLOCK = 16_384
 
@@ -31,12 +40,16 @@ def fit_transform(
     *,
     kind: Literal["none", "unit", "centered"] = "centered",
     pca_dim: int | None = DEFAULT_PCA_DIM,
+    whiten: float = DEFAULT_WHITEN,
 ) -> EmbeddingTransform:
     """Fit the transform on raw patch embeddings `(num_patches, raw_dim)`.
 
-    pca_dim is capped at raw_dim; None keeps every dimension. Sums are in double precision
-    over blocks, so that the input may be half precision or memory-mapped: beyond it the
-    memory is O(raw_dim²) and 4 bytes a patch.
+    pca_dim is capped at raw_dim; None keeps every dimension. whiten divides each principal
+    axis by its variance to the power of whiten / 2: 0 leaves the distances as they are, 1 gives
+    every axis the same variance, so that what normal patches seldom do counts more.
+
+    Sums are in double precision over blocks, so that the input may be half precision or
+    memory-mapped: beyond it the memory is O(raw_dim²) and 4 bytes a patch.
     """
     if kind != "centered":
         return EmbeddingTransform(kind)
@@ -46,16 +59,19 @@ def fit_transform(
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(embeddings))
     mean = np.asarray(mean / len(embeddings), dtype=np.float32)
     components: Float32 | None = None
-    if pca_dim is not None and pca_dim < raw_dim:
+    if whiten > 0.0 or (pca_dim is not None and pca_dim < raw_dim):
         covariance = np.zeros((raw_dim, raw_dim))
         for block in _blocks(embeddings):
             centered = block - mean
             covariance += centered.T @ centered
-        _, vectors = np.linalg.eigh(covariance)
+        values, vectors = np.linalg.eigh(covariance)
         components = np.ascontiguousarray(vectors[:, ::-1][:, :pca_dim].T, dtype=np.float32)
         # An eigenvector's sign is arbitrary; fix it so that equal input gives equal banks.
         largest = np.abs(components).argmax(axis=1)
         components *= np.sign(components[np.arange(len(components)), largest])[:, None]
+        if whiten > 0.0 and values[-1] > 0.0:
+            variances = (values[::-1][:pca_dim] / values[-1]).clip(LEAST_VARIANCE)
+            components *= (variances ** (-whiten / 2)).astype(np.float32)[:, None]
     unscaled = EmbeddingTransform("centered", mean, components, None)
     norms = np.concatenate(
         [np.linalg.norm(_project(unscaled, block), axis=1) for block in _blocks(embeddings)]
