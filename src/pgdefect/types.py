@@ -126,20 +126,40 @@ class Whitening:
 
 
 @dataclass(frozen=True)
+class DefectViewArtifact:
+    """The deep layers of a backbone, for a second look at anomalous images.
+
+    A graph from `(n, 3, side, side)` to one output `(n, rows, cols, dim)` for each of the layers.
+    sizes: sides of the square that photographs are stretched to; mean, std: of the channels.
+    """
+
+    onnx: bytes = field(repr=False)
+    layers: tuple[str, ...]
+    sizes: tuple[int, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def onnx_sha256(self) -> str:
+        return hashlib.sha256(self.onnx).hexdigest()
+
+
+@dataclass(frozen=True)
 class DefectSpace:
     """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
 
-    appearance_of: what the second half shows, the backbone's deepest layer or the patch itself.
+    deep: by size of the second look, then by layer; empty where there is no second look. All
+    layers but the deepest weigh anomaly, all but the first are pooled.
     """
 
     residual: Whitening
-    appearance: Whitening
-    appearance_of: Literal["context", "patch"]
+    deep: tuple[tuple[Whitening, ...], ...]
     settings: Mapping[str, Any]
 
     @property
     def embedding_dim(self) -> int:
-        return len(self.residual.components) + len(self.appearance.components)
+        parts = [self.residual, *(one for layers in self.deep for one in layers[1:])]
+        return sum(len(part.components) for part in parts)
 
 
 @dataclass(frozen=True)

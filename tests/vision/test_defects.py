@@ -9,7 +9,12 @@ import pytest
 from sqlalchemy import text
 
 from pgdefect.config import Settings
-from pgdefect.db.defects import defect_embeddings, find_defect_space, region_embeddings
+from pgdefect.db.defects import (
+    defect_embeddings,
+    find_defect_space,
+    load_defect_view,
+    region_embeddings,
+)
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import images_of
@@ -17,11 +22,12 @@ from pgdefect.db.reviews import review_image
 from pgdefect.errors import NotFound, UsageError
 from pgdefect.pipeline.embed import embed
 from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.inspector import Inspector
 from pgdefect.pipeline.retrieval import evaluate_retrieval
 from pgdefect.pipeline.search import Query, SearchOptions, SearchReport, combined, search
 from pgdefect.types import StoredImage
-from pgdefect.vision.image import load_mask
+from pgdefect.vision.defect_view import DefectView
+from pgdefect.vision.image import load_image, load_mask
+from pgdefect.vision.preprocess import Preprocessing
 
 
 def defective(database: Database) -> list[StoredImage]:
@@ -35,7 +41,7 @@ def test_every_anomalous_image_has_an_embedding_and_regions_on_its_defect(
     extractor_id = active_detector(trained, "parts").extractor_id
     space = find_defect_space(trained, extractor_id)
     assert space is not None
-    assert space.appearance_of == "context"
+    assert [len(layers) for layers in space.deep] == [3, 3]
     embeddings = defect_embeddings(trained, extractor_id, [image.id for image in images])
     assert embeddings.keys() == {image.id for image in images}
     for _, embedding in embeddings.values():
@@ -207,17 +213,35 @@ def test_a_detector_of_an_older_version_says_to_train_again(
     assert all(i.defect is None for i in report.inspections)
 
 
-def test_the_context_is_the_same_for_one_image_and_for_many(
-    trained: Database, settings: Settings
-) -> None:
-    inspector = Inspector(trained, settings, "parts")
-    assert inspector.extractor.has_context
-    images = np.random.default_rng(0).random((3, 3, 112, 144), dtype=np.float32)
-    together = inspector.extractor.context(images)
-    assert together.shape[:3] == (3, 14, 18)
-    for n in range(3):
-        alone = inspector.extractor.context(images[n : n + 1])[0]
-        assert alone == pytest.approx(together[n], abs=1e-4)
+def test_the_second_look_is_torchs(trained: Database, settings: Settings, parts: Path) -> None:
+    import timm
+    import torch
+
+    from pgdefect.vision.backbone import find_backbone, load_weights
+
+    detector = active_detector(trained, "parts")
+    artifact = load_defect_view(trained, detector.extractor_id, settings.cache_dir)
+    assert artifact is not None
+    image = load_image(str(next(parts.glob("test/good/*.png"))))
+    backbone = find_backbone("efficientnet_lite0")
+    network = timm.create_model(backbone.timm_name, pretrained=False).eval()
+    load_weights(network, backbone, None)
+    for size, layers in zip(artifact.sizes, DefectView(artifact)(image), strict=True):
+        inputs = torch.from_numpy(
+            Preprocessing(image_size=(size, size), mean=backbone.mean, std=backbone.std).apply(
+                image
+            )
+        )[None]
+        with torch.no_grad():
+            expected = network.conv_stem(inputs)
+            expected = network.bn1(expected)
+            for number, block in enumerate(network.blocks):
+                expected = block(expected)
+                if (name := f"blocks.{number}") in artifact.layers:
+                    pooled = torch.nn.functional.avg_pool2d(expected, 3, 1, 1)[0].permute(1, 2, 0)
+                    found = layers[artifact.layers.index(name)]
+                    error = np.linalg.norm(found - pooled.numpy()) / np.linalg.norm(found)
+                    assert error < 1e-5
 
 
 def test_retrieval_figures_of_generated_defects(trained: Database, settings: Settings) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, cast
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from psycopg import sql
@@ -11,69 +13,137 @@ from sqlalchemy import Connection, select, text
 
 from pgdefect.db.copy import copy_rows, read_vectors
 from pgdefect.db.engine import Database, driver
-from pgdefect.db.extractors import create_extractor_partition
+from pgdefect.db.extractors import cached_graph, create_extractor_partition
 from pgdefect.db.models import DefectSpace as DefectSpaceRow
 from pgdefect.errors import NotFound
-from pgdefect.types import BankInfo, Defect, DefectSpace, Float32, Int32, Whitening
+from pgdefect.types import (
+    BankInfo,
+    Defect,
+    DefectSpace,
+    DefectViewArtifact,
+    Float32,
+    Int32,
+    Whitening,
+)
 
 
 def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | None:
     """The space an extractor's defect embeddings lie in, if it has one."""
     with database.session() as session:
         row = session.get(DefectSpaceRow, extractor_id)
-        if row is None:
+        return None if row is None else _space(row.parameters, row.settings["space"])
+
+
+def load_defect_view(
+    database: Database, extractor_id: int, cache_dir: Path
+) -> DefectViewArtifact | None:
+    """The second look of an extractor's defect space, from a local cache when that has it.
+
+    Raises DatabaseError where the stored graph does not match its checksum.
+    """
+    with database.session() as session:
+        row = session.get_one(DefectSpaceRow, extractor_id)
+        if row.onnx_sha256 is None:
             return None
-        center = np.frombuffer(row.appearance_center, dtype="<f4")
-        appearance = np.frombuffer(row.appearance_components, dtype="<f4").reshape(-1, len(center))
-        residual = np.frombuffer(row.residual_components, dtype="<f4").reshape(
-            row.embedding_dim - len(appearance), -1
+        onnx = cached_graph(
+            cache_dir / "extractors",
+            row.onnx_sha256,
+            lambda: row.onnx or b"",
+            f"the second look of extractor {extractor_id}",
         )
-        return DefectSpace(
-            Whitening(np.zeros(residual.shape[1], dtype=np.float32), residual),
-            Whitening(center, appearance),
-            cast(Literal["context", "patch"], row.appearance_of),
-            row.settings,
+        view = row.settings["view"]
+        return DefectViewArtifact(
+            onnx,
+            tuple(view["layers"]),
+            tuple(view["sizes"]),
+            tuple(view["mean"]),
+            tuple(view["std"]),
         )
 
 
 def ensure_defect_space(
-    database: Database, extractor_id: int, fit: Callable[[], DefectSpace]
+    database: Database,
+    extractor_id: int,
+    fit: Callable[[], tuple[DefectSpace, DefectViewArtifact | None]],
 ) -> None:
     """Store the space `fit` makes, with the partitions of its vectors, unless there is one.
 
     It is never replaced: embeddings of categories and bank versions must compare.
     """
-    if find_defect_space(database, extractor_id) is not None:
-        return
-    space = fit()
+    known = select(DefectSpaceRow.extractor_id).where(DefectSpaceRow.extractor_id == extractor_id)
+    with database.connect() as connection:
+        if connection.scalar(known) is not None:
+            return
+    space, view = fit()
+    settings: dict[str, Any] = {"space": dict(space.settings)}
+    if view is not None:
+        settings["view"] = {
+            "layers": view.layers,
+            "sizes": view.sizes,
+            "mean": view.mean,
+            "std": view.std,
+        }
     with database.begin() as connection:
         connection.execute(text("SET LOCAL lock_timeout = '30s'"))
         connection.execute(
             text("SELECT pg_advisory_xact_lock(hashtextextended('pgdefect defect space', 0))")
         )
-        known = select(DefectSpaceRow.extractor_id).where(
-            DefectSpaceRow.extractor_id == extractor_id
-        )
         if connection.scalar(known) is not None:
             return
+        dim = space.embedding_dim
         connection.execute(
             DefectSpaceRow.__table__.insert().values(  # type: ignore[attr-defined]
                 extractor_id=extractor_id,
-                embedding_dim=space.embedding_dim,
-                appearance_of=space.appearance_of,
-                residual_components=space.residual.components.astype("<f4").tobytes(),
-                appearance_center=space.appearance.center.astype("<f4").tobytes(),
-                appearance_components=space.appearance.components.astype("<f4").tobytes(),
-                settings=dict(space.settings),
+                embedding_dim=dim,
+                parameters=_parameters(space),
+                onnx=view and view.onnx,
+                onnx_sha256=view and view.onnx_sha256,
+                settings=settings,
             )
         )
-        dim = space.embedding_dim
         create_extractor_partition(
             connection, "defect_embedding", extractor_id, dim, "extractor_id, image_id"
         )
         create_extractor_partition(
             connection, "defect_region", extractor_id, dim, "extractor_id, id"
         )
+
+
+def _parameters(space: DefectSpace) -> bytes:
+    arrays: dict[str, Float32] = {}
+
+    def add(name: str, whitening: Whitening) -> None:
+        arrays[f"{name}.center"] = whitening.center
+        arrays[f"{name}.components"] = whitening.components
+
+    add("residual", space.residual)
+    for size, layers in enumerate(space.deep):
+        for number, one in enumerate(layers):
+            add(f"deep.{size}.{number}", one)
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _space(parameters: bytes, settings: Mapping[str, Any]) -> DefectSpace:
+    arrays = np.load(io.BytesIO(parameters), allow_pickle=False)
+
+    def get(name: str) -> Whitening:
+        return Whitening(arrays[f"{name}.center"], arrays[f"{name}.components"])
+
+    def count(prefix: str) -> int:
+        """How many numbers stand behind a prefix."""
+        names = [name for name in arrays.files if name.startswith(prefix)]
+        return len({name.removeprefix(prefix).split(".")[0] for name in names})
+
+    return DefectSpace(
+        get("residual"),
+        tuple(
+            tuple(get(f"deep.{size}.{n}") for n in range(count(f"deep.{size}.")))
+            for size in range(count("deep."))
+        ),
+        settings,
+    )
 
 
 def raw_bank_vectors(connection: Connection, bank: BankInfo, positions: Int32) -> Float32:

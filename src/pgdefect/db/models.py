@@ -359,24 +359,20 @@ class DefectSpace(Base):
     """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
 
     Made with the extractor's first PatchCore detector and never changed: embeddings compare
-    across the categories and bank versions of one extractor. The matrices are float32,
-    little-endian, row by row.
+    across the categories and bank versions of one extractor. parameters is a .npz file of
+    NumPy's; onnx is of the second look, where there is one.
     """
 
     __tablename__ = "defect_space"
-    __table_args__ = (
-        CheckConstraint("embedding_dim > 0", name="dim_positive"),
-        CheckConstraint("appearance_of IN ('context', 'patch')", name="appearance_known"),
-    )
+    __table_args__ = (CheckConstraint("embedding_dim > 0", name="dim_positive"),)
 
     extractor_id: Mapped[int] = mapped_column(
         ForeignKey(Extractor.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     embedding_dim: Mapped[int] = mapped_column(INTEGER)
-    appearance_of: Mapped[str]
-    residual_components: Mapped[bytes]
-    appearance_center: Mapped[bytes]
-    appearance_components: Mapped[bytes]
+    parameters: Mapped[bytes]
+    onnx: Mapped[bytes | None] = mapped_column(deferred=True)
+    onnx_sha256: Mapped[str | None]
     settings: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = _created_at()
 

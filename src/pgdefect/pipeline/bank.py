@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pgdefect.db.banks import Calibration
 from pgdefect.distance import as_stored, index_expression, indexed_type, metric_named
-from pgdefect.errors import ImageError, TooFewImages
+from pgdefect.errors import TooFewImages
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress
@@ -18,6 +18,7 @@ from pgdefect.threads import one_blas_thread_each
 from pgdefect.thresholds import false_reject_rate
 from pgdefect.types import (
     DefectSpace,
+    DefectViewArtifact,
     Float32,
     MemoryBank,
     PatchScores,
@@ -25,10 +26,10 @@ from pgdefect.types import (
     Threshold,
 )
 from pgdefect.vision.coreset import k_center_greedy
-from pgdefect.vision.defect_embedding import fit_defect_space
-from pgdefect.vision.extractor import BATCH_SIZE, Extractor
+from pgdefect.vision.defect_embedding import NormalImage, fit_defect_space
+from pgdefect.vision.defect_view import DefectView
+from pgdefect.vision.image import load_image
 from pgdefect.vision.patch_spool import PatchSpool
-from pgdefect.vision.preprocess import batches
 from pgdefect.vision.scoring import nearest_vectors
 from pgdefect.vision.transform import BLOCK, apply_transform, fit_transform, transformed_dim
 
@@ -41,8 +42,8 @@ MAX_SCORED = 200
 """Images the threshold comes from; each is compared with the whole bank (1,024 patches with
 71,000 vectors: 0.1 s of one core)."""
 CALIBRATION_PATCHES = 4096
-SPACE_IMAGES, SPACE_PATCHES = 32, 256
-"""Images, and patches of each, that the space of defect embeddings is learned from."""
+SPACE_IMAGES = 64
+"""Images that the space of defect embeddings is learned from."""
 
 
 def split_holdout(
@@ -216,42 +217,32 @@ def learn_defect_space(
     bank: MemoryBank,
     spool: PatchSpool,
     images: Sequence[StoredImage],
-    extractor: Extractor,
-    seed: int,
+    view: DefectViewArtifact | None,
 ) -> DefectSpace:
-    """How patches of normal images differ from those of other normal parts nearest to them.
+    """How normal images differ from the other normal parts nearest to them.
 
-    images: those of the spool in order. A few of them are looked at, some patches of each.
+    images: those of the spool in order; a few of them are looked at, each compared with the
+    bank's vectors of other parts.
     """
-    rng = np.random.default_rng(seed)
     raw_bank = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
-    patches, nearest, contexts = [], [], []
-    chosen = np.unique(np.linspace(0, len(images) - 1, SPACE_IMAGES).round().astype(int)).tolist()
-
-    def fail(index: int, error: ImageError) -> None:
-        raise error
-
-    paths = [images[n].path for n in chosen]
-    for batch in batches(paths, extractor.preprocessing, BATCH_SIZE, num_threads=2, on_error=fail):
-        context = extractor.context(batch.inputs) if extractor.has_context else None
-        for place, index in enumerate(batch.indices):
-            n = chosen[index]
-            raw = spool.patches_of(n, n + 1).astype(np.float32)
-            others = np.flatnonzero(_of_other_parts(bank, images, n))
-            if not len(others):
-                continue
-            some = rng.choice(len(raw), min(SPACE_PATCHES, len(raw)), replace=False)
-            vectors = as_stored(apply_transform(bank.transform, raw[some]), bank.precision)
-            positions, _ = nearest_vectors(vectors, bank.embeddings[others], bank.metric)
-            patches.append(raw[some])
-            nearest.append(raw_bank[others[positions]].astype(np.float32))
-            if context is not None:
-                contexts.append(context[place].reshape(len(raw), -1)[some])
-    return fit_defect_space(
-        np.concatenate(patches),
-        np.concatenate(nearest),
-        np.concatenate(contexts) if contexts else None,
-    )
+    look = DefectView(view) if view else None
+    normal = []
+    for n in np.unique(np.linspace(0, len(images) - 1, SPACE_IMAGES).round().astype(int)).tolist():
+        others = np.flatnonzero(_of_other_parts(bank, images, n))
+        if not len(others):
+            continue
+        raw = spool.patches_of(n, n + 1).astype(np.float32)
+        vectors = as_stored(apply_transform(bank.transform, raw), bank.precision)
+        positions, distances = nearest_vectors(vectors, bank.embeddings[others], bank.metric)
+        normal.append(
+            NormalImage(
+                raw,
+                raw_bank[others[positions]].astype(np.float32),
+                distances.reshape(spool.grids[n]),
+                look(load_image(images[n].path)) if look else [],
+            )
+        )
+    return fit_defect_space(normal)
 
 
 def _of_other_parts(bank: MemoryBank, images: Sequence[StoredImage], n: int) -> NDArray[np.bool_]:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from pgdefect.db.defects import find_defect_space, has_raw_vectors, raw_bank_vectors
+from pgdefect.config import Settings
+from pgdefect.db.defects import (
+    find_defect_space,
+    has_raw_vectors,
+    load_defect_view,
+    raw_bank_vectors,
+)
 from pgdefect.db.engine import Database
 from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.errors import NotFound
 from pgdefect.types import AnomalousRegion, Defect, Detector, Float32, PatchScores, Vote
-from pgdefect.vision.defect_embedding import defect_embedding, weighed_patches
-from pgdefect.vision.extractor import Extractor
+from pgdefect.vision.defect_embedding import anomaly, anomaly_weights, defect_embedding
+from pgdefect.vision.defect_view import DefectView
+from pgdefect.vision.image import load_image
+from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.region import anomalous_regions, region_box
 
 __all__ = ["DefectFinder", "EmbeddedPatches", "Voter"]
@@ -27,11 +36,12 @@ MIN_SUPPORT = 3
 
 @dataclass(frozen=True)
 class EmbeddedPatches:
-    """An inspected image: preprocessed `(3, height, width)`, its raw patch embeddings
-    `(rows, cols, raw_dim)` and its patch scores. size: `(height, width)` of the photograph.
+    """An inspected image: its file, raw patch embeddings `(rows, cols, raw_dim)` and patch scores.
+
+    size: `(height, width)` of the photograph.
     """
 
-    inputs: Float32
+    path: str
     patches: Float32
     scores: PatchScores
     size: tuple[int, int]
@@ -43,7 +53,13 @@ class DefectFinder:
     Raises NotFound where the detector was stored without what this needs.
     """
 
-    def __init__(self, database: Database, detector: Detector, extractor: Extractor) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        detector: Detector,
+        preprocessing: Preprocessing,
+    ) -> None:
         space = find_defect_space(database, detector.extractor_id)
         score_std = detector.bank.patch_score_std
         if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
@@ -55,11 +71,21 @@ class DefectFinder:
         self.score_std = score_std
         self.bank = detector.bank
         self.threshold = detector.threshold
-        self.extractor = extractor
-        self.preprocessing = extractor.preprocessing
+        self.preprocessing = preprocessing
+        self._open_view = partial(
+            load_defect_view, database, detector.extractor_id, settings.cache_dir
+        )
+
+    @cached_property
+    def _view(self) -> DefectView | None:
+        artifact = self._open_view()
+        return DefectView(artifact) if artifact else None
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
-        """The image's defect embedding and those of its anomalous regions, worst first."""
+        """The image's defect embedding and those of its anomalous regions, worst first.
+
+        Raises ImageError where the file cannot be read any more.
+        """
         masks = anomalous_regions(image.scores.distances, self.threshold)
         everywhere = np.ones(image.scores.distances.shape, dtype=bool)
         whole, *parts = self._embeddings(connection, image, [everywhere, *masks])
@@ -82,32 +108,18 @@ class DefectFinder:
     def _embeddings(
         self, connection: Connection, image: EmbeddedPatches, masks: list[Mask]
     ) -> list[Float32]:
-        scores, positions = image.scores.distances.reshape(-1), image.scores.positions
+        scores, positions = image.scores.distances, image.scores.positions
         assert positions is not None
-        chosen = [
-            weighed_patches(self.space, scores, self.score_std, mask.reshape(-1)) for mask in masks
+        features = self._view(load_image(image.path)) if self._view else []
+        found = anomaly(self.space, scores, self.score_std, features)
+        weights = [anomaly_weights(self.space, found, mask) for mask in masks]
+        needed = np.any([one > 0 for one in weights], axis=0)
+        nearest = np.zeros_like(image.patches)
+        nearest[needed] = raw_bank_vectors(connection, self.bank, positions[needed])
+        return [
+            defect_embedding(self.space, one, image.patches, nearest[one > 0], features)
+            for one in weights
         ]
-        needed = np.unique(np.concatenate(chosen))
-        nearest = raw_bank_vectors(connection, self.bank, positions.reshape(-1)[needed])
-        patches = image.patches.reshape(-1, image.patches.shape[-1])
-        context = None
-        if self.space.appearance_of == "context":
-            deep = self.extractor.context(image.inputs[None])[0]
-            context = deep.reshape(-1, deep.shape[-1])
-        result = []
-        for cells in chosen:
-            at = np.searchsorted(needed, cells)
-            result.append(
-                defect_embedding(
-                    self.space,
-                    patches[cells],
-                    nearest[at],
-                    None if context is None else context[cells],
-                    scores[cells],
-                    self.score_std,
-                )
-            )
-        return result
 
     def _region(self, image: EmbeddedPatches, mask: Mask, embedding: Float32) -> AnomalousRegion:
         inside = image.scores.distances[mask]

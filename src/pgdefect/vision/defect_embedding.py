@@ -1,44 +1,66 @@
 """Defect embeddings: one vector for what is wrong in an image, not for what it shows.
 
-The usual image embedding is the mean over patches, and a defect covers few of them. Here
-patches are weighted by their anomaly (*Anomaly Clustering*, arXiv 2112.11573), and two things
-are pooled with these weights, whitened, scaled to length 1 and laid side by side:
+The usual image embedding is the mean over patches, and a defect covers few of them. Here each
+patch is weighted by its anomaly (*Anomaly Clustering*, arXiv 2112.11573), and pooled with these
+weights are
 
 - the residual: each patch minus its nearest vector of the memory bank, in the extractor's own
   space: what is there that should not be;
-- the appearance: the backbone's deepest layer at the same places (``context``), or, where the
-  extractor does not give it, the patch itself (``patch``), minus its mean over normal images.
+- the appearance: the deep layers of the backbone at the same places, from a second look at the
+  photograph at two sizes (`pgdefect.vision.defect_view`), minus their mean over normal images.
 
-Whitening makes the directions in which normal images vary count for little. It is estimated on
-normal images alone and belongs to the extractor: no label and no defect goes into it, so that
-embeddings of several categories and bank versions of one extractor compare. What each of it is
-worth: ``python -m benchmarks defects``.
+Each is whitened, scaled to length 1 and laid beside the others. Whitening makes the directions
+in which normal images vary count for little. Anomaly is the patch score and, to find the defect
+within what scored high, how unlike normal images the deep layers are there.
+All statistics are of normal images and belong to the extractor: no label and no defect goes
+into them, so that embeddings of several categories and bank versions of one extractor compare.
+What each of it is worth: ``python -m benchmarks defects``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.types import DefectSpace, Float32, Whitening
+from pgdefect.vision.defect_view import Features, interpolation
 
-__all__ = ["defect_embedding", "fit_defect_space", "fit_whitening", "weighed_patches"]
+__all__ = ["NormalImage", "anomaly", "anomaly_weights", "defect_embedding", "fit_defect_space"]
 
-SHRINKAGE = {"residual": 0.1, "patch": 0.1, "context": 0.3}
-"""Added to the eigenvalues of the covariance, as a share of their mean."""
-TEMPERATURE = {"residual": 1.5, "patch": 1.0, "context": 0.5}
-"""Of the softmax over patch scores, in standard deviations of a bank's normal patch scores: it
-means the same under any bank, metric and backbone."""
-MAX_DIM = 512
-"""Of each half; deeper networks' are cut to the directions of the most variance."""
-NEGLIGIBLE = 1e-3
-MAX_PATCHES = 256
+RESIDUAL_SHRINKAGE, DEEP_SHRINKAGE = 0.1, 0.2
+"""Added to the eigenvalues of a covariance, as a share of their mean."""
+RESIDUAL_WEIGHT = 0.5**0.5
+"""Of the residual in the embedding; each deep layer at each size has 1."""
+UNLIKENESS_WEIGHT = 0.25
+"""Of a deep layer's unlikeness at each size against the patch score, both standardized."""
+TEMPERATURE = 1.0
+"""Of the softmax, in standard deviations of normal patches' anomaly: it means the same under
+any bank, metric and backbone."""
+MAX_PATCHES = 384
+MAX_DIM = 320
+"""Of each part; wider layers are cut to the directions of the most variance."""
+
+
+@dataclass(frozen=True)
+class NormalImage:
+    """What a space is learned from: a normal image that the bank does not know.
+
+    patches, nearest: `(rows * cols, raw_dim)`, raw, and the raw bank vectors nearest to them;
+    scores: `(rows, cols)`; features: of the second look, or none.
+    """
+
+    patches: Float32
+    nearest: Float32
+    scores: Float32
+    features: Features
 
 
 def fit_whitening(
-    vectors: NDArray[np.floating[Any]], shrinkage: float, *, center: bool
+    vectors: NDArray[np.floating[Any]], shrinkage: float, *, center: bool = True
 ) -> Whitening:
     """The whitening of normal vectors `(num_vectors, dim)`.
 
@@ -60,64 +82,102 @@ def fit_whitening(
     )
 
 
-def fit_defect_space(patches: Float32, nearest: Float32, context: Float32 | None) -> DefectSpace:
-    """An extractor's space from patches of normal images that are not in the bank.
+def fit_defect_space(images: Sequence[NormalImage]) -> DefectSpace:
+    """An extractor's space, from normal images."""
+    residual = fit_whitening(
+        np.concatenate([image.patches - image.nearest for image in images]),
+        RESIDUAL_SHRINKAGE,
+        center=False,
+    )
+    whitenings = tuple(
+        tuple(
+            fit_whitening(
+                np.concatenate([_flat(image.features[size][n]) for image in images]), DEEP_SHRINKAGE
+            )
+            for n in range(len(layers))
+        )
+        for size, layers in enumerate(images[0].features)
+    )
+    found = [
+        [np.concatenate([one.ravel() for one in layer]) for layer in zip(*size, strict=True)]
+        for size in zip(*(_unlikeness(whitenings, image.features) for image in images), strict=True)
+    ]
+    settings = {
+        "unlikeness_mean": [[float(layer.mean()) for layer in size] for size in found],
+        "unlikeness_std": [[float(layer.std()) or 1.0 for layer in size] for size in found],
+    }
+    space = DefectSpace(residual, whitenings, settings)
+    score_std = float(np.concatenate([image.scores.ravel() for image in images]).std())
+    everything = np.concatenate(
+        [anomaly(space, image.scores, score_std, image.features).ravel() for image in images]
+    )
+    temperature = TEMPERATURE * (float(everything.std()) or 1.0)
+    return DefectSpace(residual, whitenings, {**settings, "temperature": temperature})
 
-    patches, nearest: `(num_patches, raw_dim)`, raw, and the raw bank vectors nearest to them;
-    context: `(num_patches, context_dim)` at the same places, or None.
+
+def anomaly(space: DefectSpace, scores: Float32, score_std: float, features: Features) -> Float32:
+    """How anomalous each patch is, `(rows, cols)`, in standard deviations of normal ones.
+
+    scores: `(rows, cols)`; score_std: of the bank's normal patch scores.
     """
-    kind = "patch" if context is None else "context"
-    appearance = fit_whitening(
-        patches if context is None else context, SHRINKAGE[kind], center=True
-    )
-    residual = fit_whitening(patches - nearest, SHRINKAGE["residual"], center=False)
-    return DefectSpace(
-        residual,
-        appearance,
-        kind,  # type: ignore[arg-type]
-        {"temperature": {name: TEMPERATURE[name] for name in ("residual", kind)}},
-    )
+    rows, cols = scores.shape
+    found = scores.astype(np.float64) / max(score_std, 1e-12)
+    for size, layers in enumerate(_unlikeness(space.deep, features)):
+        for n, unlike in enumerate(layers):
+            mean, std = (
+                space.settings[f"unlikeness_{which}"][size][n] for which in ("mean", "std")
+            )
+            down, across = (
+                interpolation(cells, points)
+                for cells, points in zip(unlike.shape, (rows, cols), strict=True)
+            )
+            found += UNLIKENESS_WEIGHT * (down @ unlike @ across.T - mean) / std
+    return np.asarray(found, dtype=np.float32)
 
 
-def weighed_patches(
-    space: DefectSpace, scores: Float32, score_std: float, where: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Those patches among `where` whose weight is not negligible, at most the 256 worst.
+def anomaly_weights(
+    space: DefectSpace, anomaly: Float32, where: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Softmax of the anomaly within `where`, both `(rows, cols)`; sums to 1.
 
-    scores, where: `(num_patches,)`; the indices come in rising order. score_std: of the bank's
-    normal patch scores.
+    Of more than 384 patches the rest weigh nothing.
     """
     inside = np.flatnonzero(where)
-    worst_first = inside[np.argsort(-scores[inside], kind="stable")][:MAX_PATCHES]
-    reach = -np.log(NEGLIGIBLE) * max(space.settings["temperature"].values()) * score_std
-    return np.sort(worst_first[scores[worst_first] >= scores[worst_first[0]] - reach])
+    values = anomaly.reshape(-1)[inside].astype(np.float64)
+    worst = np.argsort(-values, kind="stable")[:MAX_PATCHES]
+    weights = np.zeros(anomaly.size)
+    weights[inside[worst]] = np.exp(
+        (values[worst] - values[worst[0]]) / space.settings["temperature"]
+    )
+    return np.asarray((weights / weights.sum()).reshape(anomaly.shape))
 
 
 def defect_embedding(
     space: DefectSpace,
+    weights: NDArray[np.float64],
     patches: Float32,
     nearest: Float32,
-    context: Float32 | None,
-    scores: Float32,
-    score_std: float,
+    features: Features,
 ) -> Float32:
-    """The defect embedding of the patches given, `(embedding_dim,)`, of unit length.
+    """The defect embedding `(embedding_dim,)`, of unit length.
 
-    patches, nearest: `(num_patches, raw_dim)`, raw; context: `(num_patches, context_dim)`, needed
-    where the space's appearance is one; scores: `(num_patches,)`.
+    weights: `(rows, cols)`; patches: `(rows, cols, raw_dim)`; nearest: `(num_weighed, raw_dim)`,
+    the raw bank vectors nearest to the patches whose weight is not 0, in their order.
     """
-    appearance = patches if space.appearance_of == "patch" else context
-    assert appearance is not None
-    temperature = space.settings["temperature"]
-    vector = np.concatenate(
-        [
-            _pooled(whitening, vectors, scores, temperature[kind] * score_std)
-            for whitening, vectors, kind in (
-                (space.residual, patches - nearest, "residual"),
-                (space.appearance, appearance, space.appearance_of),
+    rows, cols = weights.shape
+    weighed = weights > 0
+    residual = weights[weighed] @ (patches[weighed] - nearest)
+    parts = [RESIDUAL_WEIGHT * _whitened(residual, space.residual)]
+    for layers, whitenings in zip(features, space.deep, strict=True):
+        for layer, whitening in zip(layers[1:], whitenings[1:], strict=True):
+            # Pooling what is drawn out to the patches, without drawing it out.
+            shares = (
+                interpolation(layer.shape[0], rows).T
+                @ weights
+                @ interpolation(layer.shape[1], cols)
             )
-        ]
-    )
+            parts.append(_whitened(np.tensordot(shares, layer, axes=2), whitening))
+    vector = np.concatenate(parts)
     norm = float(np.linalg.norm(vector))
     if norm == 0.0:
         # Exactly as the bank knows it: any direction will do, and a zero vector has none.
@@ -125,13 +185,30 @@ def defect_embedding(
     return np.asarray(vector / norm, dtype=np.float32)
 
 
-def _pooled(
-    whitening: Whitening, vectors: Float32, scores: Float32, temperature: float
-) -> NDArray[np.float64]:
-    """The weighted mean of vectors `(n, dim)`, whitened, of length 1 unless it is 0."""
-    lead = (scores - scores.max()).astype(np.float64)
-    weights = np.exp(lead / max(temperature, 1e-12))
-    mean = weights @ vectors / weights.sum()
-    whitened = whitening.components @ (mean - whitening.center)
-    norm = float(np.linalg.norm(whitened))
-    return np.asarray(whitened / norm if norm > 0.0 else whitened, dtype=np.float64)
+def _whitened(vector: NDArray[np.floating[Any]], whitening: Whitening) -> NDArray[np.float64]:
+    """Whitened, and of length 1 unless it is 0."""
+    found = whitening.components @ (vector - whitening.center)
+    norm = float(np.linalg.norm(found))
+    return np.asarray(found / norm if norm > 0.0 else found, dtype=np.float64)
+
+
+def _unlikeness(
+    whitenings: Sequence[Sequence[Whitening]], features: Features
+) -> list[list[Float32]]:
+    """How far each cell is from normal ones (Mahalanobis), `(rows, cols)`, by size and layer.
+
+    Of all layers but the deepest, whose cells are too large to say where a defect is.
+    """
+    return [
+        [
+            np.asarray(
+                np.linalg.norm((layer - one.center) @ one.components.T, axis=-1), dtype=np.float32
+            )
+            for layer, one in zip(layers[:-1], parts[:-1], strict=True)
+        ]
+        for layers, parts in zip(features, whitenings, strict=True)
+    ]
+
+
+def _flat(layer: Float32) -> Float32:
+    return layer.reshape(-1, layer.shape[-1])

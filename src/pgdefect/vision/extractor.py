@@ -9,7 +9,6 @@ of processor time for the former against 10.5 (`python -m benchmarks features`).
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,9 @@ from pgdefect.threads import num_cpus
 from pgdefect.types import ExtractorArtifact, Float32
 from pgdefect.vision.preprocess import KEEP_MULTIPLE, Preprocessing
 
-__all__ = ["CONTEXT", "PATCHES", "Extractor", "compile_graph", "image_embeddings", "unit_vectors"]
+__all__ = ["Extractor", "compile_graph", "image_embeddings", "unit_vectors"]
 
 BATCH_SIZE = 8
-PATCHES, CONTEXT = "patch_embeddings", "context"
-"""Names of the graph's outputs."""
-CONTEXT_MULTIPLE = 32
-"""Of the sides of images whose context is asked for: the stride of the deepest layers."""
 
 
 class Extractor:
@@ -38,34 +33,7 @@ class Extractor:
     def __init__(self, artifact: ExtractorArtifact, *, num_threads: int | None = None) -> None:
         self.artifact = artifact
         self.preprocessing = Preprocessing.from_dict(artifact.spec.preprocessing)
-        self._num_threads = num_threads
-        # Without the layers that only the context needs.
-        self._compiled = compile_graph(artifact.onnx, num_threads, PATCHES)
-
-    @cached_property
-    def _context(self) -> Any | None:
-        return compile_graph(self.artifact.onnx, self._num_threads, CONTEXT)
-
-    @property
-    def has_context(self) -> bool:
-        """Whether the graph has a deeper layer to give; those of older versions have not."""
-        return self._context is not None
-
-    def context(self, images: Float32) -> Float32:
-        """The backbone's deepest layer at each patch's place, `(n, rows, cols, context_dim)`.
-
-        Of preprocessed images `(n, 3, height, width)`, where `has_context`.
-        """
-        assert self._context is not None
-        height, width = images.shape[2:]
-        rows, cols = self.artifact.rows, self.artifact.cols
-        if self.preprocessing.resize == "keep":
-            nominal_height, nominal_width = self.preprocessing.input_size
-            rows, cols = rows * height // nominal_height, cols * width // nominal_width
-            # Padded, and cut off again, so that every stride divides the sides.
-            padding = [(0, 0), (0, 0), *((0, -side % CONTEXT_MULTIPLE) for side in (height, width))]
-            images = np.pad(images, padding, mode="edge")
-        return np.array(self._context(images)[0][:, :rows, :cols], dtype=np.float32)
+        self._compiled = compile_graph(artifact.onnx, num_threads)
 
     def __call__(self, images: Float32) -> Float32:
         height, width = self.preprocessing.input_size
@@ -86,25 +54,13 @@ class Extractor:
         )
 
 
-def compile_graph(onnx: bytes, num_threads: int | None = None, output: str | None = None) -> Any:
-    """An ONNX graph compiled for this processor, in full precision.
-
-    output: the one that is wanted; what only others need is left out. None where the graph does
-    not have it.
-    """
+def compile_graph(onnx: bytes, num_threads: int | None = None) -> Any:
+    """An ONNX graph compiled for this processor, in full precision."""
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(onnx, b"")
-    if output is not None:
-        found = [one for one in model.outputs if output in one.names]
-        if not found:
-            return None
-        if len(model.outputs) > 1:
-            sources = [one.get_node().input_value(0) for one in found]
-            model = openvino.Model(sources, model.get_parameters())
     return core.compile_model(
-        model,
+        core.read_model(onnx, b""),
         "CPU",
         {
             "INFERENCE_PRECISION_HINT": "f32",

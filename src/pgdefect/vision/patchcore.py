@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgdefect.errors import TrainingError, WeightsError
+from pgdefect.errors import TrainingError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 from pgdefect.vision.backbone import (
     Backbone,
     StateDict,
     check_layers,
-    known_layers,
     load_weights,
     require,
     state_sha256,
 )
-from pgdefect.vision.extractor import CONTEXT, PATCHES, Extractor
+from pgdefect.vision.extractor import Extractor
 from pgdefect.vision.patchcore_inspection import Pooling, pooled_network
 from pgdefect.vision.preprocess import KEEP_MULTIPLE, Batch, Preprocessing
 from pgdefect.vision.training import export_onnx, interruptible, quiet
@@ -44,20 +43,15 @@ EXPORT_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class PatchEmbedder:
-    """anomalib's PatchCore with weights loaded, not yet exported.
-
-    network gives patch embeddings, with_context, where there is a deeper layer to tap, that
-    layer's values at the same cells as well.
-    """
+    """anomalib's PatchCore with weights loaded, not yet exported."""
 
     spec: ExtractorSpec
     lightning_model: Any
     network: nn.Module
-    with_context: nn.Module | None = None
 
     def export(self) -> ExtractorArtifact:
         """The network as ONNX, with any batch size, and any size of images where their aspect
-        ratio is kept; with the context as a second output.
+        ratio is kept.
 
         Raises TrainingError where ONNX and torch disagree on noise by more than 1e-5 of
         the norm.
@@ -79,10 +73,8 @@ class PatchEmbedder:
                 f"every {height / rows:g} pixels, which does not divide the {KEEP_MULTIPLE} that "
                 "sides are multiples of; use finer layers, or --resize stretch"
             )
-        network = self.with_context or self.network
-        outputs = [PATCHES, CONTEXT] if self.with_context else [PATCHES]
-        with even_padding(network) if any_size else nullcontext():
-            onnx = export_onnx(network, noises[-1], outputs, any_size=any_size)
+        with even_padding(self.network) if any_size else nullcontext():
+            onnx = export_onnx(self.network, noises[-1], ["patch_embeddings"], any_size=any_size)
         artifact = ExtractorArtifact(self.spec, dim, rows, cols, onnx)
         extractor = Extractor(artifact)
         for noise, embeddings in zip(noises, expected, strict=True):
@@ -141,36 +133,7 @@ def build_embedder(
         network = pooled_network(extractor, layers, extractor.out_dims, pooling)
         source, digest = f"{source}, {pooling}", state_sha256(network.state_dict())
     spec = ExtractorSpec(backbone.name, layers, preprocessing.to_dict(), source, digest)
-    # patchcore-inspection's network has no place for a context.
-    context = _with_context(model.model, backbone, layers, weights) if pooling is None else None
-    return PatchEmbedder(spec, model, network, context)
-
-
-def _with_context(
-    patchcore_model: nn.Module,
-    backbone: Backbone,
-    layers: tuple[str, ...],
-    weights: Path | StateDict | None,
-) -> nn.Module | None:
-    """The network with the backbone's deepest layer as a second output.
-
-    None where that one is among the layers, or where the weights do not reach so far: those of
-    an imported checkpoint end with the last layer it taps.
-    """
-    from anomalib.models.components import TimmFeatureExtractor
-
-    deepest = known_layers(backbone)[-1]
-    if deepest in layers:
-        return None
-    with quiet():
-        features = TimmFeatureExtractor(
-            backbone.timm_name, layers=[*layers, deepest], pre_trained=False
-        )
-    try:
-        load_weights(features.feature_extractor, backbone, weights)
-    except WeightsError:
-        return None
-    return _network(patchcore_model, features, deepest)
+    return PatchEmbedder(spec, model, network)
 
 
 @contextmanager
@@ -274,32 +237,19 @@ def _patchcore_class() -> Any:
     return StreamedPatchcore
 
 
-def _network(
-    patchcore_model: nn.Module, features: nn.Module | None = None, context: str | None = None
-) -> nn.Module:
-    """Pixels to patch embeddings as anomalib computes them, channels last.
-
-    features: the network that taps the layers, anomalib's own unless given; context: a layer
-    that it taps besides, whose values at the same cells are the second output.
-    """
+def _network(patchcore_model: nn.Module) -> nn.Module:
+    """Pixels to patch embeddings as anomalib computes them, channels last."""
     from torch import nn
 
     class PatchNetwork(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.patchcore = patchcore_model
-            self.features: Any = features or patchcore_model.feature_extractor
 
         def forward(self, images: Any) -> Any:
             model: Any = self.patchcore
-            pooled = {
-                layer: model.feature_pooler(value) for layer, value in self.features(images).items()
-            }
-            deep = pooled.pop(context) if context else None
-            patches = model.generate_embedding(pooled)
-            if deep is None:
-                return patches.permute(0, 2, 3, 1)
-            deep = nn.functional.interpolate(deep, size=patches.shape[-2:], mode="bilinear")
-            return patches.permute(0, 2, 3, 1), deep.permute(0, 2, 3, 1)
+            features = model.feature_extractor(images)
+            pooled = {layer: model.feature_pooler(value) for layer, value in features.items()}
+            return model.generate_embedding(pooled).permute(0, 2, 3, 1)
 
     return PatchNetwork().eval()
