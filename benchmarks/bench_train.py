@@ -54,7 +54,7 @@ def measure(context: Context) -> Report:
             f"{picking / 1e9:,.0f} GFLOP at {context.rates.flops / 1e9:.0f} GFLOP/s",
             flops / context.rates.flops,
             [
-                f"{kept} in the bank, {result['held_out_images']} held out; by stage: "
+                f"{kept} in the bank, {result['held_out_images']} set the threshold; by stage: "
                 + ", ".join(f"{name} {value:.1f} s" for name, value in result["seconds"].items())
             ],
         )
