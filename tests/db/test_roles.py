@@ -27,7 +27,7 @@ from sqlalchemy import text
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import store_extractor
-from pgdefect.db.grants import NAME_BYTES, WRITER_MAY, group_name
+from pgdefect.db.grants import NAME_BYTES, WRITER_CALLS, WRITER_MAY, group_name
 from pgdefect.db.logins import add_login, drop_login, list_logins
 from pgdefect.db.roles import missing, require_owner, setup
 from pgdefect.db.schema import check, upgrade
@@ -273,17 +273,11 @@ def examples(database: Database) -> dict[str, tuple[str, bool]]:
             SELECT 'function ' || proname, obj_description(oid, 'pg_proc') FROM pg_proc
             WHERE pronamespace = 'defect'::regnamespace""")
         ).all()
-        writing = connection.scalars(
-            text(
-                "SELECT proname FROM pg_proc WHERE pronamespace = 'defect'::regnamespace "
-                "AND provolatile = 'v'"
-            )
-        ).all()
     found = {}
     for name, comment in rows:
         example = comment.partition("Example: ")[2]
         if example:
-            found[name] = (example, any(f"defect.{word}(" in example for word in writing))
+            found[name] = (example, any(f"defect.{word}(" in example for word in WRITER_CALLS))
     return found
 
 
@@ -297,7 +291,12 @@ def test_reader_can_use_every_view_and_function_in_a_fresh_session(guarded: Data
                 with pytest.raises(pg.InsufficientPrivilege):
                     connection.execute(statement)
             else:
-                assert connection.execute(statement).description is not None, name
+                try:
+                    connection.execute(statement)
+                except psycopg.Error as error:
+                    # It ran, and says that there is nothing of the kind here.
+                    if error.sqlstate != "PD404":
+                        raise AssertionError(name) from error
     for view in tables_of_defect(guarded):
         with session(guarded, READER) as connection:
             connection.execute(sql.SQL("SELECT * FROM defect.{}").format(sql.Identifier(view)))

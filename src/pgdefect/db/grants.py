@@ -40,6 +40,9 @@ Table of schema ``pgdefect`` (those there are) → privileges. Every other table
 banks, extractors and networks, held-out scores, and what the schema says of itself.
 """
 
+WRITER_CALLS = {"rejudge", "review", "set_threshold"}
+"""Functions of schema ``defect`` that write."""
+
 _ADVISORY = "^pg_(try_)?advisory_"
 _DISK = "^(lo_(creat|create|from_bytea|put|unlink|truncate|truncate64)|lowrite)$"
 _LOG = "^pg_logical_emit_message$"
@@ -301,13 +304,19 @@ def _may_write(role: str, table: str, privileges: str, columns: str) -> sql.Comp
 
 
 def _function_steps(scene: Scene) -> list[Step]:
-    """Functions that write are VOLATILE and the writer's; all others are the reader's too."""
+    """Functions that write are the writer's, all others the reader's too.
+
+    A reader who calls one that is missing in `WRITER_CALLS` is refused the tables it writes to;
+    one that acts with its owner's rights is therefore never a reader's.
+    """
     reader, writer = scene.role("reader"), scene.role("writer")
     ours = "pronamespace IN ('pgdefect'::regnamespace, 'defect'::regnamespace)"
+    names = ", ".join(f"'{name}'" for name in sorted(WRITER_CALLS))
+    writing = f"(prosecdef OR proname IN ({names}))"
     return [
-        _grant_execute(f"{ours} AND provolatile <> 'v'", reader),
+        _grant_execute(f"{ours} AND NOT {writing}", reader),
         _grant_execute(ours, writer),
-        _revoke_execute(f"{ours} AND provolatile = 'v'"),
+        _revoke_execute(f"{ours} AND {writing}"),
     ]
 
 
