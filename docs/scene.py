@@ -12,21 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 from psycopg.types.json import Jsonb
-from sqlalchemy import text
 
 from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, driver
-from pgdefect.db.extractors import load_extractor
-from pgdefect.db.patches import store_image_patches
 from pgdefect.db.queries import images_of
 from pgdefect.db.reviews import review_image, review_queue
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.threshold import change_threshold
 from pgdefect.pipeline.train import train
-from pgdefect.vision.extractor import Extractor
-from pgdefect.vision.preprocess import batches
 from pgdefect.vision.synthetic import DEFECT_TYPES, Texture, defective_part, normal_part
 
 DAYS = 14
@@ -48,19 +42,18 @@ def two_weeks(
 
     Parts are photographed twice into `folder`; every fifth has a defect, in the last three days
     every second. The second camera is a little out of focus, and in those days dimmer. Then
-    come reviews, a second bank with a threshold of its own, and patches are kept.
+    come reviews, a second bank with a threshold of its own. Patches are kept.
     """
     _photograph_parts(folder, size, texture, parts_a_day)
     # One picture of the test set was saved anew, and its file copied once more.
     test = images_of(database, category, split="test", label="anomalous")
     with Image.open(test[0].path) as picture:
         picture.save(folder / "copy-of-a-test-image.png", compress_level=1)
-    inspect(database, settings, category, [folder])
+    inspect(database, settings, category, [folder], keep_patches=True)
     _date(database, category)
-    _vote_by_picture(database, category)
     _review(database, category)
     train(database, settings, category, TrainOptions(image_size=size, coreset_ratio=0.05))
-    inspect(database, settings, category, split="test")
+    inspect(database, settings, category, split="test", keep_patches=True)
     change_threshold(
         database,
         category,
@@ -72,34 +65,6 @@ def two_weeks(
         dry_run=False,
         rejudge=True,
     )
-    keep_patches(database, settings, category)
-
-
-def keep_patches(database: Database, settings: Settings, category: str) -> None:
-    """Keep the patch embeddings of test and production images."""
-    detector = active_detector(database, category)
-    extractor = Extractor(load_extractor(database, detector.extractor_id, settings.cache_dir))
-    images = [
-        image for image in images_of(database, category) if image.split in ("test", "production")
-    ]
-
-    def fail(index: int, error: Exception) -> None:
-        raise error
-
-    for batch in batches(
-        [image.path for image in images],
-        extractor.preprocessing,
-        8,
-        num_threads=1,
-        on_error=fail,
-    ):
-        with database.begin() as connection:
-            store_image_patches(
-                connection,
-                detector.extractor_id,
-                [images[n].id for n in batch.indices],
-                list(extractor(batch.inputs)),
-            )
 
 
 def _photograph_parts(
@@ -150,39 +115,6 @@ def _date(database: Database, category: str) -> None:
                 "UPDATE pgdefect.inspection SET created_at = %s WHERE image_id = %s",
                 [when, image.id],
             )
-
-
-def _vote_by_picture(database: Database, category: str) -> None:
-    """Where inspecting took no vote: let the five most similar images of known type vote."""
-    with database.begin() as connection:
-        connection.execute(
-            text(
-                """
-                UPDATE pgdefect.inspection s
-                SET vote = jsonb_build_object(
-                        'by', 'picture', 'k', 5, 'unknown', 0, 'needed', 3,
-                        'counts', v.counts, 'support', v.support),
-                    probable_defect_type = CASE WHEN v.support >= 3 THEN v.leader END
-                FROM (
-                    SELECT i.inspection_id, jsonb_object_agg(t.type, t.n) AS counts,
-                           max(t.n) AS support, (array_agg(t.type ORDER BY t.n DESC))[1] AS leader
-                    FROM defect.images i
-                    CROSS JOIN LATERAL (
-                        SELECT k.known_defect_type AS type, count(*) AS n
-                        FROM defect.similar_images(
-                            i.image_id::text, k => 5, category => i.category,
-                            label => 'anomalous') q
-                        JOIN defect.images k ON k.image_id = q.image_id
-                        GROUP BY k.known_defect_type
-                    ) t
-                    WHERE i.category = :category AND i.verdict = 'anomalous' AND i.vote IS NULL
-                    GROUP BY i.inspection_id
-                ) v
-                WHERE s.id = v.inspection_id
-                """
-            ),
-            {"category": category},
-        )
 
 
 def _review(database: Database, category: str) -> None:

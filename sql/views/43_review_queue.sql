@@ -4,7 +4,8 @@
 --   near_threshold  nobody has said what it is, and the score lies near the threshold:
 --                   1 - 4 |normalized_score - 0.5|, so 1 at the threshold, 0 at the score of
 --                   an ordinary normal image
---   vote_doubt      its defect type is not known, and its neighbors disagree: 1 - support / k
+--   vote_doubt      its defect type is not known, and its neighbors disagree: 1 - support / k;
+--                   NULL where no neighbor had a type to vote for
 --   novelty         judged anomalous, type not known, and far from everything known: cosine
 --                   distance of its defect embedding to the nearest image of the category
 --                   whose defect type is known; 1 where there is none
@@ -53,7 +54,7 @@ WITH known AS MATERIALIZED (
            CASE WHEN w.known_label IS NULL
                 THEN greatest(0, 1 - 4 * abs(w.normalized_score - 0.5)) ELSE 0 END
                AS near_threshold,
-           CASE WHEN w.type_unknown AND w.vote IS NOT NULL
+           CASE WHEN w.type_unknown AND w.vote->'counts' <> '{}'
                 THEN 1 - (w.vote->>'support')::double precision
                          / nullif((w.vote->>'k')::double precision, 0) END AS vote_doubt,
            CASE WHEN w.type_unknown AND w.is_anomalous THEN (
@@ -85,7 +86,7 @@ FROM (
     FROM reasons r
 ) q
 WHERE q.priority > 0
-ORDER BY q.priority DESC, q.image_id;
+ORDER BY q.priority DESC, q.normalized_score DESC, q.image_id;
 
 COMMENT ON VIEW defect.review_queue IS
 'Images whose review would help most, by priority (0 to 1), with the reason: near the threshold, a vote in doubt, unlike every known defect, or a verdict against its label. Reviewed ones return when a later inspection says otherwise. Example: SELECT image_id, priority, reason, verdict, probable_defect_type, path FROM defect.review_queue WHERE category = ''leather'' ORDER BY priority DESC LIMIT 10;';

@@ -126,7 +126,7 @@ BEGIN
             ('until', 'Until when it was in force; NULL: it is.'),
             ('verdict', 'normal or anomalous, as the detector judged; NULL: not inspected.'),
             ('version', 'The detector''s version within its category and kind, from 1.'),
-            ('vote', 'Known defect types among the k most similar images, as JSON: {"by", "k", "counts", "unknown", "support", "needed"}.'),
+            ('vote', 'Known defect types among the k most similar images, as JSON: {"k", "counts", "support", "needed"}; the leading type is probable where support reaches needed.'),
             ('vote_doubt', '0 to 1: share of the k neighbors that do not support the leading defect type; NULL without a vote, or where the type is known.'),
             ('width', 'In pixels.'),
             ('worst_box', 'The worst patch in the photograph: x,y,width,height in pixels.'),

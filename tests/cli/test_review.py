@@ -45,8 +45,8 @@ def test_the_queue_lists_what_to_look_at(trained: Database, good: Cli) -> None:
     with trained.begin() as connection:
         connection.exec_driver_sql("UPDATE pgdefect.image SET label = NULL, defect_type = NULL")
         connection.exec_driver_sql(
-            'UPDATE pgdefect.inspection SET vote = \'{"by": "defect", "k": 10, "counts": '
-            '{"chip": 4, "stain": 3}, "unknown": 3, "support": 4, "needed": 5}\' '
+            'UPDATE pgdefect.inspection SET vote = \'{"k": 10, "counts": '
+            '{"chip": 4, "stain": 3}, "support": 4, "needed": 5}\' '
             "WHERE is_anomalous"
         )
     listed = good(trained, "review", "--queue", "parts", "--limit", "3")

@@ -75,10 +75,7 @@ class Line:
         ballot = None
         if vote is not None:
             support = max(vote.values(), default=0)
-            ballot = json.dumps(
-                {"by": "defect", "k": 10, "counts": vote, "unknown": 10 - sum(vote.values())}
-                | {"support": support, "needed": 5}
-            )
+            ballot = json.dumps({"k": 10, "counts": vote, "support": support, "needed": 5})
         self.run(
             "INSERT INTO pgdefect.inspection (image_id, detector_id, raw_score, normalized_score, "
             "threshold, worst_row, worst_col, anomaly_map, search, vote, probable_defect_type, "

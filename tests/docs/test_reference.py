@@ -14,6 +14,8 @@ from pgdefect.db.models import Base
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {"set_threshold", "rejudge", "review"}
+# They ask the planner what a search would cost.
+PLANNERS = {"search_plan", "nearest", "neighbors", "similar_images", "similar_regions"}
 OBJECTS = """
 SELECT 'defect.' || relname, obj_description(oid, 'pg_class') FROM pg_class
 WHERE relnamespace = 'defect'::regnamespace AND relkind = 'v'
@@ -73,7 +75,7 @@ def test_every_example_runs_and_only_writers_write(leather: Database) -> None:
             ran += 1
     assert ran >= 25
     # What the two weeks of parts give no answer to.
-    assert set(silent) <= {"defect.evaluations", "defect.simulated", "defect.regions"}
+    assert set(silent) <= {"defect.evaluations", "defect.simulated"}
 
 
 def test_functions_are_what_they_say_to_the_planner(database: Database) -> None:
@@ -90,7 +92,10 @@ def test_functions_are_what_they_say_to_the_planner(database: Database) -> None:
         assert fixed, f"{name} has no search_path of its own"
         trigger = name == "take_over_review"
         assert definer == trigger, name
-        assert (volatility == "v") == (name in WRITERS or trigger), name
+        if name in WRITERS or trigger:
+            assert volatility == "v", name
+        elif name not in PLANNERS:
+            assert volatility in "is", name
 
 
 def test_the_page_for_analysts_is_what_the_database_says(database: Database) -> None:

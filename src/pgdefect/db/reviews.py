@@ -122,7 +122,7 @@ def review_queue(
                 "known_label, probable_defect_type, vote, near_threshold, vote_doubt, novelty, "
                 "contradiction FROM defect.review_queue "
                 "WHERE CAST(:category AS text) IS NULL OR category = :category "
-                "ORDER BY priority DESC, image_id LIMIT :limit"
+                "ORDER BY priority DESC, normalized_score DESC, image_id LIMIT :limit"
             ).bindparams(category=category, limit=limit)
         )
         return [QueuedImage(*row) for row in rows]
