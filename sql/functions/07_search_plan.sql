@@ -49,7 +49,8 @@ BEGIN
     walk_cost := 15;
     -- An image may show many times among regions, a part or file among images.
     wanted := CASE WHEN fold OR searched = 'region' THEN (2 * k::bigint + 10) * 4 ^ round ELSE k END;
-    ef_search := least(1000, greatest(v.ef_search, wanted, 4 * k::bigint));
+    -- Checked for ten neighbors; more take a longer list of candidates.
+    ef_search := least(1000, greatest(v.ef_search * greatest(1, k / 10.0), wanted));
     passing := format('FROM pgdefect.%I e JOIN pgdefect.image i ON i.id = e.image_id WHERE e.extractor_id = %s AND %s',
                       v.relation, extractor, condition);
     EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM pgdefect.%I WHERE extractor_id = %s', v.relation, extractor)

@@ -20,6 +20,7 @@ from pgdefect.cli import (
     evaluation,
     exchange,
     inspection,
+    recall,
     retrieval,
     review,
     search,
@@ -47,6 +48,7 @@ training.register(app)
 inspection.register(app)
 search.register(app)
 retrieval.register(app)
+recall.register(app)
 thresholds.register(app)
 evaluation.register(app)
 review.register(app)

@@ -34,6 +34,7 @@ STAGES = {
     "maps": "Drawing anomaly maps",
     "pixels": "Comparing maps with masks",
     "write": "Writing rows",
+    "recall": "Comparing indexes with exact searches",
 }
 
 

@@ -111,3 +111,38 @@ def read_vectors(connection: psycopg.Connection[Any], query: sql.Composable) -> 
     prefix = [("count", ">i2"), ("length", ">i4"), ("dim", ">i2"), ("reserved", ">i2")]
     row = np.dtype([*prefix, ("value", ">f4", (dim,))])
     return np.frombuffer(body, dtype=row)["value"].astype(np.float32)
+
+
+def read_keyed_vectors(
+    connection: psycopg.Connection[Any], query: sql.Composable, block_rows: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """A query's ``bigint`` and ``vector`` columns in blocks: keys `(n,)`, vectors `(n, dim)`.
+
+    All vectors must have the same dimension; no more than a block or two is held at once.
+    """
+    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        row: np.dtype[Any] | None = None
+        pending = bytearray()
+        for block in copy:
+            pending += block
+            if row is None and len(pending) >= len(_HEADER) + 22:
+                del pending[: len(_HEADER)]
+                (dim,) = struct.unpack_from(">h", pending, 18)
+                fields = [("count", ">i2"), ("key_length", ">i4"), ("key", ">i8")]
+                fields += [("length", ">i4"), ("dim", ">i2"), ("reserved", ">i2")]
+                row = np.dtype([*fields, ("value", ">f4", (dim,))])
+            # What is left at the end is the trailer, shorter than a row.
+            while row is not None and len(pending) >= block_rows * row.itemsize:
+                yield _keyed(pending, block_rows, row)
+        if row is not None and (rest := len(pending) // row.itemsize):
+            yield _keyed(pending, rest, row)
+
+
+def _keyed(
+    pending: bytearray, num_rows: int, row: np.dtype[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Take the first rows out of `pending`."""
+    found = np.frombuffer(bytes(pending[: num_rows * row.itemsize]), dtype=row)
+    del pending[: num_rows * row.itemsize]
+    return found["key"].astype(np.int64), found["value"].astype(np.float32)
