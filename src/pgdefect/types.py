@@ -129,13 +129,14 @@ class Whitening:
 class DefectViewArtifact:
     """The deep layers of a backbone, for a second look at anomalous images.
 
-    A graph from `(n, 3, side, side)` to one output `(n, rows, cols, dim)` for each of the layers.
-    sizes: sides of the square that photographs are stretched to; mean, std: of the channels.
+    A graph from `(n, 3, side, side)` to one output `(n, rows, cols, dim)` for each of the layers,
+    the deepest last. side: of the square that photographs are stretched to; mean, std: of the
+    channels.
     """
 
     onnx: bytes = field(repr=False)
     layers: tuple[str, ...]
-    sizes: tuple[int, ...]
+    side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -148,18 +149,17 @@ class DefectViewArtifact:
 class DefectSpace:
     """How an extractor's defect embeddings are made (`pgdefect.vision.defect_embedding`).
 
-    deep: by size of the second look, then by layer; empty where there is no second look. All
-    layers but the deepest weigh anomaly, all but the first are pooled.
+    deep: of each layer of the second look; empty where there is none. All layers but the
+    deepest weigh anomaly, all but the first are pooled.
     """
 
     residual: Whitening
-    deep: tuple[tuple[Whitening, ...], ...]
+    deep: tuple[Whitening, ...]
     settings: Mapping[str, Any]
 
     @property
     def embedding_dim(self) -> int:
-        parts = [self.residual, *(one for layers in self.deep for one in layers[1:])]
-        return sum(len(part.components) for part in parts)
+        return sum(len(part.components) for part in (self.residual, *self.deep[1:]))
 
 
 @dataclass(frozen=True)

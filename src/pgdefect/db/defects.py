@@ -55,7 +55,7 @@ def load_defect_view(
         return DefectViewArtifact(
             onnx,
             tuple(view["layers"]),
-            tuple(view["sizes"]),
+            view["side"],
             tuple(view["mean"]),
             tuple(view["std"]),
         )
@@ -79,7 +79,7 @@ def ensure_defect_space(
     if view is not None:
         settings["view"] = {
             "layers": view.layers,
-            "sizes": view.sizes,
+            "side": view.side,
             "mean": view.mean,
             "std": view.std,
         }
@@ -117,9 +117,8 @@ def _parameters(space: DefectSpace) -> bytes:
         arrays[f"{name}.components"] = whitening.components
 
     add("residual", space.residual)
-    for size, layers in enumerate(space.deep):
-        for number, one in enumerate(layers):
-            add(f"deep.{size}.{number}", one)
+    for number, one in enumerate(space.deep):
+        add(f"deep.{number}", one)
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
@@ -131,17 +130,10 @@ def _space(parameters: bytes, settings: Mapping[str, Any]) -> DefectSpace:
     def get(name: str) -> Whitening:
         return Whitening(arrays[f"{name}.center"], arrays[f"{name}.components"])
 
-    def count(prefix: str) -> int:
-        """How many numbers stand behind a prefix."""
-        names = [name for name in arrays.files if name.startswith(prefix)]
-        return len({name.removeprefix(prefix).split(".")[0] for name in names})
-
+    num_layers = sum(name.startswith("deep.") for name in arrays.files) // 2
     return DefectSpace(
         get("residual"),
-        tuple(
-            tuple(get(f"deep.{size}.{n}") for n in range(count(f"deep.{size}.")))
-            for size in range(count("deep."))
-        ),
+        tuple(get(f"deep.{number}") for number in range(num_layers)),
         settings,
     )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pgdefect.errors import WeightsError
 from pgdefect.types import DefectViewArtifact
 from pgdefect.vision.backbone import Backbone, StateDict, known_layers, load_weights, require
-from pgdefect.vision.patchcore import even_padding
 from pgdefect.vision.training import export_onnx, quiet
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_defect_view"]
 
-SIZES = (256, 384)
-"""Sides of the square that photographs are stretched to; multiples of every stride."""
+SIDE = 256
+"""Of the square that photographs are stretched to; a multiple of every stride."""
 
 
 _exported: dict[tuple[str, str], DefectViewArtifact] = {}
@@ -44,10 +43,8 @@ def export_defect_view(
         return None
     layers = backbone.deep_layers or known_layers(backbone)[-3:]
     deep = _deep(network, layers)
-    example = torch.zeros(2, 3, SIZES[0], SIZES[0])
-    with even_padding(deep):
-        onnx = export_onnx(deep, example, list(layers), any_size=True)
-    _exported[key] = DefectViewArtifact(onnx, tuple(layers), SIZES, backbone.mean, backbone.std)
+    onnx = export_onnx(deep, torch.zeros(2, 3, SIDE, SIDE), list(layers))
+    _exported[key] = DefectViewArtifact(onnx, tuple(layers), SIDE, backbone.mean, backbone.std)
     return _exported[key]
 
 

@@ -7,7 +7,7 @@ weights are
 - the residual: each patch minus its nearest vector of the memory bank, in the extractor's own
   space: what is there that should not be;
 - the appearance: the deep layers of the backbone at the same places, from a second look at the
-  photograph at two sizes (`pgdefect.vision.defect_view`), minus their mean over normal images.
+  photograph (`pgdefect.vision.defect_view`), minus their mean over normal images.
 
 Each is whitened, scaled to length 1 and laid beside the others. Whitening makes the directions
 in which normal images vary count for little. Anomaly is the patch score and, to find the defect
@@ -34,9 +34,9 @@ __all__ = ["NormalImage", "anomaly", "anomaly_weights", "defect_embedding", "fit
 RESIDUAL_SHRINKAGE, DEEP_SHRINKAGE = 0.1, 0.2
 """Added to the eigenvalues of a covariance, as a share of their mean."""
 RESIDUAL_WEIGHT = 0.5**0.5
-"""Of the residual in the embedding; each deep layer at each size has 1."""
-UNLIKENESS_WEIGHT = 0.25
-"""Of a deep layer's unlikeness at each size against the patch score, both standardized."""
+"""Of the residual in the embedding; each deep layer has 1."""
+UNLIKENESS_WEIGHT = 0.5
+"""Of a deep layer's unlikeness against the patch score, both standardized."""
 TEMPERATURE = 1.0
 """Of the softmax, in standard deviations of normal patches' anomaly: it means the same under
 any bank, metric and backbone."""
@@ -90,21 +90,18 @@ def fit_defect_space(images: Sequence[NormalImage]) -> DefectSpace:
         center=False,
     )
     whitenings = tuple(
-        tuple(
-            fit_whitening(
-                np.concatenate([_flat(image.features[size][n]) for image in images]), DEEP_SHRINKAGE
-            )
-            for n in range(len(layers))
+        fit_whitening(
+            np.concatenate([one.reshape(-1, one.shape[-1]) for one in layer]), DEEP_SHRINKAGE
         )
-        for size, layers in enumerate(images[0].features)
+        for layer in zip(*(image.features for image in images), strict=True)
     )
-    found = [
-        [np.concatenate([one.ravel() for one in layer]) for layer in zip(*size, strict=True)]
-        for size in zip(*(_unlikeness(whitenings, image.features) for image in images), strict=True)
+    unlikeness = [
+        np.concatenate([one.ravel() for one in layer])
+        for layer in zip(*(_unlikeness(whitenings, i.features) for i in images), strict=True)
     ]
     settings = {
-        "unlikeness_mean": [[float(layer.mean()) for layer in size] for size in found],
-        "unlikeness_std": [[float(layer.std()) or 1.0 for layer in size] for size in found],
+        "unlikeness_mean": [float(values.mean()) for values in unlikeness],
+        "unlikeness_std": [float(values.std()) or 1.0 for values in unlikeness],
     }
     space = DefectSpace(residual, whitenings, settings)
     score_std = float(np.concatenate([image.scores.ravel() for image in images]).std())
@@ -120,18 +117,12 @@ def anomaly(space: DefectSpace, scores: Float32, score_std: float, features: Fea
 
     scores: `(rows, cols)`; score_std: of the bank's normal patch scores.
     """
-    rows, cols = scores.shape
     found = scores.astype(np.float64) / max(score_std, 1e-12)
-    for size, layers in enumerate(_unlikeness(space.deep, features)):
-        for n, unlike in enumerate(layers):
-            mean, std = (
-                space.settings[f"unlikeness_{which}"][size][n] for which in ("mean", "std")
-            )
-            down, across = (
-                interpolation(cells, points)
-                for cells, points in zip(unlike.shape, (rows, cols), strict=True)
-            )
-            found += UNLIKENESS_WEIGHT * (down @ unlike @ across.T - mean) / std
+    for n, unlike in enumerate(_unlikeness(space.deep, features)):
+        down, across = map(interpolation, unlike.shape, scores.shape)
+        drawn_out = down @ unlike @ across.T
+        mean, std = space.settings["unlikeness_mean"][n], space.settings["unlikeness_std"][n]
+        found += UNLIKENESS_WEIGHT * (drawn_out - mean) / std
     return np.asarray(found, dtype=np.float32)
 
 
@@ -164,19 +155,13 @@ def defect_embedding(
     weights: `(rows, cols)`; patches: `(rows, cols, raw_dim)`; nearest: `(num_weighed, raw_dim)`,
     the raw bank vectors nearest to the patches whose weight is not 0, in their order.
     """
-    rows, cols = weights.shape
     weighed = weights > 0
     residual = weights[weighed] @ (patches[weighed] - nearest)
     parts = [RESIDUAL_WEIGHT * _whitened(residual, space.residual)]
-    for layers, whitenings in zip(features, space.deep, strict=True):
-        for layer, whitening in zip(layers[1:], whitenings[1:], strict=True):
-            # Pooling what is drawn out to the patches, without drawing it out.
-            shares = (
-                interpolation(layer.shape[0], rows).T
-                @ weights
-                @ interpolation(layer.shape[1], cols)
-            )
-            parts.append(_whitened(np.tensordot(shares, layer, axes=2), whitening))
+    for layer, whitening in zip(features[1:], space.deep[1:], strict=True):
+        # Pooling what is drawn out to the patches, without drawing it out.
+        down, across = map(interpolation, layer.shape[:2], weights.shape)
+        parts.append(_whitened(np.tensordot(down.T @ weights @ across, layer, axes=2), whitening))
     vector = np.concatenate(parts)
     norm = float(np.linalg.norm(vector))
     if norm == 0.0:
@@ -192,23 +177,14 @@ def _whitened(vector: NDArray[np.floating[Any]], whitening: Whitening) -> NDArra
     return np.asarray(found / norm if norm > 0.0 else found, dtype=np.float64)
 
 
-def _unlikeness(
-    whitenings: Sequence[Sequence[Whitening]], features: Features
-) -> list[list[Float32]]:
-    """How far each cell is from normal ones (Mahalanobis), `(rows, cols)`, by size and layer.
+def _unlikeness(whitenings: Sequence[Whitening], features: Features) -> list[Float32]:
+    """How far each cell is from normal ones (Mahalanobis), `(rows, cols)`, by layer.
 
     Of all layers but the deepest, whose cells are too large to say where a defect is.
     """
     return [
-        [
-            np.asarray(
-                np.linalg.norm((layer - one.center) @ one.components.T, axis=-1), dtype=np.float32
-            )
-            for layer, one in zip(layers[:-1], parts[:-1], strict=True)
-        ]
-        for layers, parts in zip(features, whitenings, strict=True)
+        np.asarray(
+            np.linalg.norm((layer - one.center) @ one.components.T, axis=-1), dtype=np.float32
+        )
+        for layer, one in zip(features[:-1], whitenings[:-1], strict=True)
     ]
-
-
-def _flat(layer: Float32) -> Float32:
-    return layer.reshape(-1, layer.shape[-1])

@@ -1,7 +1,8 @@
-"""A second look at an anomalous image: the backbone's deepest layers, at more than one size.
+"""A second look at an anomalous image: the backbone's deepest layers, in four orientations.
 
 Detection looks at fine layers and evens out light; what a defect *is* shows in deep layers, in
-the photograph as it is. Only anomalous images are looked at twice.
+the photograph as it is. A scratch is a scratch however the part lies. Only anomalous images
+are looked at twice.
 """
 
 from __future__ import annotations
@@ -15,33 +16,40 @@ from pgdefect.types import DefectViewArtifact, Float32
 from pgdefect.vision.extractor import compile_graph
 from pgdefect.vision.preprocess import Preprocessing
 
-__all__ = ["DefectView", "interpolation"]
+__all__ = ["DefectView", "Features", "interpolation"]
 
-Features = Sequence[Sequence[Float32]]
-"""By size, then by layer: `(rows, cols, dim)`."""
+Features = Sequence[Float32]
+"""By layer, the deepest last: `(rows, cols, dim)`."""
+FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Axes of `(…, height, width)` that each orientation turns round."""
 
 
 class DefectView:
-    """Deep layers of photographs, stretched to a square of each size.
+    """Deep layers of photographs, stretched to a square.
 
-    Calling it with a photograph, uint8 `(height, width, 3)`, gives for each size the values of
-    each layer, `(rows, cols, dim)`, the deepest last.
+    Calling it with a photograph, uint8 `(height, width, 3)`, gives the values of each layer,
+    `(rows, cols, dim)`: the mean of four orientations, each turned back.
     """
 
     def __init__(self, artifact: DefectViewArtifact, num_threads: int | None = None) -> None:
         self._compiled = compile_graph(artifact.onnx, num_threads)
-        self._preprocessing = [
-            Preprocessing(image_size=(size, size), mean=artifact.mean, std=artifact.std)
-            for size in artifact.sizes
-        ]
+        side = artifact.side
+        self._preprocessing = Preprocessing((side, side), mean=artifact.mean, std=artifact.std)
 
-    def __call__(self, image: NDArray[np.uint8]) -> list[list[Float32]]:
+    def __call__(self, image: NDArray[np.uint8]) -> list[Float32]:
+        inputs = self._preprocessing.apply(image)
+        turned = np.stack([np.flip(inputs, axes) for axes in FLIPS])
         return [
-            [
-                np.array(layer[0], dtype=np.float32)
-                for layer in self._compiled(preprocessing.apply(image)[None]).to_tuple()
-            ]
-            for preprocessing in self._preprocessing
+            np.mean(
+                # The layer's axes are (rows, cols, dim): one further to the left.
+                [
+                    np.flip(one, tuple(axis - 1 for axis in axes))
+                    for one, axes in zip(np.asarray(layer), FLIPS, strict=True)
+                ],
+                axis=0,
+                dtype=np.float32,
+            )
+            for layer in self._compiled(turned).to_tuple()
         ]
 
 
