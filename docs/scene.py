@@ -118,10 +118,10 @@ def _date(database: Database, category: str) -> None:
 
 
 def _review(database: Database, category: str) -> None:
-    """An inspector looks at the first half of the queue, and says what the parts are."""
+    """An inspector looks at every second image of the queue, and says what the parts are."""
     queue = review_queue(database, category, 1000)
     waiting = [q for q in queue if q.known_label is None]
-    for queued in waiting[: (len(waiting) + 1) // 2]:
+    for queued in waiting[::2]:
         word = Path(queued.path).stem.split("-")[2]
         defect_type = word if word in DEFECT_TYPES else None
         review_image(

@@ -14,7 +14,8 @@ UNION ALL
 SELECT 'same picture', s.distance, a.category, a.split, a.path, b.split, b.path
 FROM (SELECT * FROM defect.images
       WHERE verdict IS NOT NULL AND retired_at IS NULL ORDER BY image_id DESC LIMIT :how_many) a
-CROSS JOIN LATERAL defect.similar_images(a.image_id::text, k => 1, category => a.category) s
+CROSS JOIN LATERAL defect.similar_images(
+    a.image_id::text, k => 1, by => 'picture', category => a.category) s
 JOIN defect.images b ON b.image_id = s.image_id
 WHERE s.distance < :distance AND (b.image_id < a.image_id OR b.verdict IS NULL)
 ORDER BY what, category, path;
