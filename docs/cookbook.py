@@ -128,7 +128,7 @@ def _sentence(field: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _short(output: str, longest: int = 26) -> str:
+def _short(output: str, longest: int = 30) -> str:
     lines = output.splitlines()
     if len(lines) <= longest:
         return output
