@@ -8,20 +8,28 @@
 --                   NULL where no neighbor had a type to vote for
 --   novelty         judged anomalous, type not known, and far from everything known: cosine
 --                   distance of its defect embedding to the nearest image of the category
---                   whose defect type is known; 1 where there is none
+--                   whose defect type is known (the 50 newest of each type stand for it); 1
+--                   where there is none
 --   contradiction   the detector is sure of the opposite of its label: 4 |score - 0.5|
 -- priority is 1 - (1 - near_threshold) (1 - vote_doubt) (1 - novelty) (1 - contradiction): one
 -- good reason is enough, and several add up. Images with no reason are left out.
 --
 -- A reviewed image is left out until a later inspection says otherwise than the one that the
 -- reviewer saw, and otherwise than the review. The distances are exact: their cost grows with
--- the images waiting times the images known.
+-- the rejects waiting times the defect types known.
 CREATE OR REPLACE VIEW defect.review_queue AS
 WITH known AS MATERIALIZED (
-    SELECT i.category_id, e.extractor_id, e.image_id, e.embedding
-    FROM pgdefect.image i
-    JOIN pgdefect.defect_embedding e ON e.image_id = i.id
-    WHERE i.known_defect_type IS NOT NULL AND i.retired_at IS NULL AND i.split <> 'simulated'
+    SELECT n.category_id, n.extractor_id, n.image_id, n.embedding
+    FROM (
+        SELECT i.category_id, e.extractor_id, e.image_id, e.embedding,
+               row_number() OVER (PARTITION BY i.category_id, e.extractor_id, i.known_defect_type
+                                  ORDER BY e.image_id DESC) AS place
+        FROM pgdefect.image i
+        JOIN pgdefect.defect_embedding e ON e.image_id = i.id
+        WHERE i.known_defect_type IS NOT NULL AND i.retired_at IS NULL
+          AND i.split <> 'simulated'
+    ) n
+    WHERE n.place <= 50
 ), waiting AS (
     SELECT i.id AS image_id, i.category_id, c.name AS category, r.path || '/' || i.path AS path,
            i.split, i.known_label, i.known_defect_type, s.id AS inspection_id, s.is_anomalous,
