@@ -232,7 +232,7 @@ def test_the_queue_asks_first_where_a_review_helps_most(line: Line) -> None:
     contradicted = line.image(0.9, label="normal")
     typed = line.image(0.9, {"scratch": 2}, label="anomalous", defect_type="hole")
     queue = line.queue()
-    assert list(queue) == [nearer_still, contradicted, near, doubtful]
+    assert list(queue) == [contradicted, nearer_still, near, doubtful]
     assert {clear, clearly_normal, labelled, typed}.isdisjoint(queue)
     assert queue[nearer_still].priority == 1
     assert queue[near].priority == pytest.approx(0.96)

@@ -118,6 +118,28 @@ def test_somebody_elses_view_is_never_dropped(database: Database) -> None:
     assert check(database).ok
 
 
+def test_views_are_left_alone_where_only_functions_must_be_dropped(database: Database) -> None:
+    """Somebody's view on one of ours outlives new arguments of a function, and lost files."""
+    execute(
+        database,
+        "CREATE VIEW public.mine AS SELECT path, verdict FROM defect.images",
+        "DROP FUNCTION defect.anomaly_map",
+        "CREATE FUNCTION defect.anomaly_map(a text) RETURNS text LANGUAGE sql AS 'SELECT a'",
+        "CREATE FUNCTION pgdefect.old_search() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+        "INSERT INTO pgdefect.sql_file (name, sha256) VALUES ('functions/99_old_search.sql', '')",
+    )
+    stale(database, "functions/28_anomaly_map.sql")
+    changed = ("functions/28_anomaly_map.sql", "functions/99_old_search.sql")
+    assert upgrade(database).sql_files == changed
+    assert check(database).ok
+    with database.connect() as connection:
+        assert connection.execute(text("SELECT * FROM public.mine")).all() == []
+        kinds = connection.scalar(
+            text("SELECT count(*) FROM pg_proc WHERE proname IN ('anomaly_map', 'old_search')")
+        )
+    assert kinds == 1
+
+
 def test_what_a_lost_file_made_goes(database: Database) -> None:
     execute(
         database,

@@ -1,8 +1,8 @@
 """The files of ``sql/``: functions and views, applied again whenever their text changes.
 
 ``CREATE OR REPLACE`` cannot change a view's columns or a function's arguments and result. Where
-a change needs it, every view and the changed functions are dropped and made again, inside the
-transaction of the upgrade, with the rights that others had been given on them.
+a change needs it, the changed functions, and if that is not enough every view, are dropped and
+made again, inside the transaction of the upgrade, with the rights that others had been given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,18 +118,25 @@ def apply_sql_files(raw: psycopg.Connection[Any], vector_schema: str) -> list[st
         return []
     views = [file for file in files if file.is_view]
     functions = [file for file in stale if not file.is_view]
-    todo = functions + (views if gone or any(file.is_view for file in stale) else [])
-    replaced = False
-    if not gone:
-        with suppress(*_CANNOT_REPLACE), raw.transaction():
-            _run(raw, todo, vector_schema)
-            replaced = True
-    if not replaced:
-        rights = _rights(raw)
-        _drop_views(raw, _names(views) | _lost_names(gone, views))
-        _drop_functions(raw, _names(functions) | _lost_names(gone, files))
-        _run(raw, functions + views, vector_schema)
-        _give_back(raw, rights)
+    lost, changed = _lost_names(gone, files), _names(functions)
+    # From the least to the most that is dropped: objects of somebody else's may stand on it.
+    attempts = (
+        (lost, lost, views if any(file.is_view for file in stale) else []),
+        (lost, lost | changed, views),
+        (lost | _names(views), lost | changed, views),
+    )
+    rights = _rights(raw)
+    for number, (old_views, old_functions, new_views) in enumerate(attempts, start=1):
+        try:
+            with raw.transaction():
+                _drop_views(raw, old_views)
+                _drop_functions(raw, old_functions)
+                _run(raw, [*functions, *new_views], vector_schema)
+                _give_back(raw, rights)
+            break
+        except (*_CANNOT_REPLACE, Conflict):
+            if number == len(attempts):
+                raise
     for file in stale:
         raw.execute(
             "INSERT INTO pgdefect.sql_file (name, sha256) VALUES (%s, %s) "
