@@ -118,24 +118,21 @@ def apply_sql_files(raw: psycopg.Connection[Any], vector_schema: str) -> list[st
         return []
     views = [file for file in files if file.is_view]
     functions = [file for file in stale if not file.is_view]
-    lost, changed = _lost_names(gone, files), _names(functions)
-    # From the least to the most that is dropped: objects of somebody else's may stand on it.
-    attempts = (
-        (lost, lost, views if any(file.is_view for file in stale) else []),
-        (lost, lost | changed, views),
-        (lost | _names(views), lost | changed, views),
-    )
-    rights = _rights(raw)
-    for number, (old_views, old_functions, new_views) in enumerate(attempts, start=1):
+    lost, rights = _lost_names(gone, files), _rights(raw)
+    some = views if any(file.is_view for file in stale) else []
+    # Views are dropped only where it must be: objects of somebody else's may stand on them.
+    for old_views, new_views in ((lost, some), (lost | _names(views), views)):
         try:
             with raw.transaction():
                 _drop_views(raw, old_views)
-                _drop_functions(raw, old_functions)
-                _run(raw, [*functions, *new_views], vector_schema)
+                _drop_functions(raw, lost)
+                for file in functions:
+                    _replace_function(raw, file, vector_schema)
+                _run(raw, new_views, vector_schema)
                 _give_back(raw, rights)
             break
         except (*_CANNOT_REPLACE, Conflict):
-            if number == len(attempts):
+            if old_views != lost:
                 raise
     for file in stale:
         raw.execute(
@@ -150,6 +147,15 @@ def apply_sql_files(raw: psycopg.Connection[Any], vector_schema: str) -> list[st
 def _run(raw: psycopg.Connection[Any], files: Iterable[SqlFile], vector_schema: str) -> None:
     for file in files:
         raw.execute(file.content.replace(':"vector_schema"', vector_schema))
+
+
+def _replace_function(raw: psycopg.Connection[Any], file: SqlFile, vector_schema: str) -> None:
+    try:
+        with raw.transaction():
+            _run(raw, [file], vector_schema)
+    except _CANNOT_REPLACE:
+        _drop_functions(raw, _names([file]))
+        _run(raw, [file], vector_schema)
 
 
 def _names(files: Iterable[SqlFile]) -> set[str]:
