@@ -16,7 +16,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-NAMES = ("start", "features", "coreset", "export", "inspect", "train", "parity", "accuracy")
+NAMES = ("start", "features", "coreset", "export", "inspect", "train")
+NAMES += ("parity", "accuracy", "defects")
 ON_ONE_SET = ("start", "features", "export")
 ON_ALL_SETS = ("parity", "accuracy")
 """The others, which take time, leave the polycrystalline cells out."""

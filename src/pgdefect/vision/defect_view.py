@@ -28,23 +28,30 @@ class DefectView:
     """Deep layers of photographs, stretched to a square.
 
     Calling it with a photograph, uint8 `(height, width, 3)`, gives the values of each layer,
-    `(rows, cols, dim)`: the mean of four orientations, each turned back.
+    `(rows, cols, dim)`: the mean of the orientations, each turned back.
     """
 
-    def __init__(self, artifact: DefectViewArtifact, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: DefectViewArtifact,
+        num_threads: int | None = None,
+        *,
+        orientations: int = len(FLIPS),
+    ) -> None:
+        self._flips = FLIPS[:orientations]
         self._compiled = compile_graph(artifact.onnx, num_threads)
         side = artifact.side
         self._preprocessing = Preprocessing((side, side), mean=artifact.mean, std=artifact.std)
 
     def __call__(self, image: NDArray[np.uint8]) -> list[Float32]:
         inputs = self._preprocessing.apply(image)
-        turned = np.stack([np.flip(inputs, axes) for axes in FLIPS])
+        turned = np.stack([np.flip(inputs, axes) for axes in self._flips])
         return [
             np.mean(
                 # The layer's axes are (rows, cols, dim): one further to the left.
                 [
                     np.flip(one, tuple(axis - 1 for axis in axes))
-                    for one, axes in zip(np.asarray(layer), FLIPS, strict=True)
+                    for one, axes in zip(np.asarray(layer), self._flips, strict=True)
                 ],
                 axis=0,
                 dtype=np.float32,
