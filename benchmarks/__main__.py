@@ -16,9 +16,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
-NAMES = ("start", "features", "coreset", "export", "inspect", "train")
-NAMES += ("parity", "accuracy", "defects")
+NAMES = (
+    *("start", "features", "coreset", "export", "inspect", "train", "retrieval", "parity"),
+    *("accuracy", "defects"),
+)
 ON_ONE_SET = ("start", "features", "export")
+ON_LAST_SET = ("retrieval",)
 ON_ALL_SETS = ("parity", "accuracy")
 """The others, which take time, leave the polycrystalline cells out."""
 
@@ -53,7 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
         for name in args.names or NAMES:
             reports = []
             chosen = [s for s in sets if name in ON_ALL_SETS or s.name != common.POLY]
-            for images in chosen[:1] if name in ON_ONE_SET else chosen:
+            if name in ON_ONE_SET:
+                chosen = chosen[:1]
+            elif name in ON_LAST_SET:
+                chosen = chosen[-1:]
+            for images in chosen:
                 print(f"{name}: {images.name}", file=sys.stderr, flush=True)
                 context = common.Context(args.quick, images, Path(folder), 1 if args.quick else 3)
                 reports.append(importlib.import_module(f"benchmarks.bench_{name}").measure(context))

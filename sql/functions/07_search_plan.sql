@@ -8,7 +8,7 @@
 -- the index when there are more. count says beforehand whether there are.
 --
 -- round 1, 2, … want four times as many each: near-duplicates took the places of others.
--- at_least rows are known to pass.
+-- at_least rows are known to pass, from a scan that was given up; the next one may read on.
 --
 -- way is index or exact; scanned and walked are rows of the table, estimated unless counted.
 -- condition is what the filter amounts to.
@@ -55,14 +55,15 @@ BEGIN
                       v.relation, extractor, condition);
     EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM pgdefect.%I WHERE extractor_id = %s', v.relation, extractor)
         INTO plan;
-    table_rows := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
+    table_rows := greatest(at_least, (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint);
     EXECUTE 'EXPLAIN (FORMAT JSON) SELECT ' || passing INTO plan;
     scanned := least(table_rows, greatest(at_least, (plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint));
     counted := false;
     LOOP
         walked := least(table_rows, greatest(ef_search, wanted * table_rows / greatest(scanned, 1)));
         way := CASE WHEN exact OR scanned <= walk_cost * walked THEN 'exact' ELSE 'index' END;
-        at_most := CASE WHEN NOT exact AND way = 'exact' AND NOT counted THEN 4 * walk_cost * walked END;
+        at_most := CASE WHEN way = 'exact' AND NOT (exact OR counted OR at_least > 0)
+                        THEN 4 * walk_cost * walked END;
         EXIT WHEN NOT count OR at_most IS NULL;
         EXECUTE format('SELECT count(*) FROM (SELECT %s LIMIT %s) c', passing, at_most) INTO scanned;
         counted := true;

@@ -244,6 +244,21 @@ def test_an_estimate_too_low_is_found_out_by_counting(database: Database) -> Non
     assert plan.scanned == 1800
 
 
+def test_a_table_thought_to_be_empty_is_searched_all_the_same(database: Database) -> None:
+    extractor = add_extractor(database, 8)
+    vectors = unit_vectors(1, 700, 8)
+    ids = add_images(database, "parts", 700)
+    add_embeddings(database, extractor, ids, vectors)
+    with database.autocommit() as connection:
+        connection.execute(
+            "UPDATE pg_class SET reltuples = 1 WHERE oid IN ('pgdefect.image'::regclass, "
+            f"'pgdefect.image_embedding_{extractor}'::regclass)"
+        )
+    found = nearest(database, "picture", extractor, vectors[5], 3, SearchFilter())
+    assert found[0].image.id == ids[5]
+    assert len(found) == 3
+
+
 def test_a_crowd_of_copies_takes_no_place_from_others(database: Database) -> None:
     """More copies than are looked at first: the search goes on until k different ones are found."""
     extractor = add_extractor(database, 8)

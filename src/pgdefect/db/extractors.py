@@ -91,7 +91,6 @@ def create_extractor_partition(
     Raises UsageError where pgvector cannot index vectors of `dim`.
     """
     name = f"{parent}_{extractor_id}"
-    kind = indexed_type("half", dim)
     connection.execute(
         text(f"""
         CREATE TABLE pgdefect.{name} (
@@ -101,16 +100,22 @@ def create_extractor_partition(
             CONSTRAINT ck_{name}_dim CHECK (vector_dims(embedding) = {dim})
         )""")
     )
-    connection.execute(
-        text(
-            f"CREATE INDEX {name}_hnsw ON pgdefect.{name} "
-            f"USING hnsw (({index_expression(kind, dim)}) {COSINE.operator_class(kind)})"
-        )
-    )
+    create_hnsw_index(connection, name, dim)
     connection.execute(
         text(
             f"ALTER TABLE pgdefect.{parent} ATTACH PARTITION pgdefect.{name} "
             f"FOR VALUES IN ({extractor_id})"
+        )
+    )
+
+
+def create_hnsw_index(connection: Connection, partition: str, dim: int) -> None:
+    """Index the vectors of an extractor's partition; raises UsageError for too many dimensions."""
+    kind = indexed_type("half", dim)
+    connection.execute(
+        text(
+            f"CREATE INDEX {partition}_hnsw ON pgdefect.{partition} "
+            f"USING hnsw (({index_expression(kind, dim)}) {COSINE.operator_class(kind)})"
         )
     )
 

@@ -1,0 +1,156 @@
+"""Millions of image embeddings made elsewhere: loaded in chunks, so that a load can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+from psycopg.errors import UniqueViolation
+from sqlalchemy import text
+
+from pgdefect.db.copy import copy_rows
+from pgdefect.db.engine import Database, driver
+from pgdefect.db.extractors import (
+    create_hnsw_index,
+    images_without_embedding,
+    store_image_embeddings,
+)
+from pgdefect.errors import NotFound, UsageError
+
+__all__ = ["load_image_embeddings"]
+
+CHUNK_ROWS = 50_000
+DEFERRED_FROM = 20_000
+"""New rows from which on it is quicker to build the index at the end than to add each to it."""
+Progress = Callable[[str, int, int], None]
+
+
+def load_image_embeddings(
+    database: Database,
+    extractor_id: int,
+    image_ids: NDArray[np.int64],
+    embeddings: NDArray[Any],
+    *,
+    progress: Progress = lambda stage, done, total: None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> int:
+    """Store embeddings `(n, dim)` of images `(n,)`; returns how many were not there yet.
+
+    embeddings may be memory-mapped, float16 or float32; they are kept in half precision. Each
+    chunk is committed by itself: a load that was cut short goes on where it was when it is
+    called again with the same rows, and none is stored twice. Where most rows are new the HNSW
+    index is dropped first and built at the end; meanwhile searches scan, and find the same.
+
+    Raises:
+        NotFound: there is no such extractor;
+        UsageError: a vector has another dimension, is zero or not finite;
+        Conflict: an image is not stored;
+        Busy: another load for this extractor is under way.
+    """
+    if len(image_ids) != len(embeddings) or embeddings.ndim != 2:
+        raise UsageError(
+            f"{len(image_ids):,} images and embeddings of shape {embeddings.shape} do not match; "
+            "pass one vector for each image"
+        )
+    if len(np.unique(image_ids)) != len(image_ids):
+        raise UsageError("an image is named twice; pass one vector for each image")
+    with database.connect() as connection:
+        dim = connection.scalar(
+            text("SELECT embedding_dim FROM pgdefect.extractor WHERE id = :id"),
+            {"id": extractor_id},
+        )
+        if dim is None:
+            raise NotFound(f"there is no extractor {extractor_id}")
+        if embeddings.shape[1] != dim:
+            raise UsageError(
+                f"extractor {extractor_id} makes embeddings of {dim} dimensions, and these have "
+                f"{embeddings.shape[1]}"
+            )
+    stored = 0
+    with database.lock(f"loading embeddings of extractor {extractor_id}"):
+        _defer_index(database, extractor_id, image_ids, chunk_rows)
+        for start in range(0, len(image_ids), chunk_rows):
+            progress("load", start, len(image_ids))
+            stop = start + chunk_rows
+            stored += _load_chunk(
+                database, extractor_id, image_ids[start:stop], embeddings[start:stop], start
+            )
+        progress("load", len(image_ids), len(image_ids))
+        _build_index(database, extractor_id, dim, progress)
+    return stored
+
+
+def _load_chunk(
+    database: Database,
+    extractor_id: int,
+    image_ids: NDArray[np.int64],
+    embeddings: NDArray[Any],
+    offset: int,
+) -> int:
+    with database.begin() as connection:
+        missing = np.isin(
+            image_ids, images_without_embedding(connection, extractor_id, image_ids.tolist())
+        )
+        if not missing.any():
+            return 0
+        values = np.asarray(embeddings[missing], dtype=np.float32)
+        usable = np.isfinite(values).all(axis=1) & (np.abs(values) > 0).any(axis=1)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16) if usable.all() else None
+        if half is None or not np.isfinite(half).all():
+            bad = np.flatnonzero(missing)[~usable]
+            where = f"row {offset + bad[0]:,}" if len(bad) else f"a row from {offset:,} on"
+            raise UsageError(
+                f"the vector of {where} is zero, not finite, or too large for half precision; "
+                "leave it out. Chunks before it are stored"
+            )
+        raw = driver(connection)
+        try:
+            with raw.transaction():
+                copy_rows(
+                    raw,
+                    sql.Identifier("pgdefect", f"image_embedding_{extractor_id}"),
+                    [
+                        ("extractor_id", np.full(len(half), extractor_id, dtype=np.int64)),
+                        ("image_id", image_ids[missing].astype(np.int64)),
+                        ("embedding", half),
+                    ],
+                )
+        except UniqueViolation:
+            # An inspection has stored one of them just now.
+            store_image_embeddings(connection, extractor_id, image_ids[missing].tolist(), values)
+    return int(missing.sum())
+
+
+def _defer_index(
+    database: Database, extractor_id: int, image_ids: NDArray[np.int64], chunk_rows: int
+) -> None:
+    new = 0
+    with database.begin() as connection:
+        for start in range(0, len(image_ids), chunk_rows):
+            chunk = image_ids[start : start + chunk_rows].tolist()
+            new += len(images_without_embedding(connection, extractor_id, chunk))
+        present = connection.scalar(
+            text("SELECT count(*) FROM pgdefect.image_embedding WHERE extractor_id = :id"),
+            {"id": extractor_id},
+        )
+        if new >= max(DEFERRED_FROM, present or 0):
+            connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+            connection.execute(
+                text(f"DROP INDEX IF EXISTS pgdefect.image_embedding_{extractor_id}_hnsw")
+            )
+
+
+def _build_index(database: Database, extractor_id: int, dim: int, progress: Progress) -> None:
+    name = f"image_embedding_{extractor_id}"
+    with database.begin() as connection:
+        if connection.scalar(text(f"SELECT to_regclass('pgdefect.{name}_hnsw')")) is not None:
+            return
+        progress("index", 0, 1)
+        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+        create_hnsw_index(connection, name, dim)
+        connection.execute(text(f"ANALYZE pgdefect.{name}"))
+        progress("index", 1, 1)
