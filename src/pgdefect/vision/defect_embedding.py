@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pgdefect.types import DefectSpace, Float32, Whitening
 from pgdefect.vision.defect_view import Features, interpolation
 
-__all__ = ["NormalImage", "anomaly", "anomaly_weights", "defect_embedding", "fit_defect_space"]
+__all__ = ["ComparedImage", "anomaly", "anomaly_weights", "defect_embedding", "fit_defect_space"]
 
 RESIDUAL_SHRINKAGE, DEEP_SHRINKAGE = 0.1, 0.2
 """Added to the eigenvalues of a covariance, as a share of their mean."""
@@ -46,8 +46,8 @@ MAX_DIM = 320
 
 
 @dataclass(frozen=True)
-class NormalImage:
-    """What a space is learned from: a normal image that the bank does not know.
+class ComparedImage:
+    """A normal image compared with a bank that does not know it.
 
     patches, nearest: `(rows * cols, raw_dim)`, raw, and the raw bank vectors nearest to them;
     scores: `(rows, cols)`; features: of the second look, or none.
@@ -82,10 +82,12 @@ def fit_whitening(
     )
 
 
-def fit_defect_space(images: Sequence[NormalImage]) -> DefectSpace:
-    """An extractor's space, from normal images."""
+def fit_defect_space(
+    compared: Sequence[ComparedImage], features: Sequence[Features]
+) -> DefectSpace:
+    """An extractor's space, from normal images: `features` of these and more."""
     residual = fit_whitening(
-        np.concatenate([image.patches - image.nearest for image in images]),
+        np.concatenate([image.patches - image.nearest for image in compared]),
         RESIDUAL_SHRINKAGE,
         center=False,
     )
@@ -93,20 +95,20 @@ def fit_defect_space(images: Sequence[NormalImage]) -> DefectSpace:
         fit_whitening(
             np.concatenate([one.reshape(-1, one.shape[-1]) for one in layer]), DEEP_SHRINKAGE
         )
-        for layer in zip(*(image.features for image in images), strict=True)
+        for layer in zip(*features, strict=True)
     )
     unlikeness = [
         np.concatenate([one.ravel() for one in layer])
-        for layer in zip(*(_unlikeness(whitenings, i.features) for i in images), strict=True)
+        for layer in zip(*(_unlikeness(whitenings, one) for one in features), strict=True)
     ]
     settings = {
         "unlikeness_mean": [float(values.mean()) for values in unlikeness],
         "unlikeness_std": [float(values.std()) or 1.0 for values in unlikeness],
     }
     space = DefectSpace(residual, whitenings, settings)
-    score_std = float(np.concatenate([image.scores.ravel() for image in images]).std())
+    score_std = float(np.concatenate([image.scores.ravel() for image in compared]).std())
     everything = np.concatenate(
-        [anomaly(space, image.scores, score_std, image.features).ravel() for image in images]
+        [anomaly(space, image.scores, score_std, image.features).ravel() for image in compared]
     )
     temperature = TEMPERATURE * (float(everything.std()) or 1.0)
     return DefectSpace(residual, whitenings, {**settings, "temperature": temperature})
