@@ -58,8 +58,8 @@ def measure(context: Context) -> Report:
     with server() as database:
         extractor = _add_images(database, context, count, stored.shape[1])
         _load(report, context, database, extractor, stored)
-        _filter(report, context, database, extractor, questions)
         found = _search(report, context, database, extractor, questions)
+        _filter(report, context, database, extractor, questions)
     peer = _faiss(report, context, stored, questions)
     if peer is not None:
         for what, seconds in found.items():

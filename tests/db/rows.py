@@ -73,8 +73,8 @@ def add_defect_space(database: Database, extractor_id: int, dim: int) -> None:
     with database.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO pgdefect.defect_space (extractor_id, embedding_dim, center, "
-                "components, settings) VALUES (:extractor, :dim, '{0}', '{{1}}', '{}')"
+                "INSERT INTO pgdefect.defect_space (extractor_id, embedding_dim, parameters, "
+                "settings) VALUES (:extractor, :dim, '', '{}')"
             ),
             {"extractor": extractor_id, "dim": dim},
         )

@@ -71,16 +71,30 @@ def load_image_embeddings(
             )
     stored = 0
     with database.lock(f"loading embeddings of extractor {extractor_id}"):
-        _defer_index(database, extractor_id, image_ids, chunk_rows)
+        missing = _missing(database, extractor_id, image_ids, chunk_rows)
+        _defer_index(database, extractor_id, int(missing.sum()))
         for start in range(0, len(image_ids), chunk_rows):
             progress("load", start, len(image_ids))
-            stop = start + chunk_rows
-            stored += _load_chunk(
-                database, extractor_id, image_ids[start:stop], embeddings[start:stop], start
-            )
+            rows = start + np.flatnonzero(missing[start : start + chunk_rows])
+            if len(rows):
+                _load_chunk(database, extractor_id, image_ids, embeddings, rows)
+                stored += len(rows)
         progress("load", len(image_ids), len(image_ids))
         _build_index(database, extractor_id, dim, progress)
     return stored
+
+
+def _missing(
+    database: Database, extractor_id: int, image_ids: NDArray[np.int64], chunk_rows: int
+) -> NDArray[np.bool_]:
+    """Which images have no embedding yet, `(n,)`: where a load goes on."""
+    found = []
+    with database.connect() as connection:
+        for start in range(0, len(image_ids), chunk_rows):
+            chunk = image_ids[start : start + chunk_rows]
+            without = images_without_embedding(connection, extractor_id, chunk.tolist())
+            found.append(np.isin(chunk, without))
+    return np.concatenate(found) if found else np.zeros(0, dtype=bool)
 
 
 def _load_chunk(
@@ -88,25 +102,19 @@ def _load_chunk(
     extractor_id: int,
     image_ids: NDArray[np.int64],
     embeddings: NDArray[Any],
-    offset: int,
-) -> int:
-    with database.begin() as connection:
-        missing = np.isin(
-            image_ids, images_without_embedding(connection, extractor_id, image_ids.tolist())
+    rows: NDArray[np.int64],
+) -> None:
+    with np.errstate(over="ignore"):
+        half = np.ascontiguousarray(embeddings[rows], dtype=np.float16)
+    bits = half.view(np.uint16)
+    usable = ((bits & 0x7C00) != 0x7C00).all(axis=1) & ((bits & 0x7FFF) != 0).any(axis=1)
+    if not usable.all():
+        raise UsageError(
+            f"the vector of row {rows[~usable][0]:,} is zero, not finite, or too large for half "
+            "precision; leave it out. Rows before its chunk are stored"
         )
-        if not missing.any():
-            return 0
-        values = np.asarray(embeddings[missing], dtype=np.float32)
-        usable = np.isfinite(values).all(axis=1) & (np.abs(values) > 0).any(axis=1)
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16) if usable.all() else None
-        if half is None or not np.isfinite(half).all():
-            bad = np.flatnonzero(missing)[~usable]
-            where = f"row {offset + bad[0]:,}" if len(bad) else f"a row from {offset:,} on"
-            raise UsageError(
-                f"the vector of {where} is zero, not finite, or too large for half precision; "
-                "leave it out. Chunks before it are stored"
-            )
+    ids = image_ids[rows].astype(np.int64)
+    with database.begin() as connection:
         raw = driver(connection)
         try:
             with raw.transaction():
@@ -114,25 +122,18 @@ def _load_chunk(
                     raw,
                     sql.Identifier("pgdefect", f"image_embedding_{extractor_id}"),
                     [
-                        ("extractor_id", np.full(len(half), extractor_id, dtype=np.int64)),
-                        ("image_id", image_ids[missing].astype(np.int64)),
+                        ("extractor_id", np.full(len(ids), extractor_id, dtype=np.int64)),
+                        ("image_id", ids),
                         ("embedding", half),
                     ],
                 )
         except UniqueViolation:
             # An inspection has stored one of them just now.
-            store_image_embeddings(connection, extractor_id, image_ids[missing].tolist(), values)
-    return int(missing.sum())
+            store_image_embeddings(connection, extractor_id, ids.tolist(), half.astype(np.float32))
 
 
-def _defer_index(
-    database: Database, extractor_id: int, image_ids: NDArray[np.int64], chunk_rows: int
-) -> None:
-    new = 0
+def _defer_index(database: Database, extractor_id: int, new: int) -> None:
     with database.begin() as connection:
-        for start in range(0, len(image_ids), chunk_rows):
-            chunk = image_ids[start : start + chunk_rows].tolist()
-            new += len(images_without_embedding(connection, extractor_id, chunk))
         present = connection.scalar(
             text("SELECT count(*) FROM pgdefect.image_embedding WHERE extractor_id = :id"),
             {"id": extractor_id},
