@@ -90,6 +90,9 @@ def _missing(
     """Which images have no embedding yet, `(n,)`: where a load goes on."""
     found = []
     with database.connect() as connection:
+        any_stored = "SELECT EXISTS (SELECT FROM pgdefect.image_embedding WHERE extractor_id = :id)"
+        if not connection.scalar(text(any_stored), {"id": extractor_id}):
+            return np.ones(len(image_ids), dtype=bool)
         for start in range(0, len(image_ids), chunk_rows):
             chunk = image_ids[start : start + chunk_rows]
             without = images_without_embedding(connection, extractor_id, chunk.tolist())
