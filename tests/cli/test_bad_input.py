@@ -332,7 +332,7 @@ def test_an_inspected_category_whose_files_are_gone(
         (("train", "parts", "--coreset-ratio", "0"), "--coreset-ratio"),
         (("train", "parts", "--coreset-ratio", "1.5"), "--coreset-ratio"),
         (("train", "parts", "--coreset-ratio", "nan"), "--coreset-ratio"),
-        (("train", "parts", "--holdout", "1"), "--holdout"),
+        (("train", "parts", "--holdout", "1.5"), "--holdout"),
         (("train", "parts", "--false-reject-rate", "2"), "--false-reject-rate"),
         (("train", "parts", "--num-neighbors", "0"), "--num-neighbors"),
         (("train", "parts", "--batch-size", "0"), "--batch-size"),
@@ -463,7 +463,9 @@ def test_wrong_password(cli: Cli, place: Path) -> None:
 
 
 def test_vectors_of_another_extractor(trained: Database) -> None:
-    with pytest.raises(Conflict, match=r"48 dimensions and extractor 1 makes 152"):
+    with pytest.raises(
+        Conflict, match=r"48 dimensions, and what extractor 1 is searched for by picture has 152"
+    ):
         nearest(trained, "picture", 1, np.ones(48, dtype=np.float32), 3, SearchFilter())
 
 

@@ -211,7 +211,7 @@ def test_retire_activate_and_delete(good: Cli, cli: Cli, trained: Database, part
     good(trained, "delete", "--category", "parts", "--yes")
     left = contents(trained)
     assert {name: n for name, n in left.items() if n and name in before} == {
-        name: left[name] for name in ("alembic_version", "extractor", "sql_file")
+        name: left[name] for name in ("alembic_version", "defect_space", "extractor", "sql_file")
     }
     assert (parts / "train/good/014.png").exists()
 
@@ -377,14 +377,20 @@ def test_search_ranks_by_distance_and_leaves_the_query_out(
     good: Cli, trained: Database, parts: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copy(parts / "test/scratch/001.png", tmp_path / "copy.png")
-    neighbors = good(trained, "search", copy, "-k", "100", "--json").json["neighbors"]
+    by_picture = ("search", copy, "--by", "picture", "--json")
+    neighbors = good(trained, *by_picture, "-k", "100").json["neighbors"]
     assert len(neighbors) == 28  # all but itself, found by its content
     assert [n["rank"] for n in neighbors] == list(range(1, 29))
     distances = [n["distance"] for n in neighbors]
     assert distances == sorted(distances)
     assert all(n["similarity"] == pytest.approx(1 - n["distance"]) for n in neighbors)
     assert str(parts / "test/scratch/001.png") not in {n["path"] for n in neighbors}
-    assert len(good(trained, "search", copy, "--json").json["neighbors"]) == 10
+    assert len(good(trained, *by_picture).json["neighbors"]) == 10
+    found = good(trained, "search", copy, "-k", "100", "--json").json
+    assert found["by"] == "defect"
+    assert found["regions"]
+    assert len(found["neighbors"]) == 8  # the other anomalous images
+    assert all(n["region"]["box"] for n in found["neighbors"])
 
 
 def test_search_says_first_that_the_query_is_anomalous(
@@ -392,8 +398,9 @@ def test_search_says_first_that_the_query_is_anomalous(
 ) -> None:
     anomalous = good(trained, "search", parts / "test/stain/000.png", "-k", "3").out.splitlines()
     assert re.match(r"ANOMALOUS: .*stain/000.png \(parts\), score 0\.\d+, raw ", anomalous[0])
-    assert anomalous[1].split()[:3] == ["rank", "distance", "similarity"]
-    assert len(anomalous) == 1 + 2 + 3
+    assert anomalous[1].startswith("probably ")
+    assert anomalous[2].split()[:4] == ["rank", "distance", "by", "defect"]
+    assert len(anomalous) == 2 + 2 + 3
     normal = good(trained, "search", parts / "test/good/000.png", "-k", "3").out
     assert normal.startswith("NORMAL: ")
 
@@ -406,7 +413,7 @@ def test_search_filters_and_always_k_rows(good: Cli, trained: Database, parts: P
         )
 
     def found(*arguments: object) -> list[dict[str, Any]]:
-        query = ("search", parts / "test/good/000.png", "--json", *arguments)
+        query = ("search", parts / "test/good/000.png", "--json", "--all", *arguments)
         answer: list[dict[str, Any]] = good(trained, *query).json["neighbors"]
         return answer
 
@@ -419,6 +426,11 @@ def test_search_filters_and_always_k_rows(good: Cli, trained: Database, parts: P
     assert len(others) == 18
     assert not [n for n in others if "/train/good/00" in n["path"]]
     assert found("-k", "5", "--exact") == found("-k", "5")
+    folded = good(
+        trained, "search", parts / "test/chip/000.png", "--by", "picture", "-k", "19", "--json"
+    )
+    copies = [n["copies"] for n in folded.json["neighbors"] if n["group"] == "G"]
+    assert copies == [11]  # ten of the training images and one of the test's
 
 
 def test_search_across_categories(
@@ -618,7 +630,8 @@ def test_demo(
         assert (category["training_images"], category["held_out_images"]) == (11, 11)
         assert (category["test_normal"], category["test_anomalous"]) == (4, 6)
         assert sum(category["seconds"].values()) < elapsed
-    assert len(result["neighbors"]) == 10
+    assert result["by"] == "defect"
+    assert 0 < len(result["neighbors"]) <= 10
     assert {n["category"] for n in result["neighbors"]} == {"solar_mono"}
     assert result["query"]["label"] == "anomalous"
     with Image.open(result["contact_sheet"]) as sheet:

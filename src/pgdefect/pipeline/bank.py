@@ -226,9 +226,10 @@ def learn_defect_space(
     images: those of the spool in order; a few of them are looked at, each compared with the
     bank's vectors of other parts.
     """
-    look = DefectView(view) if view else None
-    chosen = _spread(range(len(images)), SPACE_IMAGES if look else COMPARED_IMAGES)
-    features = {n: look(load_image(images[n].path)) if look else [] for n in chosen}
+    look, glance = (DefectView(view), DefectView(view, orientations=1)) if view else (None, None)
+    chosen = _spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
+    # Statistics of one orientation serve as well as those of all, in a quarter of the time.
+    features = [glance(load_image(images[n].path)) if glance else [] for n in chosen]
     compared = []
     for n in _spread(chosen, COMPARED_IMAGES):
         raw = spool.patches_of(n, n + 1).astype(np.float32)
@@ -240,8 +241,9 @@ def learn_defect_space(
         raw_bank = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
         nearest = raw_bank[others[positions]].astype(np.float32)
         scores = distances.reshape(spool.grids[n])
-        compared.append(ComparedImage(raw, nearest, scores, features[n]))
-    return fit_defect_space(compared, list(features.values()))
+        looked = look(load_image(images[n].path)) if look else []
+        compared.append(ComparedImage(raw, nearest, scores, looked))
+    return fit_defect_space(compared, features)
 
 
 def _spread(numbers: Sequence[int], count: int) -> list[int]:

@@ -85,7 +85,7 @@ def fit_whitening(
 def fit_defect_space(
     compared: Sequence[ComparedImage], features: Sequence[Features]
 ) -> DefectSpace:
-    """An extractor's space, from normal images: `features` of these and more."""
+    """An extractor's space, from normal images: `features` are of these and more."""
     residual = fit_whitening(
         np.concatenate([image.patches - image.nearest for image in compared]),
         RESIDUAL_SHRINKAGE,
