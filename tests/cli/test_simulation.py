@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -312,17 +313,19 @@ def test_stored_images_are_listed_without_them(good: Cli, trained: Database, dra
 
 def test_search_lists_them_only_when_asked(good: Cli, trained: Database, drawn: Path) -> None:
     image = images_of(trained, "parts", split="test")[0]
-    words = ("search", image.id, "-k", 50, "--json")
+    words = ("search", image.id, "-k", 50, "--by", "picture", "--all", "--json")
     found = good(trained, *words).json["neighbors"]
     assert len(found) == 28
     assert {neighbor["split"] for neighbor in found} == {"train", "test"}
     asked = good(trained, *words, "--simulated").json["neighbors"]
     assert len(asked) == 40
     assert sum(neighbor["split"] == "simulated" for neighbor in asked) == 12
-    shown = good(trained, "search", image.id, "-k", 50, "--simulated").out
+    shown = good(trained, *words[:-1], "--simulated").out
     assert shown.count("(simulated)") == 12
 
-    statement = "SELECT image_split FROM defect.similar_images(%s, k => 50"
+    statement = (
+        "SELECT image_split FROM defect.similar_images(%s, k => 50, by => 'picture', fold => false"
+    )
     assert len(query(trained, f"{statement})", str(image.id))) == 28
     sql = query(trained, f"{statement}, simulated => true)", str(image.id))
     assert sum(split == "simulated" for (split,) in sql) == 12
@@ -414,10 +417,10 @@ def test_nearest_images_leave_them_out_with_and_without_the_index(
         ).one()
     embedding = np.asarray(row[1], dtype=np.float32)
     for exact in (False, True):
-        found = nearest(trained, "picture", row[0], embedding, 50, SearchFilter(), exact=exact)
+        ask = partial(nearest, trained, "picture", row[0], embedding, 50, exact=exact, fold=False)
+        found = ask(SearchFilter())
         assert simulated.isdisjoint(neighbor.image.id for neighbor in found)
-        asked = SearchFilter(simulated=True)
-        found = nearest(trained, "picture", row[0], embedding, 50, asked, exact=exact)
+        found = ask(SearchFilter(simulated=True))
         assert simulated <= {neighbor.image.id for neighbor in found}
 
 

@@ -48,7 +48,7 @@ from pgdefect.errors import (
 from pgdefect.pipeline.evaluate import EvaluateOptions, evaluate
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.options import EfficientAdOptions
-from pgdefect.pipeline.search import search
+from pgdefect.pipeline.search import Query, SearchOptions, search
 from pgdefect.pipeline.train_network import NetworkReport, train_network
 from pgdefect.types import StoredImage, Threshold
 from pgdefect.vision import efficient_ad
@@ -310,19 +310,27 @@ def test_the_teachers_image_embeddings_are_searched(both: Database, settings: Se
         rows(both, "SELECT extractor_id, count(*) FROM pgdefect.image_embedding GROUP BY 1")
     )
     assert embedded[detectors["efficient_ad"].extractor_id] == len(images)
-    found = {kind: search(both, settings, query.path, k=5, kind=kind) for kind in KINDS}
-    assert search(both, settings, query.path, k=5).neighbors == found["patchcore"].neighbors
+    asked = Query([query.path])
+    found = {
+        kind: search(both, settings, asked, SearchOptions(k=5, by="picture", kind=kind))
+        for kind in KINDS
+    }
+    unsaid = search(both, settings, asked, SearchOptions(k=5, by="picture"))
+    assert unsaid.neighbors == found["patchcore"].neighbors
     for kind, report in found.items():
+        assert report.inspection is not None
         assert report.inspection.detector_id == detectors[kind].id
         listed = rows(
             both,
-            "SELECT image_id, distance FROM defect.similar_images(:q, k => 5, model => :m)",
+            "SELECT image_id, distance "
+            "FROM defect.similar_images(:q, k => 5, model => :m, by => 'picture')",
             q=str(query.id),
             m=kind,
         )
         assert [n.image.id for n in report.neighbors] == [row.image_id for row in listed]
     retire_detector(both, detectors["patchcore"].id)
-    alone = search(both, settings, query.path, k=5)
+    alone = search(both, settings, asked, SearchOptions(k=5))
+    assert alone.by == "picture"  # a network has no defect embeddings
     assert alone.neighbors == found["efficient_ad"].neighbors
     listed = rows(both, "SELECT image_id FROM defect.similar_images(:q, k => 5)", q=str(query.id))
     assert [row.image_id for row in listed] == [n.image.id for n in alone.neighbors]

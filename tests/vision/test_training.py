@@ -39,7 +39,7 @@ from pgdefect.pipeline.ingest import ingest_dataset
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.inspector import Inspector
 from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.search import search
+from pgdefect.pipeline.search import Query, SearchOptions, search
 from pgdefect.pipeline.train import train
 from pgdefect.types import Detector, Float32, StoredImage
 from pgdefect.vision import patchcore
@@ -135,12 +135,15 @@ def test_trained_on_real_images_it_tells_defects(cells: Database, settings: Sett
         assert worst == inspection.scores.distances.max()
 
     query = max(report.inspections, key=lambda i: i.raw_score)
-    found = search(cells, settings, str(query.image_id), k=5)
+    options = SearchOptions(k=5, by="picture")
+    found = search(cells, settings, Query([str(query.image_id)]), options)
+    assert found.inspection is not None
     assert found.inspection.raw_score == query.raw_score
     assert [n.rank for n in found.neighbors] == [1, 2, 3, 4, 5]
     assert {n.image.category for n in found.neighbors} == {"cells"}
     assert query.image_id not in {n.image.id for n in found.neighbors}
-    everywhere = search(cells, settings, str(query.image_id), k=500, all_categories=True)
+    options = SearchOptions(k=500, by="picture", all_categories=True, fold=False)
+    everywhere = search(cells, settings, Query([str(query.image_id)]), options)
     assert len(everywhere.neighbors) == count(cells, "pgdefect.image_embedding") - 1
 
 
@@ -693,7 +696,8 @@ def test_resnet_with_weights_from_a_file_trains_and_stands_beside_the_other(
     assert len(inspected.inspections) == 7
     # The category parts still answers from its own extractor.
     image = images_of(cells, "parts", split="test")[0]
-    assert len(search(cells, settings, str(image.id), k=3).neighbors) == 3
+    found = search(cells, settings, Query([str(image.id)]), SearchOptions(k=3, by="picture"))
+    assert len(found.neighbors) == 3
     assert len({d.backbone for d in list_detectors(cells)}) == 2
 
 

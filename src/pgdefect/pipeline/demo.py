@@ -118,7 +118,7 @@ def run_demo(
         tuple(category for category, _ in results),
         found,
         sheet,
-        _queries(Path(worst.path).name),
+        _queries(Path(worst.path).name, worst.category),
         time.perf_counter() - start,
     )
 
@@ -172,14 +172,15 @@ def _figures(
     )
 
 
-def _queries(name: str) -> tuple[str, ...]:
+def _queries(name: str, category: str) -> tuple[str, ...]:
     return (
         "SELECT category, images, inspected_images, rejected_images, threshold "
         "FROM defect.categories;",
         "SELECT image_id, normalized_score, path FROM defect.images "
         "WHERE category = 'solar_poly' AND verdict = 'anomalous' "
         "ORDER BY normalized_score DESC LIMIT 5;",
-        f"SELECT rank, distance, image_label, path FROM defect.similar_images('{name}', k => 10);",
+        f"SELECT rank, distance, image_label, path FROM defect.similar_images('{name}', k => 10, "
+        f"category => '{category}');",
     )
 
 
