@@ -175,6 +175,21 @@ def test_the_vote_is_recorded_and_a_review_changes_it_at_once(
     assert all(n.image.defect_type == "dent" for n in again.neighbors if n.image.label)
 
 
+def test_without_defects_what_is_stored_of_them_stays(
+    trained: Database, settings: Settings
+) -> None:
+    def stored() -> list[object]:
+        with trained.connect() as connection:
+            votes = "SELECT id, vote FROM pgdefect.inspection ORDER BY id"
+            regions = "SELECT id, image_id FROM pgdefect.defect_region ORDER BY id"
+            return [connection.execute(text(query)).all() for query in (votes, regions)]
+
+    before = stored()
+    report = inspect(trained, settings, "parts", split="test", defects=False)
+    assert all(i.defect is None and i.vote is None for i in report.inspections)
+    assert stored() == before
+
+
 def test_embed_makes_what_is_missing_and_changes_no_verdict(
     trained: Database, settings: Settings
 ) -> None:

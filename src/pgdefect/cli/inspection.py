@@ -43,6 +43,14 @@ def inspect(
         Path | None, typer.Option(metavar="DIR", help="Write a picture of each anomaly map.")
     ] = None,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Keep the results.")] = True,
+    defects: Annotated[
+        bool,
+        typer.Option(
+            "--defects/--no-defects",
+            help="Look at anomalous images a second time: regions and embeddings to search by, a "
+            "guess at the type of defect. pgdefect embed can do it later.",
+        ),
+    ] = True,
     keep_patches: Annotated[
         bool,
         typer.Option(
@@ -86,6 +94,7 @@ def inspect(
             split=split,
             store=store,
             keep_patches=keep_patches,
+            defects=defects,
             search=search,  # type: ignore[arg-type]
             kind=kind_of(model),
             progress=progress,

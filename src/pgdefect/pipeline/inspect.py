@@ -48,6 +48,7 @@ def inspect(
     split: str | None = None,
     store: bool = True,
     keep_patches: bool = False,
+    defects: bool = True,
     search: SearchKind | None = None,
     kind: DetectorKind | None = None,
     progress: Progress = silent,
@@ -56,8 +57,9 @@ def inspect(
     """Judge files and folders, or stored images of one split, with the active detector.
 
     `kind` and `search` are `Inspector`'s. Anomalous images, by verdict or by what is known of
-    them, get a defect embedding and regions, and a guess at the type of their defect.
-    `keep_patches` stores all patch embeddings, too.
+    them, get a defect embedding and regions, and a guess at the type of their defect; not so
+    without `defects`, which leaves what is stored of them as it is (`pgdefect embed` makes them
+    later). `keep_patches` stores all patch embeddings, too.
 
     Files that are new to the category are recorded as production images. An image judged
     before by this detector under this threshold keeps its one inspection, renewed. Stored
@@ -74,7 +76,7 @@ def inspect(
             f"the detector of {category!r} is an EfficientAD network, which makes no patch "
             "embeddings; leave out --keep-patches"
         )
-    finder = inspector.defect_finder if inspector.finds_defects else None
+    finder = inspector.defect_finder if defects and inspector.finds_defects else None
     files, known, order = _queue(database, inspector, category, paths, split)
     failed: list[tuple[str, str]] = []
 
@@ -99,17 +101,20 @@ def inspect(
                 for item, image in zip(judged, images, strict=True)
             ]
             if store:
-                results = _store(connection, inspector, judged, results, keep_patches)
+                results = _store(
+                    connection, inspector, judged, results, finder is not None, keep_patches
+                )
         for (index, _), result in zip(batch, results, strict=True):
             inspections.append((order[index], result))
             on_judged(result)
         progress("inspect", len(inspections) + len(failed), len(files))
     inspections.sort(key=lambda item: item[0])
+    found = [item for _, item in inspections]
     return InspectReport(
         category,
         inspector.detector,
         inspector.preprocessing,
-        tuple(_with_votes(database, inspector, [item for _, item in inspections], store)),
+        tuple(_with_votes(database, inspector, found, store) if finder else found),
         tuple(failed),
     )
 
@@ -147,6 +152,7 @@ def _store(
     inspector: Inspector,
     judged: Sequence[Judged],
     results: Sequence[Inspection],
+    defects: bool,
     keep_patches: bool,
 ) -> list[Inspection]:
     """Inspections and what was found; returns the inspections with their ids."""
@@ -155,7 +161,7 @@ def _store(
     # One file may lie in the batch under two names.
     first = {result.image_id: n for n, result in reversed(list(enumerate(results)))}
     image_ids = [image_id for image_id in first if image_id is not None]
-    if detector.kind == "patchcore":
+    if defects:
         store_defects(
             connection,
             detector.extractor_id,
