@@ -150,7 +150,8 @@ def test_ctrl_c_during_import(trained: Database, library: str) -> None:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
-    assert err == "pgdefect: interrupted; nothing half-done was stored\n"
+    # The interpreter itself reports one that arrives in a callback of the import system.
+    assert err.endswith("pgdefect: interrupted; nothing half-done was stored\n")
     wait_until_idle(trained)
     assert contents(trained) == before
 

@@ -33,7 +33,7 @@ __all__ = ["ComparedImage", "anomaly", "anomaly_weights", "defect_embedding", "f
 
 RESIDUAL_SHRINKAGE, DEEP_SHRINKAGE = 0.1, 0.2
 """Added to the eigenvalues of a covariance, as a share of their mean."""
-RESIDUAL_WEIGHT = 0.5**0.5
+RESIDUAL_WEIGHT = 0.5
 """Of the residual in the embedding; each deep layer has 1."""
 UNLIKENESS_WEIGHT = 0.5
 """Of a deep layer's unlikeness against the patch score, both standardized."""
