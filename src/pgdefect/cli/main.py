@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,7 +95,21 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; exits with 0, 1 (an error), 2 (wrong usage) or 130 (interrupted)."""
+    sys.unraisablehook = keep_interrupt
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def keep_interrupt(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt again where Ctrl-C was lost in a callback, of the import system for one, that
+    can raise nothing; other errors of the kind are reported as ever.
+    """
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        # Not from here: it would be lost in this very hook.
+        again = threading.Timer(0.01, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def run(arguments: list[str]) -> int:
