@@ -191,19 +191,7 @@ def search(
     ]
     where = _filter(options, detector.category, examples)
     embedding = combined(vectors[: len(query.like)], vectors[len(query.like) :])
-    neighbors = nearest(
-        database,
-        by,
-        detector.extractor_id,
-        embedding,
-        options.k,
-        where,
-        exact=options.exact,
-        fold=options.fold,
-    )
-    plan = None
-    if options.explain:
-        plan = explain_nearest(database, by, detector.extractor_id, options.k, where)
+    neighbors, plan = _nearest(database, by, detector.extractor_id, embedding, where, options)
     boxes = [region] if region else inspection.defect.regions if inspection.defect else []
     return SearchReport(
         first.word,
@@ -212,7 +200,7 @@ def search(
         inspection,
         first.inspector.preprocessing,
         by,
-        tuple(neighbors),
+        neighbors,
         tuple(found.box for found in boxes),
         inspection.vote,
         plan,
@@ -316,6 +304,23 @@ def _filter(options: SearchOptions, category: str, examples: Sequence[Example]) 
     )
 
 
+def _nearest(
+    database: Database,
+    by: SearchBy,
+    extractor_id: int,
+    embedding: Float32,
+    where: SearchFilter,
+    options: SearchOptions,
+) -> tuple[tuple[Neighbor, ...], SearchPlan | None]:
+    """The neighbors, and how they were looked for, if asked for."""
+    k, exact, fold = options.k, options.exact, options.fold
+    found = nearest(database, by, extractor_id, embedding, k, where, exact=exact, fold=fold)
+    plan = None
+    if options.explain:
+        plan = explain_nearest(database, by, extractor_id, k, where, exact=exact, fold=fold)
+    return tuple(found), plan
+
+
 def _search_region(database: Database, region_id: int, options: SearchOptions) -> SearchReport:
     """Look for what a stored region shows."""
     if options.by not in (None, "region", "defect"):
@@ -327,19 +332,7 @@ def _search_region(database: Database, region_id: int, options: SearchOptions) -
         except_images=(region.image.id,),
         except_sha256=(region.image.sha256,),
     )
-    neighbors = nearest(
-        database,
-        by,
-        region.extractor_id,
-        region.embedding,
-        options.k,
-        where,
-        exact=options.exact,
-        fold=options.fold,
-    )
-    plan = None
-    if options.explain:
-        plan = explain_nearest(database, by, region.extractor_id, options.k, where)
+    neighbors, plan = _nearest(database, by, region.extractor_id, region.embedding, where, options)
     return SearchReport(
         f"region {region_id}",
         region.image.category,
@@ -347,7 +340,7 @@ def _search_region(database: Database, region_id: int, options: SearchOptions) -
         None,
         None,
         by,
-        tuple(neighbors),
+        neighbors,
         (region.region.box,),
         None,
         plan,
