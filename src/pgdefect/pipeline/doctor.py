@@ -74,7 +74,7 @@ def examine(
             findings = look()
         left = {_key(finding) for finding in findings}
         fixed = [
-            replace(one, error="it is still there; the owner may be able to")
+            replace(one, error=f"it is still there; {one.finding.keeps}")
             if one.error is None and _key(one.finding) in left
             else one
             for one in fixed

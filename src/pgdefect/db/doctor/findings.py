@@ -24,6 +24,7 @@ class Finding:
 
     fault: answers are wrong or missing, or something broken was left behind. warning: it
     works, but slower, or not for long. note: worth knowing. remedy is a command, or SQL.
+    keeps says why a repair that raised no error may have left it.
     """
 
     severity: Severity
@@ -32,6 +33,7 @@ class Finding:
     message: str
     remedy: str
     repair: Repair | None = field(default=None, repr=False, compare=False)
+    keeps: str = field(default="the owner may be able to", repr=False, compare=False)
 
     @property
     def fixable(self) -> bool:

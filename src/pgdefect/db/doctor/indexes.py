@@ -150,4 +150,6 @@ def check_dead_rows(connection: Connection) -> Iterator[Finding]:
             f"{dead:,} dead rows beside {live:,}: {effect} until a vacuum",
             FIX,
             sql_repair(f"VACUUM (ANALYZE) pgdefect.{name}"),
+            "a transaction that began before may still see these rows (SELECT pid, xact_start, "
+            "query FROM pg_stat_activity ORDER BY backend_xmin): try again when it has ended",
         )
