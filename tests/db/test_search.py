@@ -213,6 +213,19 @@ def test_the_way_explained_is_the_way_gone(
         nearest(crowd.database, by, crowd.extractor_id, queries[0], 10, where, exact=True)
 
 
+def test_what_is_explained_is_what_was_asked_for(crowd: Crowd) -> None:
+    """Said to be exact, or not to fold, a search is explained as that one."""
+    few = SearchFilter(attributes={"line": 4})
+    folded = explain_nearest(crowd.database, "defect", crowd.extractor_id, 10, few)
+    unfolded = explain_nearest(crowd.database, "defect", crowd.extractor_id, 10, few, fold=False)
+    assert folded.walked > 2 * unfolded.walked
+    said = explain_nearest(
+        crowd.database, "defect", crowd.extractor_id, 10, SearchFilter(), exact=True
+    )
+    assert said.way == "exact"
+    assert str(said).startswith("exact scan of defect_embedding_")
+
+
 def test_a_walk_that_finds_nothing_ends_in_a_scan(crowd: Crowd) -> None:
     """Half the rows pass the filter, and lie where a walk from the query would come to last."""
     where = SearchFilter(split="test")
