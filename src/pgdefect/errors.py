@@ -7,7 +7,8 @@
     ├── MissingExtra                  an optional dependency is not installed
     ├── InputError
     │   ├── DatasetError              a folder or manifest cannot be used as a data set
-    │   └── ImageError                one image file cannot be read
+    │   ├── ImageError                one image file cannot be read
+    │   └── BackupError               a file is no backup that this pgdefect can restore
     ├── NotFound
     │   ├── UnknownCategory
     │   ├── UnknownImage
@@ -70,6 +71,10 @@ class DatasetError(InputError):
 
 
 class ImageError(InputError):
+    pass
+
+
+class BackupError(InputError):
     pass
 
 

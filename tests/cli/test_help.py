@@ -110,6 +110,9 @@ def test_the_example_works(
     program, *arguments = shlex.split(words)
     assert program == "pgdefect"
     assert tuple(arguments[: len(path)]) == path
+    if path == ("stats",):  # another server's administrator has made it
+        with workplace.begin() as connection:
+            connection.execute(text("CREATE EXTENSION pg_stat_statements"))
     if path == ("import",):  # it speaks of a file that export writes
         assert cli(workplace, "export", "leather", "leather.ckpt").code == 0
     result = cli(workplace, *arguments)
@@ -139,7 +142,7 @@ def test_the_examples_about_the_server_work_as_pasted(place: Path) -> None:
         "PATH": bundled_path(),
         "PAGER": "cat",
     }
-    order = ["up", "status", "url", "upgrade", "check"]
+    order = ["up", "status", "url", "upgrade", "check", "backup", "restore"]
     order += ["role setup", "role add", "role list", "role drop", "psql", "down"]
     assert {("db", *name.split()) for name in order} == set(SERVER)
     printed = {}
@@ -147,6 +150,7 @@ def test_the_examples_about_the_server_work_as_pasted(place: Path) -> None:
         done = subprocess.run(
             ["bash", "-c", example_of(("db", *name.split()))],
             env=environment,
+            cwd=place,
             input="SELECT 'pasted' AS it;\n",
             capture_output=True,
             text=True,
@@ -158,6 +162,8 @@ def test_the_examples_about_the_server_work_as_pasted(place: Path) -> None:
     assert '"running": true' in printed["status"]
     assert "pasted" in printed["url"]
     assert "agree" in printed["check"]
+    assert "pgdefect.dump: " in printed["backup"]
+    assert " rows in " in printed["restore"]
     assert "password: " in printed["role add"]
     assert "analyst" in printed["role list"]
     assert printed["role drop"] == "analyst is dropped\n"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgdefect.cli import roles
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json
+from pgdefect.cli.output import note, print_json, progress_bars
 from pgdefect.errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,6 +128,87 @@ def psql(context: typer.Context) -> None:
         environment["PGPASSWORD"] = str(password)
     database.dispose()
     os.execve(program, ["psql", database.safe_url, *context.args], environment)
+
+
+@app.command(epilog="Example:  pgdefect db backup pgdefect.dump")
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Write all that pgdefect keeps in the database into one file.
+
+    That is categories, what is known of each image, networks, memory banks, inspections,
+    reviews. Photographs and simulated pictures are not in it: copy their folders, which are
+    listed. The file has pg_dump's custom format, and is whole or not there.
+    """
+    from pgdefect.db.backup import backup as dump
+
+    here = current(context)
+    with progress_bars() as progress:
+        report = dump(
+            here.bare_database,
+            file,
+            force=force,
+            bundled_first=here.settings.database_url is None,
+            progress=progress,
+        )
+    if json:
+        print_json(report)
+        return
+    typer.echo(
+        f"{report.path}: {report.num_bytes:,} bytes, {report.num_tables} tables at revision "
+        f"{report.revision}"
+    )
+    if report.folders:
+        note("Photographs are not in it. Keep copies of these folders as well:")
+        for folder in report.folders:
+            note(f"  {folder}")
+
+
+@app.command(epilog="Example:  pgdefect db restore pgdefect.dump")
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="What pgdefect db backup wrote.")],
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Instead of what the database has now, which is then gone for good."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put a backup into a database that has none of pgdefect's rows yet.
+
+    All of it or nothing: a restoration that fails or is killed leaves the database as it was,
+    and can be run again. A backup of an older pgdefect is upgraded. Photographs are not in it:
+    after moving them, pgdefect move-root says where they are now. Restore only what you trust;
+    the file is SQL that runs with your rights.
+    """
+    from pgdefect.db.restore import restore as load
+
+    here = current(context)
+    with progress_bars() as progress:
+        report = load(
+            here.bare_database,
+            file,
+            replace=replace,
+            bundled_first=here.settings.database_url is None,
+            progress=progress,
+        )
+    if json:
+        print_json(report)
+        return
+    rows = sum(report.num_rows.values())
+    typer.echo(
+        f"{report.path}: {rows:,} rows in {len(report.num_rows)} tables, "
+        f"{report.num_indexes} indexes"
+    )
+    if report.revision_before != report.revision:
+        typer.echo(f"revision {report.revision_before} -> {report.revision}")
+    if report.replaced:
+        note("What the database had before is gone.")
 
 
 @app.command(epilog="Example:  pgdefect db upgrade")

@@ -22,18 +22,21 @@ from pgdefect.cli import (
     evaluation,
     exchange,
     inspection,
+    logs,
     recall,
     retrieval,
     review,
     search,
     simulation,
+    stats,
     thresholds,
     training,
 )
 from pgdefect.cli.context import Context
-from pgdefect.errors import PgdefectError
+from pgdefect.errors import PgdefectError, UsageError
 
 INTERRUPTED = 130
+_WITH_VALUE = ("--database-url", "--data-dir", "--log-format")
 
 app = typer.Typer(
     name="pgdefect",
@@ -57,6 +60,7 @@ review.register(app)
 simulation.register(app)
 exchange.register(app)
 doctor.register(app)
+stats.register(app)
 
 
 def _version(value: bool) -> None:
@@ -82,6 +86,15 @@ def _options(
             help="Where the embedded Postgres keeps its data.", envvar="PGDEFECT_DATA_DIR"
         ),
     ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="text|json",
+            help="Log on stderr, a line for each inspection with its stages' times. With json "
+            "notes and errors are objects, too.",
+            envvar="PGDEFECT_LOG_FORMAT",
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.")
     ] = False,
@@ -89,6 +102,9 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    if log_format not in (None, *logs.FORMATS):
+        raise UsageError(f"--log-format is text or json, not {log_format!r}")
+    logs.set_up(log_format)
     context.obj = Context(database_url, data_dir)
     context.call_on_close(context.obj.close)
 
@@ -116,44 +132,44 @@ def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     verbose = any(a in ("-v", "--verbose") for a in _before_command(arguments))
     try:
+        logs.set_up(None)
         result: Any = app(arguments, prog_name="pgdefect", standalone_mode=False)
         if result == INTERRUPTED:  # typer has caught it
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except PgdefectError as error:
-        _trace(verbose)
-        typer.echo(f"pgdefect: {error}", err=True)
-        return error.exit_code
+        return _say(str(error), error.exit_code, verbose)
     except (KeyboardInterrupt, typer.Abort):
-        _trace(verbose)
-        typer.echo("pgdefect: interrupted; nothing half-done was stored", err=True)
-        return INTERRUPTED
+        return _say("interrupted; nothing half-done was stored", INTERRUPTED, verbose)
     except BrokenPipeError:
         # The reader (head, less) has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's usage errors
-            error.show()
-            return int(error.exit_code)
-        _trace(verbose)
+        if hasattr(error, "format_message") and hasattr(error, "show"):  # typer's usage errors
+            code = int(getattr(error, "exit_code", 2))
+            if not logs.said("error", error.format_message(), error=True, exit_code=code):
+                error.show()
+            return code
         if isinstance(error, UnicodeEncodeError):
-            typer.echo(f"pgdefect: {error.object!r} is not valid UTF-8; rename it", err=True)
-            return 2
+            return _say(f"{error.object!r} is not valid UTF-8; rename it", 2, verbose)
         what = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        first_line = what.splitlines()[0]
-        typer.echo(f"pgdefect: {first_line}. Run with --verbose to see where", err=True)
-        return 1
+        return _say(f"{what.splitlines()[0]}. Run with --verbose to see where", 1, verbose)
 
 
-def _trace(verbose: bool) -> None:
-    if verbose:
-        traceback.print_exc()
+def _say(message: str, code: int, verbose: bool) -> int:
+    """Report the error that is being handled; returns its exit code."""
+    trace = {"traceback": traceback.format_exc()} if verbose else {}
+    if not logs.said("error", message, error=True, exit_code=code, **trace):
+        if verbose:
+            traceback.print_exc()
+        typer.echo(f"pgdefect: {message}", err=True)
+    return code
 
 
 def _before_command(arguments: list[str]) -> list[str]:
     """The global options: everything up to the first word that is none."""
     end = 0
     while end < len(arguments) and arguments[end].startswith("-"):
-        end += 2 if arguments[end] in ("--database-url", "--data-dir") else 1
+        end += 2 if arguments[end] in _WITH_VALUE else 1
     return arguments[:end]

@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from pgdefect.cli import logs
 from pgdefect.pipeline.progress import Progress, silent
 
 STAGES = {
@@ -35,6 +36,9 @@ STAGES = {
     "pixels": "Comparing maps with masks",
     "write": "Writing rows",
     "recall": "Comparing indexes with exact searches",
+    "backup": "Dumping tables",
+    "restore": "Loading tables",
+    "indexes": "Building indexes",
 }
 
 
@@ -64,7 +68,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def note(message: str) -> None:
     """A line for the person at the terminal, on stderr."""
-    typer.echo(message, err=True)
+    if not logs.said("note", message):
+        typer.echo(message, err=True)
 
 
 def failures(failed: Sequence[tuple[str, str]]) -> None:
@@ -79,7 +84,7 @@ def failures(failed: Sequence[tuple[str, str]]) -> None:
 @contextmanager
 def progress_bars(quiet: bool = False) -> Iterator[Progress]:
     """Bars on stderr, one per stage, with rate and time left; only on a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or logs.active() or not sys.stderr.isatty():
         yield silent
         return
     from rich.console import Console

@@ -180,28 +180,38 @@ def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Pro
             ADD CONSTRAINT ck_{table}_bank CHECK (bank_id = {bank_id}),
             ADD CONSTRAINT ck_{table}_dim CHECK (vector_dims(embedding) = {dim})""")
     )
-    create = text(
+    build_index(
+        connection,
+        f"pgdefect.{table}",
         f"CREATE INDEX {table}_hnsw ON pgdefect.{table} "
         f"USING hnsw (({index_expression(kind, dim)}) {bank.metric.operator_class(kind)}) "
-        f"WITH ({INDEX_OPTIONS})"
+        f"WITH ({INDEX_OPTIONS})",
+        len(bank.embeddings),
     )
-    workers = PARALLEL_WORKERS if len(bank.embeddings) >= PARALLEL_VECTORS else 0
-    try:
-        # Left to itself the server builds tables of less than 8 MB alone.
-        _set_workers(connection, table, workers)
-        with connection.begin_nested():
-            connection.execute(create)
-    except exc.OperationalError:
-        # Workers share memory, and a container may have too little of it.
-        _set_workers(connection, table, 0)
-        connection.execute(create)
-    connection.execute(text(f"ALTER TABLE pgdefect.{table} RESET (parallel_workers)"))
     connection.execute(text(f"ANALYZE pgdefect.{table}"))
     progress("index", 1, 1)
 
 
+def build_index(connection: Connection, table: str, statement: str, num_vectors: int) -> None:
+    """Build an HNSW index with several processes, where the table is large enough for that.
+
+    table: with its schema, as SQL has it; new in this transaction.
+    """
+    workers = PARALLEL_WORKERS if num_vectors >= PARALLEL_VECTORS else 0
+    try:
+        # Left to itself the server builds tables of less than 8 MB alone.
+        _set_workers(connection, table, workers)
+        with connection.begin_nested():
+            connection.exec_driver_sql(statement)
+    except exc.OperationalError:
+        # Workers share memory, and a container may have too little of it.
+        _set_workers(connection, table, 0)
+        connection.exec_driver_sql(statement)
+    connection.execute(text(f"ALTER TABLE {table} RESET (parallel_workers)"))
+
+
 def _set_workers(connection: Connection, table: str, workers: int) -> None:
-    connection.execute(text(f"ALTER TABLE pgdefect.{table} SET (parallel_workers = {workers})"))
+    connection.execute(text(f"ALTER TABLE {table} SET (parallel_workers = {workers})"))
 
 
 def _calibrate(

@@ -38,6 +38,7 @@ from pgdefect.db.embedded_cluster import (
     configure,
     create_cluster,
     failure,
+    loadable,
     major_version,
     wheel_bin_dir,
 )
@@ -59,6 +60,7 @@ from pgdefect.db.embedded_process import (
 from pgdefect.db.embedded_settings import DEFAULT_PORT, format_address, parse_address
 from pgdefect.errors import Busy, DatabaseFull, EmbeddedServerError, UsageError
 
+STATISTICS = "pg_stat_statements"
 _STOP_SECONDS = 120
 _LOCK_SECONDS = 120
 _READY_SECONDS = 60
@@ -244,6 +246,8 @@ class EmbeddedServer:
             host=host,
             port=port,
             has_lz4=built_with_lz4(bin_dir, owner),
+            # What `pgdefect stats` reads.
+            preload=STATISTICS if loadable(bin_dir, STATISTICS) else "",
         )
         remove_stale_files(self._pgdata, socket_dir)
         self._launch(owner, bin_dir)
@@ -301,8 +305,9 @@ class EmbeddedServer:
         except FileNotFoundError:
             password = ""
         password = password or secrets.token_urlsafe(32)
-        # The server sees only the verifier, and is told not to log even that.
+        # The server sees only the verifier, and is told not to keep even that.
         quiet = "-c log_statement=none -c log_min_duration_statement=-1"
+        quiet += f" -c {STATISTICS}.track_utility=off"
         try:
             with psycopg.connect(self.url(), options=quiet, autocommit=True) as connection:
                 verifier = connection.pgconn.encrypt_password(

@@ -54,6 +54,12 @@ def built_with_lz4(bin_dir: Path, owner: Owner) -> bool:
     return program.exists() and "--with-lz4" in owner.run([program, "--configure"]).stdout
 
 
+def loadable(bin_dir: Path, library: str) -> bool:
+    """Whether the server has a library to load; it does not start where one is missing."""
+    folders = (bin_dir.parent / "lib", bin_dir.parent / "lib" / "postgresql")
+    return any((folder / f"{library}.so").is_file() for folder in folders)
+
+
 def create_cluster(pgdata: Path, owner: Owner, bin_dir: Path, major: int, lock: int) -> None:
     """Make the cluster with its role and database.
 
@@ -124,7 +130,14 @@ def check_cluster(pgdata: Path, owner: Owner, major: int) -> None:
 
 
 def configure(
-    pgdata: Path, owner: Owner, *, socket_dir: Path, host: str, port: int, has_lz4: bool
+    pgdata: Path,
+    owner: Owner,
+    *,
+    socket_dir: Path,
+    host: str,
+    port: int,
+    has_lz4: bool,
+    preload: str,
 ) -> None:
     """Write the settings and the rules of access; ``user.conf`` is left alone."""
     private_directory(socket_dir, owner)
@@ -134,6 +147,7 @@ def configure(
         listen_host=host,
         port=port,
         has_lz4=has_lz4,
+        preload=preload,
     )
     write_private(pgdata / "pgdefect.conf", text, owner)
     write_private(pgdata / "pg_hba.conf", settings.hba_text(tcp=bool(host)), owner)

@@ -75,9 +75,18 @@ def _cgroup_memory_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
 
 
 def settings_text(
-    machine: Machine, *, socket_dir: Path, listen_host: str, port: int, has_lz4: bool
+    machine: Machine,
+    *,
+    socket_dir: Path,
+    listen_host: str,
+    port: int,
+    has_lz4: bool,
+    preload: str = "",
 ) -> str:
-    """The content of ``pgdefect.conf``; an empty ``listen_host`` means no TCP."""
+    """The content of ``pgdefect.conf``; an empty ``listen_host`` means no TCP.
+
+    preload: libraries to load at the start, which must be there.
+    """
     maintenance_work_mem = _between(64 * MIB, machine.memory // 16, GIB)
     # A parallel HNSW build takes maintenance_work_mem as dynamic shared memory, and
     # containers often have a /dev/shm of 64 MB: such builds would fail there.
@@ -100,7 +109,7 @@ dynamic_shared_memory_type = {"posix" if roomy else "mmap"}
 huge_pages = try
 # A statement over a partitioned table may lock every partition, and each bank is one.
 max_locks_per_transaction = 256
-shared_preload_libraries = ''
+shared_preload_libraries = {quote_setting(preload)}
 
 # Planner: solid-state disks; compiling a vector search takes longer than running it.
 random_page_cost = 1.1

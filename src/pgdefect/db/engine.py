@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
-_SECRET = {"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
+SECRET = {"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
 """Parameters of a URL that never leave it."""
 
 
@@ -131,7 +131,7 @@ class Database:
         user = login.partition(":")[0]
         address, _, query = address.partition("?")
         items = [item for item in query.split("&") if item]
-        kept = "&".join(i for i in items if unquote(i.partition("=")[0]) not in _SECRET)
+        kept = "&".join(i for i in items if unquote(i.partition("=")[0]) not in SECRET)
         return f"postgresql://{user}{'@' if login else ''}{address}{'?' if kept else ''}{kept}"
 
     def _login_and_address(self) -> tuple[str, str]:
@@ -306,6 +306,12 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
             return errors.DatabaseFull(
                 f"the server at {where} has no space left: {message}. Nothing was stored; "
                 "free some space and run the command again"
+            )
+        case "53200" if "max_locks_per_transaction" in (diagnostics.message_hint or ""):
+            return errors.DatabaseFull(
+                f"the server at {where} has no room for as many locks at once as this takes, some "
+                "for each memory bank. Nothing was stored; set max_locks_per_transaction higher "
+                "there, restart it, and run the command again"
             )
         case "53200":
             return errors.DatabaseFull(

@@ -270,3 +270,6 @@ def _keep_out_of_logs(raw: psycopg.Connection[Any]) -> None:
         raw.execute("SET LOCAL log_statement = 'none'")
         raw.execute("SET LOCAL log_min_duration_statement = -1")
         raw.execute("SET LOCAL log_min_error_statement = 'panic'")
+    # Without the extension this sets nothing.
+    with suppress(psycopg.errors.InsufficientPrivilege), raw.transaction():
+        raw.execute("SET LOCAL pg_stat_statements.track_utility = off")

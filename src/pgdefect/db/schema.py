@@ -7,21 +7,29 @@ views and are applied again whenever their text changes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg import errors as pg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.db.engine import Database, check_pgvector, driver
+from pgdefect.db.locks import waiting_for_locks
 from pgdefect.db.roles import renew_grants
 from pgdefect.db.sql_files import apply_sql_files, missing_objects, resource_dir, stale_files
-from pgdefect.errors import SchemaOutOfDate, UnsupportedServer
+from pgdefect.errors import DatabaseError, SchemaOutOfDate, UnsupportedServer
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 SCHEMA = "pgdefect"
 ANALYST_SCHEMA = "defect"
+LOCK_WAIT = 30.0
+"""Seconds that a change of the schema waits for each lock that others hold."""
+# Locks, cancellation, a full disk, a lost connection, rights: not the migration's fault.
+_SAID_OTHERWISE = (pg.OperationalError, pg.InsufficientPrivilege)
 _REVISION = re.compile(r"^(revision|down_revision) = (\S+)", re.MULTILINE)
 
 
@@ -58,22 +66,21 @@ def is_ours(
     return True
 
 
-def upgrade(database: Database) -> UpgradeReport:
+def upgrade(database: Database, *, lock_wait: float = LOCK_WAIT) -> UpgradeReport:
     """Apply migrations and changed SQL files, in one transaction.
 
     Where the database has the roles reader and writer, they get what is new.
 
+    lock_wait: seconds to wait for each lock that others hold.
+
     Raises:
         UnsupportedServer: pgvector is missing or too old.
+        Busy: others held a lock for longer; the message says who. As after any error, the
+            database is what it was.
+        DatabaseError: a migration failed.
     """
-    from alembic import command
-
-    with database.begin() as connection:
-        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended('pgdefect db upgrade', 0))")
-        )
-        _ensure_pgvector(connection, database)
+    with begin_exclusive(database, "the upgrade", lock_wait) as connection:
+        ensure_pgvector(connection, database)
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {ANALYST_SCHEMA}"))
         connection.execute(
@@ -82,15 +89,51 @@ def upgrade(database: Database) -> UpgradeReport:
                 "'pgdefect for analysts: views and functions, no data.'"
             )
         )
-        before = _revision(connection)
-        config = _alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        applied = apply_sql_files(driver(connection), _vector_schema(connection))
-        after = _revision(connection)
-        renew_grants(connection)
+        report = bring_up(connection)
     # A connection made before the extension existed does not know its types.
     database.dispose()
+    return report
+
+
+@contextmanager
+def begin_exclusive(database: Database, task: str, lock_wait: float) -> Iterator[Connection]:
+    """A transaction that changes the schema: one at a time in a database.
+
+    It waits for no lock longer than `lock_wait` seconds; `task` is what it is called where it
+    has to give up. Raises Busy then, naming who held the lock.
+    """
+    with database.begin() as connection, waiting_for_locks(database, connection, task, lock_wait):
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended('pgdefect db upgrade', 0))")
+        )
+        yield connection
+
+
+def bring_up(connection: Connection) -> UpgradeReport:
+    """Migrations, SQL files, grants, in the caller's transaction; both schemas exist.
+
+    Raises:
+        DatabaseError: a migration failed; the transaction cannot go on.
+    """
+    from alembic import command
+
+    before = revision_of(connection)
+    config = _alembic_config()
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except exc.DBAPIError as error:
+        if isinstance(error.orig, _SAID_OTHERWISE):
+            raise
+        reason = " ".join(str(error.orig).split())
+        raise DatabaseError(
+            f"the upgrade from revision {before or 'none'} to {newest_revision()} failed: "
+            f"{reason}. Nothing was changed: the database is at the revision it had, and works "
+            "with the pgdefect it worked with"
+        ) from error
+    applied = apply_sql_files(driver(connection), vector_schema(connection))
+    after = revision_of(connection)
+    renew_grants(connection)
     assert after is not None
     return UpgradeReport(before, after, tuple(applied))
 
@@ -102,9 +145,9 @@ def check(database: Database) -> SchemaReport:
 
     from pgdefect.db.models import Base
 
-    head = _head()
+    head = newest_revision()
     with database.connect() as connection:
-        revision = _revision(connection)
+        revision = revision_of(connection)
         differences: list[str] = []
         if revision != head:
             differences.append(f"revision is {revision or 'none'}, the code's is {head}")
@@ -126,9 +169,9 @@ def check(database: Database) -> SchemaReport:
 
 def require_current(database: Database) -> None:
     """Raises :class:`SchemaOutOfDate` unless revision and SQL files are the code's; cheap."""
-    head = _head()
+    head = newest_revision()
     with database.connect() as connection:
-        revision = _revision(connection)
+        revision = revision_of(connection)
         if revision == head and not stale_files(driver(connection)):
             return
     state = f"schema revision {revision}" if revision else "no schema of pgdefect's"
@@ -140,7 +183,12 @@ def require_current(database: Database) -> None:
     )
 
 
-def _ensure_pgvector(connection: Connection, database: Database) -> None:
+def ensure_pgvector(connection: Connection, database: Database, *, schema: str = "") -> None:
+    """Make the extension where it is missing, in `schema` (quoted) if one is given.
+
+    Raises:
+        UnsupportedServer: the server does not have it, or too old a one, or this login may not.
+    """
     version = connection.scalar(text("SELECT extversion FROM pg_extension WHERE extname='vector'"))
     if version is None:
         available = connection.scalar(
@@ -155,18 +203,22 @@ def _ensure_pgvector(connection: Connection, database: Database) -> None:
         check_pgvector(available, database.safe_url)
         try:
             with connection.begin_nested():
-                connection.execute(text("CREATE EXTENSION vector"))
+                if schema:
+                    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+                connection.execute(
+                    text("CREATE EXTENSION vector" + (f" SCHEMA {schema}" if schema else ""))
+                )
         except exc.ProgrammingError as error:
             raise UnsupportedServer(
                 f"this login may not create the extension vector at {database.safe_url}. "
                 "Have an administrator run, in this database: CREATE EXTENSION vector"
             ) from error
     # Loading the library makes its settings known, which functions below refer to.
-    schema = _vector_schema(connection)
-    connection.execute(text(f"SELECT '[1]'::{schema}.vector"))
+    connection.execute(text(f"SELECT '[1]'::{vector_schema(connection)}.vector"))
 
 
-def _vector_schema(connection: Connection) -> str:
+def vector_schema(connection: Connection) -> str:
+    """Where pgvector's types are, quoted."""
     return str(
         connection.scalar(
             text(
@@ -186,17 +238,29 @@ def _alembic_config() -> Config:
     return config
 
 
-def _head() -> str:
-    """The newest revision, read without Alembic: every command asks, few migrate."""
-    revisions: dict[str, str] = {}
+def newest_revision() -> str:
+    """The code's revision, read without Alembic: every command asks, few migrate."""
+    revisions = _revisions()
+    [head] = revisions.keys() - revisions.values()
+    return head
+
+
+def is_known(revision: str) -> bool:
+    """Whether the code has this revision, so that it can upgrade from it."""
+    return revision in _revisions()
+
+
+def _revisions() -> dict[str, str]:
+    """Each revision of the code and the one before it (``None`` before the first)."""
+    revisions = {}
     for path in (resource_dir("migrations") / "versions").glob("*.py"):
         found = dict(_REVISION.findall(path.read_text(encoding="utf-8")))
-        revisions[found["revision"]] = found["down_revision"]
-    [head] = revisions.keys() - revisions.values()
-    return head.strip('"')
+        revisions[found["revision"].strip('"')] = found["down_revision"].strip('"')
+    return revisions
 
 
-def _revision(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
+    """The database's revision; None where it has no schema of pgdefect's."""
     if connection.scalar(text("SELECT to_regclass(:t)"), {"t": f"{SCHEMA}.alembic_version"}):
         return str(connection.scalar(text(f"SELECT version_num FROM {SCHEMA}.alembic_version")))
     return None

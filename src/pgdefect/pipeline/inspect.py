@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pgdefect.db.inspections import lock_for_inspection, store_inspections, stor
 from pgdefect.db.patches import store_image_patches
 from pgdefect.db.queries import images_by_sha256, images_of, stored_images
 from pgdefect.errors import DatasetError, ImageError, UsageError
+from pgdefect.pipeline import log
 from pgdefect.pipeline.defects import Voter
 from pgdefect.pipeline.files import list_images
 from pgdefect.pipeline.inspector import Inspector, Judged
@@ -59,7 +61,8 @@ def inspect(
     `kind` and `search` are `Inspector`'s. Anomalous images, by verdict or by what is known of
     them, get a defect embedding and regions, and a guess at the type of their defect; not so
     without `defects`, which leaves what is stored of them as it is (`pgdefect embed` makes them
-    later). `keep_patches` stores all patch embeddings, too.
+    later). `keep_patches` stores all patch embeddings, too. Each inspection is an event in the
+    log (`pgdefect.pipeline.log`), with the time of its stages.
 
     Files that are new to the category are recorded as production images. An image judged
     before by this detector under this threshold keeps its one inspection, renewed. Stored
@@ -82,10 +85,12 @@ def inspect(
 
     def on_error(index: int, error: ImageError) -> None:
         failed.append((files[order[index]], str(error)))
+        log.failure("unreadable", category=category, path=failed[-1][0], reason=failed[-1][1])
 
     inspections: list[tuple[int, Inspection]] = []
     for batch in inspector.judge([files[n] for n in order], on_error):
         judged = [item for _, item in batch]
+        began = time.perf_counter()
         with database.begin() as connection:
             images = _matching(connection, category, judged, known)
             if store:
@@ -104,8 +109,10 @@ def inspect(
                 results = _store(
                     connection, inspector, judged, results, finder is not None, keep_patches
                 )
-        for (index, _), result in zip(batch, results, strict=True):
+        store_ms = 1000 * (time.perf_counter() - began) / len(batch)
+        for (index, item), result in zip(batch, results, strict=True):
             inspections.append((order[index], result))
+            _log(item, result, store_ms)
             on_judged(result)
         progress("inspect", len(inspections) + len(failed), len(files))
     inspections.sort(key=lambda item: item[0])
@@ -116,6 +123,32 @@ def inspect(
         inspector.preprocessing,
         tuple(_with_votes(database, inspector, found, store) if finder else found),
         tuple(failed),
+    )
+
+
+def _log(judged: Judged, result: Inspection, store_ms: float) -> None:
+    """One event an inspection; store_ms, a share of its batch's, has the second look in it."""
+    if not log.wanted():
+        return
+    stages = {
+        "decode_ms": judged.file.decode_ms,
+        "extract_ms": judged.extract_ms,
+        "search_ms": judged.search_ms,
+        "store_ms": store_ms,
+    }
+    log.event(
+        "inspected",
+        category=result.category,
+        detector_id=result.detector_id,
+        image_id=result.image_id,
+        inspection_id=result.inspection_id,
+        path=result.path,
+        verdict=result.verdict,
+        raw_score=result.raw_score,
+        normalized_score=result.normalized_score,
+        threshold=result.threshold,
+        search=result.search,
+        **{name: round(value, 2) for name, value in stages.items()},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,12 +35,15 @@ class Judged:
     """One image on its way through: what was read, its embedding, its verdict.
 
     patches: raw patch embeddings `(rows, cols, dim)`; None from a network that makes none.
+    extract_ms: an equal share of its batch's time in the network; search_ms: of its own, scoring.
     """
 
     file: ImageFile
     embedding: Float32
     inspection: Inspection
     patches: Float32 | None
+    extract_ms: float
+    search_ms: float
 
     @property
     def embedded_patches(self) -> EmbeddedPatches:
@@ -179,9 +183,11 @@ class Inspector:
             each = max(1, num_threads // max(1, len(paths)))
             waiting: list[tuple[int, Future[Judged]]] = []
             for batch in stream:
+                began = time.perf_counter()
                 scored = zip(*self._scoring(batch.inputs), strict=True)
+                share = _milliseconds_since(began) / len(batch.files)
                 submitted = [
-                    (index, pool.submit(self._judge_one, file, *one, each))
+                    (index, pool.submit(self._judge_one, file, *one, each, share))
                     for index, file, one in zip(batch.indices, batch.files, scored, strict=True)
                 ]
                 if waiting:
@@ -197,8 +203,11 @@ class Inspector:
         score: Score,
         patches: Float32 | None,
         num_threads: int,
+        extract_ms: float,
     ) -> Judged:
+        began = time.perf_counter()
         detector, scores = self.detector, score(num_threads)
+        search_ms = _milliseconds_since(began)
         inspection = Inspection(
             path=str(file.path),
             category=detector.category,
@@ -217,4 +226,8 @@ class Inspector:
             ),
             search=self.search_kind,
         )
-        return Judged(file, embedding, inspection, patches)
+        return Judged(file, embedding, inspection, patches, extract_ms, search_ms)
+
+
+def _milliseconds_since(began: float) -> float:
+    return 1000 * (time.perf_counter() - began)

@@ -28,7 +28,7 @@ import os
 import stat
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -73,7 +73,8 @@ _large_image = threading.Lock()
 @dataclass(frozen=True)
 class ImageFile:
     """What `probe_image` found: the file's SHA-256 in hex, its size in bytes, and the
-    image's width and height in pixels once the EXIF orientation is applied.
+    image's width and height in pixels once the EXIF orientation is applied. decode_ms: how long
+    it took to read, decode and prepare the image, where that was done.
     """
 
     path: Path
@@ -81,6 +82,7 @@ class ImageFile:
     num_bytes: int
     width: int
     height: int
+    decode_ms: float = field(default=0.0, compare=False)
 
 
 def load_image(source: Path | str | bytes) -> Rgb:

@@ -8,10 +8,11 @@ part of an extractor's fingerprint.
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -324,8 +325,10 @@ def _batches(
     on_error: Callable[[int, ImageError], None],
 ) -> Iterator[Batch]:
     def prepare(path: Path | str) -> tuple[ImageFile, Float32]:
+        began = time.perf_counter()
         file, pixels = read_image(path)
-        return file, preprocessing.apply(pixels)
+        prepared = preprocessing.apply(pixels)
+        return replace(file, decode_ms=1000 * (time.perf_counter() - began)), prepared
 
     remaining = enumerate(paths)
     pending: deque[tuple[int, Future[tuple[ImageFile, Float32]]]] = deque()
