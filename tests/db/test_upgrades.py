@@ -1,42 +1,22 @@
-"""Databases of every version that was released come up to this one with all they hold.
-
-``dumps/`` has one of each, made by the code of its time (`dumps/make.py`). And an upgrade that
-fails, or has to wait too long, leaves the version before it in use.
-"""
+"""An upgrade that fails, or has to wait too long, leaves the version before it in use."""
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
-from digests import columns, definitions, digests
-from dumps.make import PHOTOS, draw_photos
-from guarded import Clone
+from digests import definitions, digests
 from sqlalchemy import text
 
 from pgdefect.config import Settings
 from pgdefect.db import schema
-from pgdefect.db.catalog import move_root
-from pgdefect.db.client_programs import find_program
-from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
-from pgdefect.db.restore import restore
-from pgdefect.db.schema import check, newest_revision, require_current, upgrade
+from pgdefect.db.schema import newest_revision, require_current, upgrade
 from pgdefect.db.sql_files import resource_dir
 from pgdefect.errors import Busy, DatabaseError
-from pgdefect.pipeline.doctor import examine
 from pgdefect.pipeline.inspect import inspect
-
-DUMPS = Path(__file__).parent / "dumps"
-VERSIONS = sorted(path.stem for path in DUMPS.glob("*.dump"))
-SAYS_VERSION = {"alembic_version", "sql_file"}
-
 
 # -- upgrades that do not come to their end ------------------------------------------------
 
