@@ -136,9 +136,10 @@ def test_the_example_of_the_demo_can_be_parsed(path: tuple[str, ...]) -> None:
 
 
 def test_the_examples_about_the_server_work_as_pasted(place: Path) -> None:
+    # A server of its own: other tests leave rows in theirs, and restoring refuses those.
     environment = {
         **os.environ,
-        "PGDEFECT_DATA_DIR": str(place / "data"),
+        "PGDEFECT_DATA_DIR": str(place / "pasted"),
         "PATH": bundled_path(),
         "PAGER": "cat",
     }

@@ -565,3 +565,11 @@ def test_stored_vectors_come_from_the_image_and_cell_they_name(
         best = (stored @ flat.T).argmax(axis=1)
         cells = np.array([row.row * patches.shape[1] + row.col for row in mine])
         assert (best == cells).mean() > 0.9
+
+
+def test_a_server_lost_while_an_index_is_built_is_said(database: Database) -> None:
+    with database.begin() as connection:
+        connection.execute(text("CREATE TABLE public.some (embedding vector(2))"))
+    ends = "SELECT pg_terminate_backend(pg_backend_pid())"
+    with pytest.raises(DatabaseUnavailable), database.begin() as connection:
+        banks.build_index(connection, "public.some", ends, 1)

@@ -204,6 +204,8 @@ def build_index(connection: Connection, table: str, statement: str, num_vectors:
         with connection.begin_nested():
             connection.exec_driver_sql(statement)
     except exc.OperationalError:
+        if connection.invalidated:  # the server has gone, and the transaction with it
+            raise
         # Workers share memory, and a container may have too little of it.
         _set_workers(connection, table, 0)
         connection.exec_driver_sql(statement)
