@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import Database
 
 from .conftest import Cli, contents
+
+
+@pytest.fixture
+def new_place() -> Iterator[Path]:
+    """As `place`, with nothing in it and gone after the test."""
+    folder = Path(tempfile.mkdtemp(prefix="pgdefect-cli-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    EmbeddedServer(folder / "data").stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_backup_and_its_restoration_say_what_they_did(
@@ -38,13 +52,14 @@ def test_a_backup_and_its_restoration_say_what_they_did(
 
 
 def test_the_server_of_ones_own_needs_no_program_on_path(
-    good: Cli, place: Path, trained: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    good: Cli, new_place: Path, trained: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "parts.dump"
     good(trained, "db", "backup", file)
     monkeypatch.setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-    here = ("--data-dir", place / "data", "db")
-    good(None, *here, "restore", file, "--replace")
+    here = ("--data-dir", new_place / "data", "db")
+    # As the first command of all: it makes the server, too.
+    good(None, *here, "restore", file)
     again = good(None, *here, "backup", tmp_path / "again.dump", "--json").json
     assert again["num_bytes"] == (tmp_path / "again.dump").stat().st_size
-    good(None, *here, "down")
+    assert "agree" in good(None, *here, "check").out

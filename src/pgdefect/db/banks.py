@@ -203,10 +203,11 @@ def build_index(connection: Connection, table: str, statement: str, num_vectors:
         _set_workers(connection, table, workers)
         with connection.begin_nested():
             connection.exec_driver_sql(statement)
-    except exc.OperationalError:
-        if connection.invalidated:  # the server has gone, and the transaction with it
+    except exc.OperationalError as error:
+        # Workers share memory, and a container may have too little of it (class 53). What else
+        # there is, a lost connection or a statement's time limit, would only happen again.
+        if not str(getattr(error.orig, "sqlstate", "")).startswith("53"):
             raise
-        # Workers share memory, and a container may have too little of it.
         _set_workers(connection, table, 0)
         connection.exec_driver_sql(statement)
     connection.execute(text(f"ALTER TABLE {table} RESET (parallel_workers)"))
