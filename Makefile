@@ -13,6 +13,7 @@ help:
 	@echo "make test    set up, then run the tests"
 	@echo "make lint    set up, then check style and types"
 	@echo "make docs    set up, then write the generated pages of docs/ anew"
+	@echo "make fuzz    set up, then try 100,000 bad inputs on what reads them"
 	@echo "make bench   set up, then measure against peers"
 	@echo "make clean   remove $(VENV) and what tools left behind"
 
@@ -53,6 +54,9 @@ docs: setup
 bench: setup
 	$(VENV)/bin/python -m benchmarks
 
+fuzz: setup
+	$(VENV)/bin/python -m fuzz
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests benchmarks docs migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests fuzz benchmarks docs migrations -name __pycache__ -type d -prune -exec rm -rf {} +

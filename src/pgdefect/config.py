@@ -80,7 +80,12 @@ def load_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         problem = error.errors()[0]
         name = "_".join(str(part) for part in problem["loc"]).upper()
-        raise UsageError(f"PGDEFECT_{name}: {problem['msg']} (got {problem['input']!r})") from error
+        value = problem["input"]
+        # What is meant as a URL may have a password in it.
+        secret = name.startswith("DATABASE_URL") and not isinstance(value, int | float)
+        got = "" if secret else f" (got {value!r})"
+        cause = None if secret else error
+        raise UsageError(f"PGDEFECT_{name}: {problem['msg']}{got}") from cause
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{_unreadable_file()} cannot be read as TOML: {error}") from error
     settings.data_dir = settings.data_dir.expanduser().absolute()

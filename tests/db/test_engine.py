@@ -125,6 +125,8 @@ SAFE = {
     "postgresql:///d?p%61ssword=S": "postgresql:///d",
     "postgresql://h/d?sslpassword=S&port=3": "postgresql://h/d?port=3",
     "postgresql://u:S?#@h/d": "postgresql://u@h/d",
+    "postgresql:///d?sslmode=verify-full&sslrootcert=/ca": "postgresql:///d?sslmode=verify-full"
+    "&sslrootcert=/ca",
     "postgresql://u:S@/d?host=%2Ftmp%2Fx&port=7": "postgresql://u@/d?host=%2Ftmp%2Fx&port=7",
 }
 
@@ -135,6 +137,11 @@ def test_safe_url_leads_to_the_same_place_without_the_password(url: str, safe: s
     secrets = {"password", "sslpassword"}
     kept = {k: v for k, v in conninfo_to_dict(url).items() if k not in secrets}
     assert conninfo_to_dict(safe) == kept
+
+
+@pytest.mark.parametrize("query", ["?password=S", "x ?PassWord=S", "a=1&%3Fpassword=S", "pass&a=1"])
+def test_a_parameter_that_is_misspelt_does_not_show_the_password(query: str) -> None:
+    assert SECRET not in Database(f"postgresql://h/d?{query.replace('S', SECRET)}").safe_url
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import faiss
 import numpy as np
 import pytest
 
-from pgdefect.errors import UsageError, WeightsError
+from pgdefect.errors import DatabaseError, UsageError, WeightsError
 from pgdefect.pipeline.bank_files import BankOptions, open_bank
+from pgdefect.vision.anomalib_checkpoint import read_checkpoint
+from pgdefect.vision.extractor import compile_graph
 from pgdefect.vision.patchcore_inspection import (
     INDEX_FILE,
     PARAMS_FILE,
@@ -23,7 +25,7 @@ from pgdefect.vision.patchcore_inspection import (
     read_model,
     read_params,
 )
-from pgdefect.vision.torch_file import bank_of, load_safely, named_tensor
+from pgdefect.vision.torch_file import bank_of, load_safely, named_tensor, read_state_dict
 
 torch = pytest.importorskip("torch")
 
@@ -37,6 +39,7 @@ PARAMS: dict[str, Any] = {
     "patchstride": 1,
     "anomaly_scorer_num_nn": 1,
 }
+NETWORK = "model.feature_extractor.feature_extractor."
 VECTORS = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
 
 
@@ -115,6 +118,9 @@ def test_settings_that_would_run_code_are_refused_and_none_runs(
         b"\x80\x04X\xff\xff\xff\x7fa.",
         b"\x80\x04s.",
         b"\x80\x04h\x07.",
+        # A value appended to a dict, and a list as a key of one.
+        b"\x80\x04}Na.",
+        b"\x80\x04}]Ns.",
         b"",
         pickle.dumps(["no", "dict"]),
         b" " * (1 << 21),
@@ -134,6 +140,9 @@ def test_what_is_more_or_less_than_settings_is_refused(tmp_path: Path, content: 
         ({"patchstride": 2}, "patchstride 2; only models with 1"),
         ({"patchsize": 4}, "patchsize 4"),
         ({"patchsize": True}, "patchsize True"),
+        # Gigabytes of weights, and of pixels.
+        ({"patchsize": 99}, "patchsize 99"),
+        ({"input_shape": (3, 16_384, 16_384)}, "input_shape"),
         ({"pretrain_embed_dimension": 10**12}, "pretrain_embed_dimension 1000000000000"),
         ({"target_embed_dimension": 16}, "has vectors of 8 dimensions, and .* says 16"),
         ({"layers_to_extract_from": ()}, "layers_to_extract_from"),
@@ -275,6 +284,88 @@ def test_a_tensor_that_would_run_code_is_refused_and_none_runs(tmp_path: Path) -
     assert not marker.exists()
     torch.load(path, weights_only=False)  # which shows that it would have
     assert marker.exists()
+
+
+def test_a_value_that_would_take_all_memory_is_refused(tmp_path: Path) -> None:
+    """Safe loading knows bytearray, and 40 bytes ask for a petabyte of it."""
+    import zipfile
+
+    path = saved(tmp_path / "bank.pt", torch.zeros(2, 2))
+    with zipfile.ZipFile(path) as archive:
+        content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in content.items():
+            evil = b"\x80\x02cbuiltins\nbytearray\n\x8a\x07" + (10**15).to_bytes(7, "little")
+            archive.writestr(name, evil + b"\x85R." if name.endswith("data.pkl") else value)
+    with pytest.raises(WeightsError, match="loaded safely"):
+        load_safely(path)
+
+
+def checkpoint(**changes: Any) -> dict[str, Any]:
+    """As anomalib saves one, as far as it is read; changes are to its state or settings."""
+    state = {"model.memory_bank": torch.zeros(3, 4)}
+    settings = {"backbone": "resnet18", "layers": ["layer2"], "num_neighbors": 9}
+    for name, value in changes.items():
+        (settings if name in settings else state)[name] = value
+    return {"pytorch-lightning_version": "2", "state_dict": state, "hyper_parameters": settings}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # A weight of two bytes that claims to be 2 TB: made single precision, it would be 4.
+        ({NETWORK + "w": torch.zeros(1).half().expand(10**9, 1000)}, "the file has 2 bytes"),
+        ({NETWORK + "w": "a word"}, "holds no state dict"),
+        ({NETWORK + "w": torch.eye(3).to_sparse()}, "not a dense tensor"),
+        ({"num_neighbors": 10**30}, "num_neighbors 1000"),
+        ({"num_neighbors": 0}, "num_neighbors 0"),
+        ({"layers": [["a"]]}, "does not say which network"),
+        ({"backbone": ["x" * 10_000]}, r"does not say which network made it.{1,600}$"),
+    ],
+    ids=lambda value: "",
+)
+def test_a_checkpoint_whose_parts_are_not_what_they_are_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = saved(tmp_path / "model.ckpt", checkpoint(**changes))
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(path)
+    assert read_checkpoint(saved(path, checkpoint(**{"7": 7}))).num_neighbors == 9
+
+
+@pytest.mark.parametrize("backbone", ["hf-hub:someone/evil", "local-dir:/tmp", "resnet18.nosuch"])
+def test_a_network_is_one_that_timm_has_and_no_address(tmp_path: Path, backbone: str) -> None:
+    pytest.importorskip("timm")
+    path = saved(tmp_path / "model.ckpt", checkpoint(backbone=backbone))
+    with pytest.raises(UsageError, match="unknown backbone"):
+        open_bank(path, BankOptions(image_size=(64, 64)), [])
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_cut_off_or_lie_are_refused(tmp_path: Path, suffix: str) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / f"weights{suffix}"
+    state = {"module.w": torch.ones(2, 3)}
+    if suffix == ".pth":
+        saved(path, {"model": state})
+    else:
+        save_file(state, path)
+    whole = path.read_bytes()
+    assert list(read_state_dict(path)) == ["w"]
+    for length in (0, 9, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match=path.name):
+            read_state_dict(path)
+    if suffix == ".pth":
+        saved(path, {"w": torch.zeros(1).expand(10**9, 1000)})
+        with pytest.raises(WeightsError, match="the file has 4 bytes"):
+            read_state_dict(path)
+
+
+def test_a_network_that_is_none_is_said() -> None:
+    with pytest.raises(DatabaseError, match=r"of 9 bytes cannot be run: .*train the category"):
+        compile_graph(b"not onnx!")
 
 
 def test_an_archive_whose_sizes_lie_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,14 @@ def test_what_cannot_be_used_is_named(folder: Path, text: str, told: tuple[str, 
     with pytest.raises(UsageError) as caught:
         load_settings()
     assert all(part in str(caught.value) for part in told)
+
+
+@pytest.mark.parametrize("value", ['["postgresql://u:hunter2@h/d"]', '{url = "x:hunter2@h"}'])
+def test_a_url_that_cannot_be_used_is_not_shown(folder: Path, value: str) -> None:
+    (folder / "pgdefect.toml").write_text(f"database_url = {value}\n")
+    with pytest.raises(UsageError, match="DATABASE_URL") as caught:
+        load_settings()
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("content", [b"[tool.pgdefect\n", b"x = '\xff'\n"])

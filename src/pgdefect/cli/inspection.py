@@ -110,6 +110,7 @@ def inspect(
                 "threshold": report.detector.threshold,
                 "inspections": [inspection_json(item) for item in report.inspections],
                 "failed": [{"path": path, "reason": reason} for path, reason in report.failed],
+                "problems": report.problems,
             }
         )
     else:
@@ -136,6 +137,8 @@ def inspect(
         note(f"{rejected} of {len(report.inspections)} images are anomalous")
         if save_maps is not None:
             note(f"anomaly maps are in {save_maps}")
+    for problem in report.problems:
+        note(problem)
     failures(report.failed)
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from pgdefect.cli import (
     training,
 )
 from pgdefect.cli.context import Context
+from pgdefect.cli.output import visible
 from pgdefect.errors import PgdefectError, UsageError
 
 INTERRUPTED = 130
@@ -112,6 +114,9 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; exits with 0, 1 (an error), 2 (wrong usage) or 130 (interrupted)."""
     sys.unraisablehook = keep_interrupt
+    # Of damaged metadata, which pixels do not depend on. Set once: the filters are the process's,
+    # and images are decoded in threads.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -154,7 +159,8 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, UnicodeEncodeError):
             return _say(f"{error.object!r} is not valid UTF-8; rename it", 2, verbose)
         what = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        return _say(f"{what.splitlines()[0]}. Run with --verbose to see where", 1, verbose)
+        first_line = (what.splitlines() or [type(error).__name__])[0]
+        return _say(f"{first_line}. Run with --verbose to see where", 1, verbose)
 
 
 def _say(message: str, code: int, verbose: bool) -> int:
@@ -163,7 +169,7 @@ def _say(message: str, code: int, verbose: bool) -> int:
     if not logs.said("error", message, error=True, exit_code=code, **trace):
         if verbose:
             traceback.print_exc()
-        typer.echo(f"pgdefect: {message}", err=True)
+        typer.echo(f"pgdefect: {visible(message, keep=chr(10))}", err=True)
     return code
 
 

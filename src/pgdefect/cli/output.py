@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,10 +67,25 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         typer.echo(line.rstrip())
 
 
+def visible(text: str, keep: str = "") -> str:
+    """Text with its control characters written out, but those of `keep`.
+
+    Names come from files and manifests, and a terminal obeys what it is sent.
+    """
+    return _CONTROL.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(),
+        text,
+    )
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""C0 and C1, and what separates lines or turns the direction of writing."""
+
+
 def note(message: str) -> None:
     """A line for the person at the terminal, on stderr."""
     if not logs.said("note", message):
-        typer.echo(message, err=True)
+        typer.echo(visible(message, keep="\n\t"), err=True)
 
 
 def failures(failed: Sequence[tuple[str, str]]) -> None:
@@ -135,7 +151,7 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1 else f"{value:,.3f}".rstrip("0").rstrip(".")
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return visible(str(value))
 
 
 def _is_number(cell: str) -> bool:

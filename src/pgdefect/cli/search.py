@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -233,7 +234,7 @@ def _box(crop: str | None) -> tuple[int, int, int, int] | None:
     if crop is None:
         return None
     numbers = crop.split(",")
-    if len(numbers) != 4 or not all(n.strip().isdigit() for n in numbers):
+    if len(numbers) != 4 or not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", n) for n in numbers):
         raise UsageError(f"--crop is X,Y,WIDTH,HEIGHT in pixels, four numbers, not {crop!r}")
     x, y, width, height = (int(n) for n in numbers)
     return x, y, width, height
@@ -245,11 +246,10 @@ def _time(option: str, word: str | None) -> datetime | None:
     if word is None:
         return None
     try:
-        moment = datetime.fromisoformat(word)
-    except ValueError:
+        # Without an offset it is meant as this machine's clock shows it.
+        return datetime.fromisoformat(word).astimezone()
+    except (ValueError, OverflowError):
         raise UsageError(f"{option} is a date or time such as 2026-03-31, not {word!r}") from None
-    # Without an offset it is meant as this machine's clock shows it.
-    return moment.astimezone()
 
 
 def _attributes(word: str | None) -> dict[str, Any] | None:
@@ -259,7 +259,7 @@ def _attributes(word: str | None) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(word)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UsageError(f'--attributes is a JSON object such as {{"line": 3}}, not {word!r}')
@@ -271,7 +271,7 @@ def _search_patch(context: typer.Context, patch: str, k: int, json: bool) -> Non
     from pgdefect.pipeline.search import check_k
 
     bank, _, position = patch.partition(":")
-    if not (bank.isdigit() and position.isdigit()):
+    if not all(re.fullmatch("[0-9]{1,99}", number) for number in (bank, position)):
         raise UsageError(f"--patch is BANK:POSITION, two numbers, not {patch!r}")
     check_k(k)
     if int(bank) > MAX_BANK or int(position) > MAX_POSITION:

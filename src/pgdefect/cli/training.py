@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -361,6 +362,6 @@ def backbones(json: Json = False) -> None:
 def size_of(option: str, text: str) -> tuple[int, int]:
     """Height and width from an option's text. Raises UsageError."""
     parts = text.lower().split("x")
-    if not all(part.isdigit() for part in parts) or len(parts) > 2:
+    if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts) or len(parts) > 2:
         raise UsageError(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")
     return int(parts[0]), int(parts[-1])

@@ -131,7 +131,7 @@ class Database:
         user = login.partition(":")[0]
         address, _, query = address.partition("?")
         items = [item for item in query.split("&") if item]
-        kept = "&".join(i for i in items if unquote(i.partition("=")[0]) not in SECRET)
+        kept = "&".join(i for i in items if not _is_secret(unquote(i.partition("=")[0])))
         return f"postgresql://{user}{'@' if login else ''}{address}{'?' if kept else ''}{kept}"
 
     def _login_and_address(self) -> tuple[str, str]:
@@ -226,6 +226,11 @@ class _VectorDumper(Dumper):
         from pgdefect.db.copy import vector_binary
 
         return vector_binary(obj.values)
+
+
+def _is_secret(parameter: str) -> bool:
+    """Also one that is misspelt or has a stray character before it: libpq refuses it later."""
+    return any(secret in parameter.lower() for secret in SECRET)
 
 
 def driver(connection: Connection) -> psycopg.Connection[Any]:
@@ -342,6 +347,8 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
                 f"this session only reads: {message}. So are a reader's set by default; log in as "
                 "a writer or the owner"
             )
+    if state.startswith("22"):
+        return errors.InputError(f"the database does not take a value that it was given: {full}")
     operational = isinstance(error, psycopg.OperationalError)
     if state.startswith(("08", "57P")) or (operational and not state):
         return errors.DatabaseUnavailable(

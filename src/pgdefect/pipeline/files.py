@@ -13,21 +13,26 @@ from pgdefect.vision.dataset import scan
 __all__ = ["list_images"]
 
 
-def list_images(paths: Sequence[Path]) -> list[str]:
+def list_images(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
     """Absolute paths of the images that files, folders and glob patterns name, each once.
 
-    A folder gives its images as ingesting it would: never the masks of an MVTec layout.
+    A folder gives its images as ingesting it would: never the masks of an MVTec layout. Second
+    comes a line for whatever was skipped in a folder.
     Raises DatasetError for a path that does not exist and a folder without images.
     """
     found: dict[str, None] = {}
+    problems: list[str] = []
     for path in paths:
         if os.path.isdir(path):
             dataset = scan(path)
+            problems += dataset.problems
             found.update((str(dataset.root / record.path), None) for record in dataset.records)
         elif os.path.lexists(path):
             found[os.path.abspath(path)] = None
         elif matches := sorted(glob.glob(str(path), recursive=True)):
-            found.update((name, None) for name in list_images([Path(m) for m in matches]))
+            names, more = list_images([Path(m) for m in matches])
+            found.update((name, None) for name in names)
+            problems += more
         else:
             raise DatasetError(f"{str(path)!r} does not exist. Check the path.")
-    return list(found)
+    return list(found), problems

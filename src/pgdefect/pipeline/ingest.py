@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.threads import num_cpus
 from pgdefect.vision.dataset import Dataset, ImageRecord, scan, scan_categories
-from pgdefect.vision.image import ImageFile, probe_image
+from pgdefect.vision.image import ImageFile, probe_image, sha256_of
 
 BATCH = 128
 
@@ -89,16 +88,17 @@ def ingest_all(
     accept_changes: bool = False,
     progress: Progress = silent,
 ) -> list[IngestReport]:
-    """Record every category folder under `root`, each under its own name."""
-    reports = []
+    """Record every category folder under `root`, each under its own name.
+
+    All are listed before the first is recorded: where one cannot be used, nothing is stored.
+    """
+    datasets = {}
     for name, folder in scan_categories(root).items():
-        check_category_name(name)
-        reports.append(
-            ingest_dataset(
-                database, scan(folder), name, accept_changes=accept_changes, progress=progress
-            )
-        )
-    return reports
+        datasets[check_category_name(name)] = scan(folder)
+    return [
+        ingest_dataset(database, dataset, name, accept_changes=accept_changes, progress=progress)
+        for name, dataset in datasets.items()
+    ]
 
 
 def ingest_dataset(
@@ -213,16 +213,11 @@ def _probe(
     """None where the file is the one already known: it need not be decoded again."""
     path = root / record.path
     try:
-        if record.path in known:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest == known[record.path].sha256:
-                return None
+        if record.path in known and sha256_of(path) == known[record.path].sha256:
+            return None
         return probe_image(path)
     except ImageError as error:
         return error
-    except OSError as error:
-        return ImageError(f"{str(path)!r} cannot be read: {error.strerror}")
 
 
 def _description(record: ImageRecord) -> catalog.Description:

@@ -32,13 +32,17 @@ from pgdefect.vision.preprocess import Preprocessing
 
 @dataclass(frozen=True)
 class InspectReport:
-    """Judgements in the order of the files, and the files that could not be read."""
+    """Judgements in the order of the files, and the files that could not be read.
+
+    problems: a line for whatever a folder holds that is no image file, and was skipped.
+    """
 
     category: str
     detector: Detector
     preprocessing: Preprocessing
     inspections: tuple[Inspection, ...]
     failed: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...] = ()
 
 
 def inspect(
@@ -80,7 +84,7 @@ def inspect(
             "embeddings; leave out --keep-patches"
         )
     finder = inspector.defect_finder if defects and inspector.finds_defects else None
-    files, known, order = _queue(database, inspector, category, paths, split)
+    files, known, order, problems = _queue(database, inspector, category, paths, split)
     failed: list[tuple[str, str]] = []
 
     def on_error(index: int, error: ImageError) -> None:
@@ -123,6 +127,7 @@ def inspect(
         inspector.preprocessing,
         tuple(_with_votes(database, inspector, found, store) if finder else found),
         tuple(failed),
+        tuple(problems),
     )
 
 
@@ -158,11 +163,13 @@ def _queue(
     category: str,
     paths: Sequence[Path],
     split: str | None,
-) -> tuple[list[str], dict[str, StoredImage], list[int]]:
-    """The files to inspect, the stored images they are known to be, the order to take them in."""
+) -> tuple[list[str], dict[str, StoredImage], list[int], list[str]]:
+    """The files to inspect, the stored images they are known to be, the order to take them in,
+    and what was skipped.
+    """
     if paths:
-        files = list_images(paths)
-        return files, {}, list(range(len(files)))
+        files, problems = list_images(paths)
+        return files, {}, list(range(len(files))), problems
     stored = images_of(database, category, split=split)
     if not stored:
         which = f"{split} images" if split else "images"
@@ -173,7 +180,8 @@ def _queue(
     sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
     # A batch holds inputs of one size.
     order = sorted(range(len(stored)), key=sizes.__getitem__)
-    return [image.path for image in stored], {image.path: image for image in stored}, order
+    paths_of = {image.path: image for image in stored}
+    return [image.path for image in stored], paths_of, order, []
 
 
 def _is_defective(judged: Judged, image: StoredImage | None) -> bool:

@@ -12,12 +12,10 @@ from pgdefect.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.vision.backbone import DEFAULT_BACKBONE
 from pgdefect.vision.efficient_ad_files import ModelSize
 from pgdefect.vision.extractor import BATCH_SIZE
-from pgdefect.vision.preprocess import MIN_LOCAL_CONTRAST
+from pgdefect.vision.preprocess import MAX_SIZE, MIN_LOCAL_CONTRAST
 from pgdefect.vision.transform import DEFAULT_PCA_DIM, DEFAULT_WHITEN
 
 DEFAULT_LOCAL_CONTRAST = 0.1
-MAX_SIDE = 4096
-"""Larger images are refused: their feature maps would take tens of gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -149,5 +147,5 @@ def _check_seed(seed: int) -> None:
 
 def _check_sizes(image_size: tuple[int, int], center_crop: tuple[int, int] | None) -> None:
     for option, size in (("image-size", image_size), ("center-crop", center_crop)):
-        if size is not None and max(size) > MAX_SIDE:
-            raise UsageError(f"--{option} must be at most {MAX_SIDE} a side, not {max(size)}")
+        if size is not None and max(size) > MAX_SIZE:
+            raise UsageError(f"--{option} must be at most {MAX_SIZE} a side, not {max(size)}")

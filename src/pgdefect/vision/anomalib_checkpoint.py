@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pgdefect.errors import UsageError, WeightsError
 from pgdefect.types import Float32
-from pgdefect.vision.backbone import require
+from pgdefect.vision.extras import require
 from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.torch_file import bank_of, load_safely
+from pgdefect.vision.torch_file import bank_of, load_safely, shown, state_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,7 @@ __all__ = [
 _NETWORK = "model.feature_extractor.feature_extractor."
 _BANK = "model.memory_bank"
 _TRANSFORMS = "torchvision.transforms.v2."
+_MAX_NUM_NEIGHBORS = 1000
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,17 @@ def bank_of_checkpoint(checkpoint: Any, path: Path) -> AnomalibBank:
         or not layers
         or not all(isinstance(layer, str) for layer in layers)
         or not isinstance(num_neighbors, int)
-        or num_neighbors < 1
+        or not 1 <= num_neighbors <= _MAX_NUM_NEIGHBORS
     ):
         raise WeightsError(
-            f"{path} does not say which network made it: backbone {backbone!r}, layers "
-            f"{layers!r}, num_neighbors {num_neighbors!r}"
+            f"{path} does not say which network made it: backbone {shown(backbone)}, layers "
+            f"{shown(layers)}, num_neighbors {shown(num_neighbors)}"
         )
+    network = {
+        name: value
+        for name, value in state.items()
+        if isinstance(name, str) and name.startswith(_NETWORK)
+    }
     description = checkpoint.get("anomalib_pre_processor_config")
     ratio = settings.get("coreset_sampling_ratio")
     return AnomalibBank(
@@ -115,8 +121,7 @@ def bank_of_checkpoint(checkpoint: Any, path: Path) -> AnomalibBank:
         coreset_ratio=float(ratio) if isinstance(ratio, int | float) and 0 < ratio <= 1 else 1.0,
         weights={
             name.removeprefix(_NETWORK): value.float() if value.is_floating_point() else value
-            for name, value in state.items()
-            if name.startswith(_NETWORK)
+            for name, value in state_of(network, path).items()
         },
         pre_processor=(
             description.get("transform") or None if isinstance(description, Mapping) else None
@@ -227,7 +232,7 @@ def _preprocessing(description: Mapping[str, Any]) -> Preprocessing:
         if [name for name in names if name != "CenterCrop"] != ["Resize", "Normalize"] or (
             "CenterCrop" in names[2:]
         ):
-            raise UsageError(f"its steps are {', '.join(names) or 'none'}")
+            raise UsageError(f"its steps are {shown(', '.join(names)) or 'none'}")
         found = dict(steps)
         resize, normalize = found["Resize"], found["Normalize"]
         return Preprocessing(
@@ -237,8 +242,9 @@ def _preprocessing(description: Mapping[str, Any]) -> Preprocessing:
             std=tuple(normalize["std"]),
             interpolation=resize.get("interpolation", "bilinear"),
         )
-    except (UsageError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (UsageError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(
             "the checkpoint's pre-processor is not a resize to height and width, an optional "
-            f"center crop and a normalization ({error}); say what to use instead with --image-size"
+            f"center crop and a normalization ({shown(str(error))}); say what to use instead with "
+            "--image-size"
         ) from error

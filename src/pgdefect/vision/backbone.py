@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgdefect.errors import MissingExtra, UsageError, WeightsError
+from pgdefect.vision.extras import require
 from pgdefect.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from pgdefect.vision.torch_file import read_state_dict, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,8 +30,6 @@ __all__ = [
     "backbone_of_timm",
     "find_backbone",
     "load_weights",
-    "read_state_dict",
-    "require",
     "state_sha256",
 ]
 
@@ -109,11 +108,17 @@ def find_backbone(name: str) -> Backbone:
     if name in BACKBONES:
         return BACKBONES[name]
     timm = require("timm")
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name}*")[:5]
+    try:
+        known = timm.is_model(name)
+        config = timm.get_pretrained_cfg(name) if known else None
+    except (RuntimeError, ValueError, LookupError):  # a tag that the network does not have
+        known = False
+    if not known:
+        close = timm.list_models(f"*{name}*")[:5] if len(name) <= 100 else []
         hint = f"; timm has {', '.join(close)}" if close else ""
-        raise UsageError(f"unknown backbone {name!r}{hint}. `pgdefect backbones` lists tried ones")
-    config = timm.get_pretrained_cfg(name)
+        raise UsageError(
+            f"unknown backbone {shown(name)!r}{hint}. `pgdefect backbones` lists tried ones"
+        )
     mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
     return Backbone(name, name, (), mean=tuple(mean), std=tuple(std))
 
@@ -128,18 +133,6 @@ def backbone_of_timm(timm_name: str) -> Backbone:
         if backbone.timm_name == timm_name:
             return backbone
     return find_backbone(timm_name)
-
-
-def require(module: str) -> Any:
-    """Import a module of the extra ``train``, or say what to install."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] != module.split(".")[0]:
-            raise
-        raise MissingExtra("training", module, "train") from error
 
 
 def check_layers(backbone: Backbone, layers: tuple[str, ...]) -> None:
@@ -192,45 +185,6 @@ def load_weights(
         state = _hub_weights(backbone)
     module.load_state_dict(_fit(state, module, backbone))
     return source, state_sha256(module.state_dict())
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors, or a torch file read with safe loading only.
-
-    Raises:
-        WeightsError: there is no such file, or it is something else.
-    """
-    torch = require("torch")
-    if not path.is_file():
-        raise WeightsError(f"no weights file at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            loaded = _read_safetensors(path)
-        else:
-            with warnings.catch_warnings(action="ignore"):  # the error below says enough
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} is not a file of tensors that can be loaded safely: {reason}. "
-            "Save it with torch.save(model.state_dict(), …) or as .safetensors"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(name, str) and torch.is_tensor(value) for name, value in loaded.items()
-    ):
-        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
-    return {name.removeprefix("module."): value for name, value in loaded.items()}
-
-
-def _read_safetensors(path: Path) -> Any:
-    load_file = require("safetensors.torch").load_file
-    try:
-        return load_file(path)
-    except require("safetensors").SafetensorError as error:
-        raise ValueError(str(error)) from error
 
 
 def _package_weights(backbone: Backbone) -> Path:

@@ -36,6 +36,10 @@ SPLITS = ("train", "test")
 
 _NO_DEFECT = ("", "good", "none", "normal")
 _COLUMNS = ("path", "split", "label", "defect_type", "group", "mask")
+MAX_TABLE_BYTES = 256 << 20
+"""Larger manifests are refused before they are read: a million rows have a tenth of it."""
+MAX_INDEXED_BYTES = 2000
+"""The longest path, defect type or group, in UTF-8: an index of Postgres's holds no longer one."""
 _LAYOUT_FOLDERS = ("train", "test", "ground_truth")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
@@ -190,10 +194,15 @@ def _walk(root: Path, start: str, problems: list[str]) -> Iterator[str]:
         for entry in _entries(root / here, problems):
             relative = f"{here}/{entry.name}" if here else entry.name
             kind = _kind(entry.path)
+            if kind == "nothing" and entry.is_dir(follow_symlinks=False):
+                problems.append(f"{relative!r} may not be entered; skipped")
+                continue
             if kind != "folder" and not _has_image_suffix(entry.name):
                 continue
             if _unstorable(relative):
                 problems.append(f"{relative!r} is not valid UTF-8; skipped, rename it")
+            elif kind == "file" and _too_long(relative):
+                problems.append(f"{relative!r} is longer than {MAX_INDEXED_BYTES} bytes; skipped")
             elif kind == "folder":
                 (linked if entry.is_symlink() else real).append(relative)
             elif kind == "file":
@@ -209,6 +218,10 @@ def _has_image_suffix(name: str) -> bool:
 def _unstorable(text: str) -> bool:
     """Whether a file name is not valid UTF-8, which a Postgres text column cannot hold."""
     return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _too_long(text: str) -> bool:
+    return len(text.encode()) > MAX_INDEXED_BYTES
 
 
 def _flat_records(
@@ -281,10 +294,17 @@ def _read_csv(file: Path, needed: tuple[str, ...]) -> Iterator[_Row]:
         raise DatasetError(f"{str(file)!r} is not a file that exists. Name a CSV file.")
     line = 1
     try:
+        if (size := file.stat().st_size) > MAX_TABLE_BYTES:
+            raise DatasetError(
+                f"{str(file)!r} has {size} bytes, more than the {MAX_TABLE_BYTES} read as a table. "
+                "Split it."
+            )
         text = file.read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
         names = [_column_name(name) for name in next(reader, [])]
+        if any("\0" in name for name in names):
+            _Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text.")
         missing = [name for name in needed if name not in names]
         doubled = {name for name in names if name and names.count(name) > 1}
         if missing or doubled:
@@ -327,6 +347,8 @@ def _manifest_records(manifest: Path, problems: list[str]) -> list[ImageRecord]:
             row.fail("no path. Fill in the image's path, relative to the manifest.")
         if path in lines:
             row.fail(f"{path!r} is already on line {lines[path]}. Keep one of the two.")
+        if _too_long(path):
+            row.fail(f"a path of more than {MAX_INDEXED_BYTES} bytes. Give the file a shorter one.")
         lines[path] = row.line
         record = _manifest_record(row, path, root, problems)
         if _kind(root / path) == "file":
@@ -355,6 +377,9 @@ def _manifest_record(row: _Row, path: str, root: Path, problems: list[str]) -> I
     if mask is not None and _kind(root / mask) != "file":
         problems.append(f"{row.file.name} line {row.line}: no mask {mask!r}; left out")
         mask = None
+    for column in ("defect_type", "group"):
+        if _too_long(cells.get(column, "")):
+            row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
     attributes = {k: _number(v) for k, v in cells.items() if v and k not in _COLUMNS}
     group = cells.get("group") or None
     return ImageRecord(path, split, label, defect_type, mask, group, attributes)
@@ -389,6 +414,8 @@ def _add_groups(
         if path not in known:
             problems.append(f"{file.name} line {row.line}: no image {path!r} in the data set")
             continue
+        if _too_long(group):
+            row.fail(f"group has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
         if path in groups and groups[path][0] != group:
             row.fail(f"{path!r} has another group on line {groups[path][1]}. Keep one of the two.")
         groups[path] = group, row.line

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pgdefect.errors import WeightsError
 from pgdefect.types import DefectViewArtifact
-from pgdefect.vision.backbone import Backbone, StateDict, known_layers, load_weights, require
+from pgdefect.vision.backbone import Backbone, StateDict, known_layers, load_weights
+from pgdefect.vision.extras import require
 from pgdefect.vision.training import export_onnx, quiet
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ import numpy as np
 
 from pgdefect.errors import ImageError, TrainingError, UsageError, WeightsError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, NetworkArtifact
-from pgdefect.vision.backbone import read_state_dict, require, state_sha256
+from pgdefect.vision.backbone import state_sha256
 from pgdefect.vision.efficient_ad_files import ModelSize, downloaded_teacher, teacher_file
 from pgdefect.vision.efficient_ad_networks import (
     check_export,
@@ -34,8 +34,10 @@ from pgdefect.vision.efficient_ad_networks import (
     scoring_network,
     teacher_network,
 )
+from pgdefect.vision.extras import require
 from pgdefect.vision.image_cache import ImageCache
 from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.vision.torch_file import read_state_dict
 from pgdefect.vision.training import export_onnx, interruptible, quiet
 
 __all__ = [

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pgdefect.errors import DatasetError, WeightsError
-from pgdefect.vision.backbone import require
+from pgdefect.vision.extras import require
 from pgdefect.vision.training import quiet
 
 __all__ = ["ModelSize", "downloaded_teacher", "find_imagenette", "teacher_file"]

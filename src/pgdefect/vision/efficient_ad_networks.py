@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.errors import TrainingError
-from pgdefect.vision.backbone import require
+from pgdefect.vision.extras import require
 from pgdefect.vision.training import quiet
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgdefect.errors import DatabaseError
 from pgdefect.threads import num_cpus
 from pgdefect.types import ExtractorArtifact, Float32
 from pgdefect.vision.preprocess import KEEP_MULTIPLE, Preprocessing
@@ -55,21 +56,30 @@ class Extractor:
 
 
 def compile_graph(onnx: bytes, num_threads: int | None = None) -> Any:
-    """An ONNX graph compiled for this processor, in full precision."""
+    """An ONNX graph compiled for this processor, in full precision.
+
+    Raises:
+        DatabaseError: it is no graph that can be run.
+    """
     import openvino
 
     core = openvino.Core()
-    return core.compile_model(
-        core.read_model(onnx, b""),
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            # Pinned threads of two processes wait for each other, and a single image is slower.
-            "ENABLE_CPU_PINNING": False,
-            "INFERENCE_NUM_THREADS": num_threads or num_cpus(),
-        },
-    )
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        # Pinned threads of two processes wait for each other, and a single image is slower.
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_NUM_THREADS": num_threads or num_cpus(),
+    }
+    try:
+        return core.compile_model(core.read_model(onnx, b""), "CPU", options)
+    except Exception as error:  # OpenVINO has no common base class
+        # Its first line is a place in OpenVINO's own source.
+        reason = ([line for line in str(error).splitlines() if line.strip()] or ["no reason"])[-1]
+        raise DatabaseError(
+            f"the stored network of {len(onnx):,} bytes cannot be run: {reason}. It may be "
+            "damaged, or made by another version; train the category again"
+        ) from error
 
 
 def image_embeddings(patches: Float32) -> Float32:

@@ -12,6 +12,7 @@ transparency (any kind)             composited over black: what an inspection ca
 32-bit float gray                   values in 0..1 times 255, else values in 0..255 as
                                     they are, else (and NaN, infinities) refused
 several frames or pages             the first
+ICC profile                         not applied: the numbers are taken as the file has them
 EXIF orientation                    applied, so rows and columns are as a viewer shows them
 ==================================  ==================================================
 
@@ -28,8 +29,10 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -51,6 +54,7 @@ __all__ = [
     "load_mask",
     "probe_image",
     "read_image",
+    "sha256_of",
 ]
 
 Rgb: TypeAlias = npt.NDArray[np.uint8]
@@ -112,6 +116,12 @@ def probe_image(path: Path | str) -> ImageFile:
     return read_image(path)[0]
 
 
+def sha256_of(path: Path | str) -> str:
+    """The SHA-256 of a file, in hex, without decoding it. Raises ImageError."""
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_mask(path: Path | str, size: tuple[int, int] | None = None) -> npt.NDArray[np.bool_]:
     """Load a ground-truth mask: True where the pixel is defective.
 
@@ -131,6 +141,16 @@ def load_mask(path: Path | str, size: tuple[int, int] | None = None) -> npt.NDAr
 
 
 def _read_file(path: Path | str) -> bytes:
+    with _opened(path) as file:
+        data = file.read()
+    if not data:
+        raise ImageError(f"{str(path)!r} is empty (0 bytes). Copy or export it again.")
+    return data
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[BufferedReader]:
+    """A regular file of a size that is read, its errors explained."""
     name = repr(str(path))
     try:
         # Before opening: to open a pipe waits for a writer, and to open a device acts on it.
@@ -144,16 +164,13 @@ def _read_file(path: Path | str) -> bytes:
                     f"{name} has {status.st_size} bytes, more than the {MAX_FILE_BYTES} read "
                     "as one image. Export it smaller or compressed."
                 )
-            data = file.read()
+            yield file
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist. Check the path.") from error
     except PermissionError as error:
         raise ImageError(f"{name} may not be read by this user. Grant read access.") from error
     except (OSError, ValueError, MemoryError) as error:
         raise ImageError(f"{name} cannot be read: {_reason(error)}. Check the file.") from error
-    if not data:
-        raise ImageError(f"{name} is empty (0 bytes). Copy or export it again.")
-    return data
 
 
 def _require_regular(mode: int, name: str) -> None:
@@ -178,6 +195,10 @@ def _decode(data: bytes, name: str) -> Rgb:
         return _oriented(_to_rgb(image, name), _orientation(image))
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError(
+            f"{name} takes more memory to decode than there is. Cut it into tiles or scale it down."
+        ) from error
     except Exception as error:  # Pillow documents no closed set for damaged files
         raise ImageError(
             f"{name} cannot be decoded as an image: {_reason(error)}. "

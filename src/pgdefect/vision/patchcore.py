@@ -25,10 +25,10 @@ from pgdefect.vision.backbone import (
     StateDict,
     check_layers,
     load_weights,
-    require,
     state_sha256,
 )
 from pgdefect.vision.extractor import Extractor
+from pgdefect.vision.extras import require
 from pgdefect.vision.patchcore_inspection import Pooling, pooled_network
 from pgdefect.vision.preprocess import KEEP_MULTIPLE, Batch, Preprocessing
 from pgdefect.vision.training import export_onnx, interruptible, quiet

@@ -27,7 +27,9 @@ import numpy as np
 
 from pgdefect.errors import WeightsError
 from pgdefect.types import ExtractorSpec, Float32
-from pgdefect.vision.backbone import require
+from pgdefect.vision.extras import require
+from pgdefect.vision.preprocess import MAX_SIZE
+from pgdefect.vision.torch_file import shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +51,8 @@ INDEX_FILE = "nnscorer_search_index.faiss"
 PARAMS_FILE = "patchcore_params.pkl"
 MAX_PARAMS_BYTES = 1 << 20
 MAX_DIM = 16_384
+MAX_PATCH_SIZE = 9
+"""A larger neighborhood would take gigabytes of weights; 3 and 5 are in use."""
 
 TIMM_NAMES: Mapping[str, str] = {
     "resnet50": "resnet50.tv_in1k",
@@ -143,14 +147,16 @@ def read_params(path: Path) -> dict[str, Any]:
             # A claimed place in the memo makes the unpickler reserve memory up to it.
             far = "PUT" in operation.name and isinstance(argument, int) and argument > len(content)
             if operation.name not in _PLAIN or far:
-                what = f"{operation.name} {argument}" if argument is not None else operation.name
+                what = operation.name if argument is None else f"{operation.name} {shown(argument)}"
                 raise WeightsError(
                     f"{path} is more than settings: its pickle asks for {what!r}, which can run "
                     "any code. Nothing of it was executed"
                 )
         loaded = _PlainUnpickler(io.BytesIO(content)).load()
-    except (ValueError, pickle.UnpicklingError, EOFError, IndexError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path} is not a pickle of settings: {error}") from error
+    except WeightsError:
+        raise
+    except Exception as error:  # an unpickler documents no closed set for damaged files
+        raise WeightsError(f"{path} is not a pickle of settings: {shown(str(error))}") from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path} holds a {type(loaded).__name__}, not settings by name")
     return loaded
@@ -187,8 +193,9 @@ def read_flat_index(path: Path) -> Float32:
                     f"{available:,}; it is damaged or not what it says"
                 )
             bank = np.fromfile(file, dtype="<f4", count=available).reshape(count, dim)
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "it does not fit into memory"
+        raise WeightsError(f"cannot read {path}: {reason}") from error
     if not np.isfinite(bank).all():
         raise WeightsError(f"{path} holds values that are not finite")
     return bank.astype(np.float32, copy=False)
@@ -293,7 +300,8 @@ def _settings(params: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
     def get(name: str, good: bool) -> Any:
         if not good:
-            raise WeightsError(f"{path} says {name} {params.get(name)!r}, which is not understood")
+            said = shown(params.get(name))
+            raise WeightsError(f"{path} says {name} {said}, which is not understood")
         return params[name]
 
     def is_count(value: Any) -> bool:
@@ -310,12 +318,13 @@ def _settings(params: Mapping[str, Any], path: Path) -> dict[str, Any]:
         isinstance(layers, list | tuple) and bool(layers) and all(type(x) is str for x in layers),
     )
     get("input_shape", isinstance(shape, list | tuple) and len(shape) == 3
-        and all(map(is_count, shape)) and shape[0] == 3)  # fmt: skip
-    get("patchsize", numbers["patchsize"] % 2 == 1)
+        and all(map(is_count, shape)) and shape[0] == 3 and max(shape) <= MAX_SIZE)  # fmt: skip
+    get("patchsize", numbers["patchsize"] % 2 == 1 and numbers["patchsize"] <= MAX_PATCH_SIZE)
     for setting in ("patchstride", "anomaly_scorer_num_nn"):
         if params.get(setting, 1) != 1:
             raise WeightsError(
-                f"{path} says {setting} {params[setting]!r}; only models with 1 can be imported"
+                f"{path} says {setting} {shown(params[setting])}; only models with 1 can be "
+                "imported"
             )
     assert layers is not None
     assert shape is not None

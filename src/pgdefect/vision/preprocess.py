@@ -8,6 +8,7 @@ part of an extractor's fingerprint.
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MIN_SIZE = 32
+MIN_SIZE, MAX_SIZE = 32, 4096
+"""Sides in pixels; of larger images the feature maps would take tens of gigabytes."""
 MIN_LOCAL_CONTRAST = 0.01
 RESIZES = ("keep", "stretch")
 KEEP_MULTIPLE, KEEP_LEAST, KEEP_MOST = 16, 4, 256
@@ -47,7 +49,7 @@ _INTERPOLATIONS = ("bilinear", "bicubic")
 class Preprocessing:
     """Resize, cut `center_crop` out of the middle, even out the light, normalize per channel.
 
-    Sizes are `(height, width)` in pixels, each side at least 32; `mean` and `std` are RGB
+    Sizes are `(height, width)` in pixels, each side 32 to 4,096; `mean` and `std` are RGB
     in units of the value range 0..1. `resize` is ``stretch``, to `image_size` whatever the
     aspect ratio, or ``keep``: to the aspect ratio of the image and the area of `image_size`,
     each side a multiple of 16. Both antialias (Pillow's filters). Where the margin is odd, the
@@ -372,19 +374,25 @@ def _batch(images: Sequence[tuple[int, ImageFile, Float32]]) -> Batch:
 
 def _checked_size(name: str, value: Any) -> tuple[int, int]:
     size = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(size) != 2 or any(type(side) is not int or side < MIN_SIZE for side in size):
+    if len(size) != 2 or any(
+        type(side) is not int or not MIN_SIZE <= side <= MAX_SIZE for side in size
+    ):
         raise UsageError(
-            f"{name} must be (height, width), whole numbers of at least {MIN_SIZE}, not {value!r}."
+            f"{name} must be (height, width), whole numbers of at least {MIN_SIZE} and at most "
+            f"{MAX_SIZE}, not {reprlib.repr(value)}."
         )
     return size[0], size[1]
 
 
 def _checked_channels(name: str, value: Any) -> tuple[float, float, float]:
     channels = tuple(value) if isinstance(value, list | tuple) else ()
+    # Compared and not asked whether they are finite: a whole number may be too large a float.
     if len(channels) != 3 or any(
-        type(channel) not in (int, float) or not math.isfinite(channel) for channel in channels
+        type(channel) not in (int, float) or not -1e9 < channel < 1e9 for channel in channels
     ):
-        raise UsageError(f"{name} must be three finite numbers, one a channel, not {value!r}.")
+        raise UsageError(
+            f"{name} must be three finite numbers, one a channel, not {reprlib.repr(value)}."
+        )
     return float(channels[0]), float(channels[1]), float(channels[2])
 
 

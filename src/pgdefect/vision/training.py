@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pgdefect.errors import UsageError
-from pgdefect.vision.backbone import require
+from pgdefect.vision.extras import require
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
