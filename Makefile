@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format docs bench clean
+.PHONY: help setup demo test lint format docs bench clean fuzz audit
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    set up, then check style and types"
 	@echo "make docs    set up, then write the generated pages of docs/ anew"
 	@echo "make fuzz    set up, then try 100,000 bad inputs on what reads them"
+	@echo "make audit   look for known advisories on the pinned versions"
 	@echo "make bench   set up, then measure against peers"
 	@echo "make clean   remove $(VENV) and what tools left behind"
 
@@ -54,9 +55,18 @@ docs: setup
 bench: setup
 	$(VENV)/bin/python -m benchmarks
 
+# Its own packages: nobody who uses pgdefect needs them.
+audit:
+	@test -x $(VENV)-audit/bin/pip-audit || { \
+		$(PYTHON) -m venv --without-pip $(VENV)-audit && \
+		$(PYTHON) -m pip --python $(VENV)-audit/bin/python install --quiet \
+			--disable-pip-version-check pip --requirement audit/requirements.txt; } || true
+	@PATH="$(CURDIR)/$(VENV)-audit/bin:$$PATH" $(PYTHON) -m audit $(AUDIT) \
+		constraints.txt audit/requirements.txt
+
 fuzz: setup
 	$(VENV)/bin/python -m fuzz
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests fuzz benchmarks docs migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(VENV)-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests fuzz audit benchmarks docs migrations -name __pycache__ -type d -prune -exec rm -rf {} +

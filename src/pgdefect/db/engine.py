@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -25,6 +26,10 @@ MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
 SECRET = {"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
 """Parameters of a URL that never leave it."""
+
+
+_PORTS = re.compile(r"[^:,]*(:[0-9]*)?(,[^:,]*(:[0-9]*)?)*|.*\[.*")
+"""Hosts and ports of a URL; where there is a bracket, libpq has the word."""
 
 
 class VectorArray:
@@ -68,10 +73,13 @@ class Database:
                 "the database URL must start with postgresql://; "
                 "for example postgresql://user@host:5432/name"
             )
-        if "@" in self._login_and_address()[1].partition("?")[0]:
+        address = self._login_and_address()[1]
+        if "@" in address.partition("?")[0] or not _PORTS.fullmatch(
+            re.split("[/?]", address, maxsplit=1)[0]
+        ):
             raise errors.UsageError(
-                "the database URL has an @ or / too many: in a user's name and a password write "
-                "@ as %40 and / as %2F"
+                "the database URL has an @ or / too many, or a port that is no number: in a user's "
+                "name and a password write @ as %40 and / as %2F"
             )
 
     @cached_property
@@ -130,7 +138,8 @@ class Database:
         login, address = self._login_and_address()
         user = login.partition(":")[0]
         address, _, query = address.partition("?")
-        items = [item for item in query.split("&") if item]
+        # Without an equals sign it is no parameter, but may be the rest of a password.
+        items = [item for item in query.split("&") if "=" in item]
         kept = "&".join(i for i in items if not _is_secret(unquote(i.partition("=")[0])))
         return f"postgresql://{user}{'@' if login else ''}{address}{'?' if kept else ''}{kept}"
 

@@ -228,6 +228,8 @@ def _load_safetensors(path: Path) -> Any:
 def _is_archive(path: Path) -> bool:
     try:
         return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one, then, and damaged
+        return True
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
 

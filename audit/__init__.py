@@ -1,0 +1,1 @@
+"""Known advisories on the pinned dependencies; `make audit`."""
