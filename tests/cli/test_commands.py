@@ -539,6 +539,36 @@ def test_db_url_hides_the_password(good: Cli, cli: Cli, trained: Database) -> No
     assert "s3cret" not in refused.err
 
 
+def test_db_psql_and_db_url_keep_the_password_out_of_sight(tmp_path: Path) -> None:
+    """Of process lists, that is; psql is given it in its environment."""
+    psql = tmp_path / "psql"
+    psql.write_text('#!/bin/sh\ntr "\\0" " " < /proc/$$/cmdline\necho "password=$PGPASSWORD"\n')
+    psql.chmod(0o755)
+    code = (
+        "import sys; from unittest.mock import patch; from pgdefect.cli.main import main\n"
+        "with patch('pgdefect.db.schema.require_current'): main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, "db"]
+    secret = "postgresql://u:hunter2@127.0.0.1:1/d?sslpassword=hunter3"
+    environment = {
+        **os.environ,
+        "PGDEFECT_DATABASE_URL": secret,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+
+    def run(*words: str) -> str:
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    arguments, _, password = run("psql").partition("password=")
+    assert "postgresql://u@127.0.0.1:1/d" in arguments
+    assert "hunter" not in arguments
+    assert password.strip() == "hunter2"
+    assert run("url").strip() == "postgresql://u@127.0.0.1:1/d"
+    assert run("url", "--password").strip() == secret
+
+
 def test_db_psql_passes_arguments_on(trained: Database) -> None:
     def psql(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
