@@ -10,7 +10,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.inspection import Model, inspection_json, kind_of
-from pgdefect.cli.output import note, print_json, print_table
+from pgdefect.cli.output import note, print_json, print_table, visible
 from pgdefect.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -168,11 +168,11 @@ def print_search(report: SearchReport) -> None:
     """The verdict, then the neighbors."""
     inspection = report.inspection
     if inspection is None:
-        typer.echo(f"{report.query}: {report.image.path if report.image else ''}")
+        typer.echo(visible(f"{report.query}: {report.image.path if report.image else ''}"))
     else:
         typer.echo(
-            f"{inspection.verdict.upper()}: {inspection.path} ({inspection.category}), score "
-            f"{inspection.normalized_score:.3f}, raw {inspection.raw_score:.4g}, "
+            f"{inspection.verdict.upper()}: {visible(inspection.path)} ({inspection.category}), "
+            f"score {inspection.normalized_score:.3f}, raw {inspection.raw_score:.4g}, "
             f"threshold {inspection.threshold:.4g}"
         )
     if report.vote is not None:

@@ -15,18 +15,17 @@ Only names are read here, never the images. What is skipped is said in `Dataset.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 from pgdefect.errors import DatasetError, UsageError
 from pgdefect.vision.image import IMAGE_SUFFIXES
+from pgdefect.vision.table import COLUMNS, Row, read_table
 
 __all__ = ["Dataset", "ImageRecord", "scan", "scan_categories"]
 
@@ -35,9 +34,6 @@ LABELS |= dict.fromkeys(("anomalous", "defective", "1"), "anomalous")
 SPLITS = ("train", "test")
 
 _NO_DEFECT = ("", "good", "none", "normal")
-_COLUMNS = ("path", "split", "label", "defect_type", "group", "mask")
-MAX_TABLE_BYTES = 256 << 20
-"""Larger manifests are refused before they are read: a million rows have a tenth of it."""
 MAX_INDEXED_BYTES = 2000
 """The longest path, defect type or group, in UTF-8: an index of Postgres's holds no longer one."""
 _LAYOUT_FOLDERS = ("train", "test", "ground_truth")
@@ -279,69 +275,11 @@ def _defective_records(root: Path, defect_type: str, problems: list[str]) -> lis
     return records
 
 
-class _Row(NamedTuple):
-    file: Path
-    line: int
-    cells: dict[str, str]
-
-    def fail(self, what: str) -> NoReturn:
-        raise DatasetError(f"{str(self.file)!r} line {self.line}: {what}")
-
-
-def _read_csv(file: Path, needed: tuple[str, ...]) -> Iterator[_Row]:
-    """Rows that are not blank, with stripped cells by column; unnamed columns are left out."""
-    if _kind(file) != "file":
-        raise DatasetError(f"{str(file)!r} is not a file that exists. Name a CSV file.")
-    line = 1
-    try:
-        if (size := file.stat().st_size) > MAX_TABLE_BYTES:
-            raise DatasetError(
-                f"{str(file)!r} has {size} bytes, more than the {MAX_TABLE_BYTES} read as a table. "
-                "Split it."
-            )
-        text = file.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
-        names = [_column_name(name) for name in next(reader, [])]
-        if any("\0" in name for name in names):
-            _Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text.")
-        missing = [name for name in needed if name not in names]
-        doubled = {name for name in names if name and names.count(name) > 1}
-        if missing or doubled:
-            fault = f"no column {missing[0]!r}" if missing else f"column {min(doubled)!r} twice"
-            _Row(file, 1, {}).fail(f"{fault}. Found: {names}; needed: {', '.join(needed)}.")
-        line = reader.line_num + 1
-        for values in reader:
-            cells = dict(zip(names, (value.strip() for value in values), strict=False))
-            row = _Row(file, line, {name: cell for name, cell in cells.items() if name})
-            line = reader.line_num + 1
-            if len(values) > len(names):
-                row.fail(f"{len(values)} cells under {len(names)} columns. Quote the text.")
-            if any("\0" in cell for cell in values):
-                row.fail("a NUL character. Export the file as UTF-8 text.")
-            if any(cells.values()):
-                yield row
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DatasetError(
-            f"{str(file)!r} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. "
-            "Export the file as UTF-8."
-        ) from error
-    except (OSError, csv.Error) as error:
-        raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file.") from error
-
-
-def _column_name(header: str) -> str:
-    name = header.strip()
-    known = re.sub(r"[\s-]+", "_", name.lower())
-    return known if known in _COLUMNS else name
-
-
 def _manifest_records(manifest: Path, problems: list[str]) -> list[ImageRecord]:
     root = manifest.parent
     records: list[ImageRecord] = []
     lines: dict[str, int] = {}
-    for row in _read_csv(manifest, ("path",)):
+    for row in read_table(manifest, ("path",)):
         path = _inside(row, "path", root)
         if path is None:
             row.fail("no path. Fill in the image's path, relative to the manifest.")
@@ -358,7 +296,7 @@ def _manifest_records(manifest: Path, problems: list[str]) -> list[ImageRecord]:
     return records
 
 
-def _manifest_record(row: _Row, path: str, root: Path, problems: list[str]) -> ImageRecord:
+def _manifest_record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord:
     cells = row.cells
     given = cells.get("label", "")
     if given and given.lower() not in LABELS:
@@ -380,12 +318,12 @@ def _manifest_record(row: _Row, path: str, root: Path, problems: list[str]) -> I
     for column in ("defect_type", "group"):
         if _too_long(cells.get(column, "")):
             row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
-    attributes = {k: _number(v) for k, v in cells.items() if v and k not in _COLUMNS}
+    attributes = {k: _number(v) for k, v in cells.items() if v and k not in COLUMNS}
     group = cells.get("group") or None
     return ImageRecord(path, split, label, defect_type, mask, group, attributes)
 
 
-def _inside(row: _Row, column: str, root: Path) -> str | None:
+def _inside(row: Row, column: str, root: Path) -> str | None:
     """The cell as a normalized path relative to `root`; None where it is empty."""
     cell = row.cells.get(column, "")
     if not cell:
@@ -409,7 +347,7 @@ def _add_groups(
 ) -> None:
     known = {record.path for record in records}
     groups: dict[str, tuple[str, int]] = {}
-    for row in _read_csv(file, ("path", "group")):
+    for row in read_table(file, ("path", "group")):
         path, group = os.path.normpath(row.cells.get("path", "")), row.cells.get("group", "")
         if path not in known:
             problems.append(f"{file.name} line {row.line}: no image {path!r} in the data set")
