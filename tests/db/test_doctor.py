@@ -242,6 +242,22 @@ def test_statistics_and_dead_rows(trained: Database, here: Settings) -> None:
     assert findings(trained, here, "old-statistics", "dead-rows") == []
 
 
+def test_rows_that_somebody_still_sees_are_not_blamed_on_rights(
+    trained: Database, here: Settings
+) -> None:
+    run(trained, "ALTER TABLE pgdefect.image SET (autovacuum_enabled = off)")
+    add_images(trained, "many", 3000)
+    counted(trained)
+    with psycopg.connect(trained.url) as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM pgdefect.image")
+        run(trained, "UPDATE pgdefect.image SET num_bytes = 2")
+        trained.dispose()
+        report = examine(trained, here, fix=True)
+    said = {one.finding.check: one.error for one in report.fixed}
+    assert "a transaction that began before may still see these rows" in str(said["dead-rows"])
+
+
 # -- partitions ----------------------------------------------------------------------------
 
 
