@@ -242,6 +242,25 @@ def test_statistics_and_dead_rows(trained: Database, here: Settings) -> None:
     assert findings(trained, here, "old-statistics", "dead-rows") == []
 
 
+def test_rows_analysed_by_the_transaction_that_added_them(
+    trained: Database, here: Settings
+) -> None:
+    run(
+        trained,
+        "CREATE TABLE pgdefect.added (id integer) WITH (autovacuum_enabled = off)",
+        "BEGIN",
+        "INSERT INTO pgdefect.added SELECT generate_series(1, 100000)",
+        "ANALYZE pgdefect.added",
+        "COMMIT",
+    )
+    counted(trained)
+    assert findings(trained, here, "old-statistics") == []
+    run(trained, "INSERT INTO pgdefect.added SELECT generate_series(1, 100000)")
+    counted(trained)
+    [finding] = findings(trained, here, "old-statistics")
+    assert finding.subject == "pgdefect.added"
+
+
 def test_rows_that_somebody_still_sees_are_not_blamed_on_rights(
     trained: Database, here: Settings
 ) -> None:
