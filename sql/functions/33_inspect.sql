@@ -4,11 +4,9 @@
 -- bank    any bank of the extractor that the patches were kept for; NULL takes the active one
 --         of the image's category
 --
--- The way of pgdefect.pipeline.patch_search: all patches by the index, whose distances are
--- upper bounds, then the largest again, longer and at last exactly, until the worst patch is
--- proven. Where the score is a mean over the worst patches they are searched for longer and
--- not proven. Kept patches are in half precision: against an inspection of the photograph
--- itself the score differs by about 1e-4 of its size.
+-- The way of `pgdefect inspect`: the worst patch is proven (pgdefect.prove_worst). Kept patches
+-- are in half precision: against an inspection of the photograph itself the score differs by
+-- about 1e-4 of its size.
 CREATE OR REPLACE FUNCTION defect.inspect(image text, bank bigint DEFAULT NULL)
 RETURNS TABLE (
     image_id bigint, bank_id bigint, verdict text, raw_score double precision,
@@ -23,8 +21,6 @@ SET search_path = pg_catalog, :"vector_schema"
 AS $$
 #variable_conflict use_column
 DECLARE
-    checked_at_once CONSTANT integer := 8;
-    checked_ef CONSTANT integer := 100;
     judged pgdefect.image;
     d pgdefect.detector;
     b pgdefect.memory_bank;
@@ -32,13 +28,8 @@ DECLARE
     vectors vector[];
     positions integer[];
     distances double precision[];
-    checked boolean[];
-    proven boolean[];
     num_worst integer;
     worst integer[];
-    doubtful integer[];
-    exact boolean;
-    nearer record;
     score double precision;
     support double precision[];
 BEGIN
@@ -69,37 +60,13 @@ BEGIN
     FROM pgdefect.image_patches p JOIN pgdefect.extractor e ON e.id = p.extractor_id
     WHERE p.extractor_id = d.extractor_id AND p.image_id = judged.id;
 
-    SELECT array_agg(s.nearest_position ORDER BY s.patch), array_agg(s.distance ORDER BY s.patch)
-    INTO positions, distances FROM pgdefect.score_patches(b.id, vectors) s;
-    checked := array_fill(false, ARRAY[cardinality(distances)]);
-    proven := checked;
-    num_worst := greatest(1, round(b.worst_share * cardinality(distances)));
-    LOOP
-        worst := ARRAY(
-            SELECT u.n FROM unnest(distances) WITH ORDINALITY u(x, n) ORDER BY u.x DESC, u.n
-            LIMIT greatest(num_worst, checked_at_once));
-        exact := (SELECT bool_and(checked[n]) FROM unnest(worst[:num_worst]) n);
-        IF NOT exact THEN
-            doubtful := ARRAY(SELECT n FROM unnest(worst) n WHERE NOT checked[n]);
-        ELSIF num_worst > 1 OR proven[worst[1]] THEN
-            EXIT;
-        ELSE
-            doubtful := worst[:1];
-            proven[doubtful[1]] := true;
-        END IF;
-        FOR nearer IN
-            SELECT doubtful[s.patch + 1] AS n, s.nearest_position, s.distance
-            FROM pgdefect.score_patches(
-                b.id, ARRAY(SELECT vectors[n] FROM unnest(doubtful) n), checked_ef, exact) s
-        LOOP
-            checked[nearer.n] := true;
-            IF nearer.distance < distances[nearer.n] THEN
-                positions[nearer.n] := nearer.nearest_position;
-                distances[nearer.n] := nearer.distance;
-            END IF;
-        END LOOP;
-    END LOOP;
-    SELECT avg(distances[n]) INTO score FROM unnest(worst[:num_worst]) n;
+    num_worst := greatest(1, round(b.worst_share * cardinality(vectors)));
+    SELECT s.positions, s.distances INTO positions, distances
+    FROM pgdefect.prove_worst(b.id, vectors, num_worst => num_worst) s;
+    worst := ARRAY(
+        SELECT u.n FROM unnest(distances) WITH ORDINALITY u(x, n) ORDER BY u.x DESC, u.n
+        LIMIT num_worst);
+    SELECT avg(distances[n]) INTO score FROM unnest(worst) n;
 
     IF b.num_neighbors > 1 THEN
         -- PatchCore's re-weighting, equation 7 (arXiv 2106.08265), over Euclidean distances:

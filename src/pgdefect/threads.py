@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 __all__ = ["num_cpus", "one_blas_thread_each"]
 
@@ -25,7 +30,14 @@ def one_blas_thread_each() -> Iterator[int]:
     around it runs in parallel too, and no core waits for one that is busy elsewhere
     (five times faster beside another busy process).
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         yield num_cpus()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """NumPy's BLAS and what else is loaded: found once, for looking takes 2 ms of each image."""
+    import numpy  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -13,9 +13,10 @@ from rows import add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
 from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database, driver
+from pgdefect.db.engine import Database, VectorArray, driver
 from pgdefect.db.queries import (
     bank_vectors,
+    prove_worst,
     score_patches,
     similar_patches,
     support_positions,
@@ -208,10 +209,76 @@ def test_patch_boxes_in_sql_equal_grid_to_pixels(
     assert not wrong, f"{len(wrong)} of 500; first: {wrong[0]}"
 
 
+@each_kind
+def test_the_largest_distance_is_proven_with_any_ef_search(
+    crowd: Crowd, kind: tuple[str, Precision]
+) -> None:
+    info, bank = crowd.banks[kind]
+    queries = queries_for(bank.embeddings, 300, info.precision)
+    expected, exact = nearest_vectors(queries, bank.embeddings, bank.metric)
+    overtaken = 0
+    with crowd.database.connect() as connection:
+        driver(connection).execute("SET LOCAL enable_seqscan = off")
+        for start in range(0, 300, 30):
+            part = slice(start, start + 30)
+            _, hasty = score_patches(connection, info, queries[part], ef=1)
+            positions, distances = prove_worst(connection, info, queries[part], ef=1)
+            worst = int(exact[part].argmax())
+            assert distances.argmax() == worst
+            assert positions[worst] == expected[part][worst]
+            assert distances[worst] == pytest.approx(exact[part][worst], rel=1e-4, abs=1e-6)
+            assert (distances >= exact[part] * (1 - 1e-4) - 1e-6).all()
+            assert (distances <= hasty).all()
+            of_positions = row_distances(queries[part], bank.embeddings[positions], bank.metric)
+            np.testing.assert_allclose(distances, of_positions, rtol=1e-4, atol=1e-6)
+            overtaken += int(hasty.argmax()) != worst
+    assert overtaken, "the index alone would have named another patch the worst of some image"
+
+
+@each_kind
+def test_the_worst_patches_of_a_mean_are_searched_for_longer(
+    crowd: Crowd, kind: tuple[str, Precision]
+) -> None:
+    info, bank = crowd.banks[kind]
+    queries = queries_for(bank.embeddings, 200, info.precision)
+    with crowd.database.connect() as connection:
+        driver(connection).execute("SET LOCAL enable_seqscan = off")
+        _, longer = score_patches(connection, info, queries, ef=100)
+        _, hasty = score_patches(connection, info, queries, ef=1)
+        _, distances = prove_worst(connection, info, queries, ef=1, num_worst=40)
+    largest = np.argsort(-distances)[:40]
+    np.testing.assert_array_equal(distances[largest], longer[largest])
+    assert (hasty[largest] > longer[largest]).any()
+    rest = np.argsort(-distances)[40:]
+    assert (distances[rest] == hasty[rest]).any(), "only what matters is searched for again"
+
+
+@each_kind
+def test_nearer_patches_are_those_and_no_others(crowd: Crowd, kind: tuple[str, Precision]) -> None:
+    info, bank = crowd.banks[kind]
+    queries = queries_for(bank.embeddings, 12, info.precision)
+    expected, exact = nearest_vectors(queries, bank.embeddings, bank.metric)
+    known = exact.astype(float)
+    known[:4] *= 1.5
+    known[4] = np.nan  # sorts behind every number
+    known[5:] *= 0.999
+    vectors = VectorArray(as_stored(queries, info.precision))
+    with crowd.database.connect() as connection:
+        rows = driver(connection).execute(
+            "SELECT * FROM pgdefect.nearer_patches(%s, %s, %s)",
+            [info.id, vectors, known.tolist()],
+            binary=True,
+        )
+        found = rows.fetchall()
+    assert [row[:2] for row in found] == [(n, expected[n]) for n in range(5)]
+    np.testing.assert_allclose([row[2] for row in found], exact[:5], rtol=1e-4, atol=1e-6)
+
+
 # -- settings and sessions -----------------------------------------------------------------
 
 CALLS = {
     "score_patches": "SELECT * FROM pgdefect.score_patches({bank}, ARRAY[{patch}::real[]::vector])",
+    "prove_worst": "SELECT * FROM pgdefect.prove_worst({bank}, ARRAY[{patch}::real[]::vector], 7)",
     "nearest_bank_vectors": "SELECT * FROM pgdefect.nearest_bank_vectors({bank}, {patch}::vector)",
     "nearest": "SELECT * FROM pgdefect.nearest('picture', {extractor}, {image}::vector)",
     "similar_images": "SELECT * FROM defect.similar_images('{id}')",
@@ -326,3 +393,8 @@ def test_scores_of_no_patches_are_no_rows(crowd: Crowd) -> None:
             [crowd.banks["l2", "single"][0].id],
         )
         assert found.fetchall() == []
+        worst = driver(connection).execute(
+            "SELECT * FROM pgdefect.prove_worst(%s, '{}'::vector[])",
+            [crowd.banks["l2", "single"][0].id],
+        )
+        assert worst.fetchall() == [([], [])]

@@ -254,11 +254,19 @@ def _least_ef(recall: Callable[[int], float], target: float, least: int) -> tupl
     gains nothing, it is the last that gained something.
     """
     ef, reached = least, recall(least)
+    too_small = least - 1
     for candidate in EF_SEARCH_CHOICES:
         if reached >= target or (reached > 0.9 and candidate > GIVE_UP_AT * ef):
             break
         if candidate > ef and (now := recall(candidate)) - reached >= MIN_GAIN:
-            ef, reached = candidate, now
+            too_small, ef, reached = ef, candidate, now
+    while reached >= target and ef - too_small > max(1, ef // 20):
+        # Between two of the choices.
+        middle = (too_small + ef) // 2
+        if (now := recall(middle)) >= target:
+            ef, reached = middle, now
+        else:
+            too_small = middle
     return ef, reached
 
 

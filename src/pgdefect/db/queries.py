@@ -56,10 +56,38 @@ def score_patches(
         if rows:
             break
     if len(rows) != len(patches):
-        raise NotFound(f"memory bank {bank.id} has no vectors; it was deleted meanwhile")
+        raise _no_vectors(bank)
     result = np.array(rows, dtype=np.float64)
     result = result[result[:, 0].argsort()]
     return result[:, 1].astype(np.int32), result[:, 2].astype(np.float32)
+
+
+def _no_vectors(bank: BankInfo) -> NotFound:
+    return NotFound(f"memory bank {bank.id} has no vectors; it was deleted meanwhile")
+
+
+def prove_worst(
+    connection: Connection,
+    bank: BankInfo,
+    patches: Float32,
+    *,
+    ef: int | None = None,
+    num_worst: int = 1,
+) -> tuple[Int32, Float32]:
+    """As `score_patches`, of an image's patches or some; the largest distance is exact.
+
+    num_worst: the image's score is the mean over so many. If over several, they are searched
+    for longer and not proven.
+    """
+    statement = "SELECT positions, distances FROM pgdefect.prove_worst(%s, %s, %s, %s)"
+    parameters = [bank.id, VectorArray(as_stored(patches, bank.precision)), ef, num_worst]
+    # In the instant of its commit a new bank is named before its partition is seen: ask twice.
+    for _ in range(2):
+        row = driver(connection).execute(statement, parameters, binary=True).fetchone()
+        assert row is not None
+        if row[0]:
+            return np.array(row[0], dtype=np.int32), np.array(row[1], dtype=np.float32)
+    raise _no_vectors(bank)
 
 
 def bank_vectors(connection: Connection, bank: BankInfo, positions: Int32) -> Float32:

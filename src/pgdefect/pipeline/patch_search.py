@@ -14,7 +14,12 @@ from typing import Literal, Protocol
 import numpy as np
 
 from pgdefect.db.engine import Database
-from pgdefect.db.queries import bank_vectors, read_bank, score_patches, support_positions
+from pgdefect.db.queries import (
+    bank_vectors,
+    prove_worst,
+    read_bank,
+    support_positions,
+)
 from pgdefect.distance import Metric
 from pgdefect.errors import NotFound
 from pgdefect.types import BankInfo, Float32, Int32, PatchScores
@@ -23,9 +28,6 @@ from pgdefect.vision.scoring import nearest_vectors, reweighted, row_distances
 __all__ = ["BankSearch", "PatchSearch", "SqlSearch", "open_search", "score_image"]
 
 SearchKind = Literal["hnsw", "fast", "exact"]
-CHECKED_AT_ONCE = 8
-CHECKED_EF = 100
-"""Of the longer search that comes before an exact one and costs a tenth of it."""
 
 
 class PatchSearch(Protocol):
@@ -62,33 +64,16 @@ class SqlSearch:
         self.worst_share = bank.worst_share
 
     def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
-        positions, distances = _in_parts(self._approximate, vectors, num_threads)
         num_worst = count_worst(self.worst_share, len(vectors))
-        checked, proven = np.zeros((2, len(vectors)), dtype=bool)
-        with self.database.connect() as connection:
-            while True:
-                order = np.argsort(-distances, kind="stable")
-                # A longer search finds nearly all nearest vectors that the first one missed,
-                # so that few exact ones, which read the whole bank, are left.
-                exact = bool(checked[order[:num_worst]].all())
-                if not exact:
-                    some = order[: max(num_worst, CHECKED_AT_ONCE)]
-                    some = some[~checked[some]]
-                    checked[some] = True
-                elif num_worst > 1 or proven[order[0]]:
-                    return positions, distances
-                else:
-                    some = order[:1]
-                    proven[some] = True
-                found, nearer = score_patches(
-                    connection, self.bank, vectors[some], ef=CHECKED_EF, exact=exact
-                )
-                better = nearer < distances[some]
-                positions[some[better]], distances[some[better]] = found[better], nearer[better]
 
-    def _approximate(self, vectors: Float32) -> tuple[Int32, Float32]:
-        with self.database.connect() as connection:
-            return score_patches(connection, self.bank, vectors, ef=self.ef)
+        def search(some: slice) -> tuple[Int32, Float32]:
+            # Each part's largest is proven, so the largest of all is.
+            with self.database.connect() as connection:
+                return prove_worst(
+                    connection, self.bank, vectors[some], ef=self.ef, num_worst=num_worst
+                )
+
+        return _in_parts(search, len(vectors), num_threads)
 
     def support(self, position: int) -> Float32:
         with self.database.connect() as connection:
@@ -111,10 +96,10 @@ class BankSearch:
         self.worst_share = worst_share
 
     def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
-        def search(part: Float32) -> tuple[Int32, Float32]:
-            return nearest_vectors(part, self.vectors, self.metric)
+        def search(some: slice) -> tuple[Int32, Float32]:
+            return nearest_vectors(vectors[some], self.vectors, self.metric)
 
-        return _in_parts(search, vectors, num_threads)
+        return _in_parts(search, len(vectors), num_threads)
 
     def support(self, position: int) -> Float32:
         one = np.broadcast_to(self.vectors[position], self.vectors.shape)
@@ -166,11 +151,17 @@ def score_image(
 
 
 def _in_parts(
-    search: Callable[[Float32], tuple[Int32, Float32]], vectors: Float32, num_threads: int
+    search: Callable[[slice], tuple[Int32, Float32]], num_patches: int, num_threads: int
 ) -> tuple[Int32, Float32]:
     """Search parts of one image's patches at once, each on a connection or core of its own."""
-    if num_threads == 1:
-        return search(vectors)
-    with ThreadPoolExecutor(num_threads, "pgdefect-part") as pool:
-        found = list(pool.map(search, np.array_split(vectors, num_threads)))
-    return np.concatenate([p for p, _ in found]), np.concatenate([d for _, d in found])
+    num_parts = max(1, min(num_threads, num_patches))
+    # Every so many: neighbors are alike, and a part of hard ones would take longest.
+    parts = [slice(part, None, num_parts) for part in range(num_parts)]
+    positions = np.empty(num_patches, dtype=np.int32)
+    distances = np.empty(num_patches, dtype=np.float32)
+    with ThreadPoolExecutor(num_parts, "pgdefect-part") as pool:
+        others = [pool.submit(search, part) for part in parts[1:]]
+        positions[parts[0]], distances[parts[0]] = search(parts[0])
+        for part, other in zip(parts[1:], others, strict=True):
+            positions[part], distances[part] = other.result()
+    return positions, distances
