@@ -24,6 +24,9 @@ from pydantic_settings import (
 
 from pgdefect.errors import UsageError
 
+MAX_CONNECTIONS = 12
+"""To the database, of one process; see `pgdefect.db.engine.Database`."""
+
 
 def default_data_dir() -> Path:
     """Where the embedded Postgres keeps its data.
@@ -47,6 +50,7 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr | None = None
+    max_connections: int = Field(MAX_CONNECTIONS, ge=1, le=1000)
     data_dir: Path = Field(default_factory=default_data_dir)
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("pgdefect", appauthor=False))

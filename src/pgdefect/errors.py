@@ -28,7 +28,9 @@
         ├── UnsupportedServer         Postgres or pgvector is too old or missing
         ├── SchemaOutOfDate           `pgdefect db upgrade` is needed
         ├── DatabaseFull              no space left, or not enough memory
+        ├── NoConnectionFree          of the server's, or of those this process may have
         └── Busy                      another process holds the lock this needs
+            └── Undone                the server undid a transaction for the sake of others
 
 A message says what happened, the value received, and what to do. A driver's error
 is wrapped once and kept as ``__cause__``.
@@ -154,5 +156,13 @@ class DatabaseFull(DatabaseError):
     pass
 
 
+class NoConnectionFree(DatabaseError):
+    pass
+
+
 class Busy(DatabaseError):
     pass
+
+
+class Undone(Busy):
+    """A deadlock, or rows that changed under a snapshot; the same again may well succeed."""

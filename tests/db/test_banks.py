@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
+from guarded import as_login, roles_of
 from rows import (
     add_extractor,
     add_images,
@@ -371,14 +374,57 @@ def test_second_training_of_a_category_is_told_who_is_at_it_since_when(shop: Sho
         psycopg.connect(shop.database.url) as connection,
     ):
         row = connection.execute(
-            "SELECT pid, date_trunc('second', backend_start) FROM pg_stat_activity "
+            "SELECT pid, date_trunc('second', backend_start), clock_timestamp(), usename "
+            "FROM pg_stat_activity "
             "WHERE application_name = 'training of parts' AND datname = current_database()"
         ).fetchone()
         assert row is not None
         with pytest.raises(Busy, match="training of parts is under way since") as caught:
             train(shop.database, Settings(), "parts", TrainOptions())
-        assert f"server process {row[0]}" in str(caught.value)
-        assert str(row[1])[:19] in str(caught.value)
+        assert f"(login {row[3]}, server process {row[0]})" in str(caught.value)
+        assert row[1] <= since(caught.value) <= row[2]
+
+
+def since(error: Busy) -> datetime:
+    found = re.search(r"under way since (\S+ \S+) \(", str(error))
+    assert found is not None, str(error)
+    return datetime.fromisoformat(found[1])
+
+
+def test_the_time_is_that_of_the_training_and_not_of_its_connection(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy before the server hands out connections that are older than the program."""
+    old = shop.database._connect()
+    old.autocommit = True
+    now = "SELECT date_trunc('second', clock_timestamp()) FROM pg_sleep(1.1)"
+    before = old.execute(now).fetchone()
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.database, "_connect", lambda: old)
+        training = shop.database.lock("training of parts")
+        training.__enter__()
+    try:
+        after = old.execute("SELECT clock_timestamp()").fetchone()
+        with pytest.raises(Busy) as caught, shop.database.lock("training of parts"):
+            pass
+    finally:
+        training.__exit__(None, None, None)
+    assert before is not None
+    assert after is not None
+    assert before[0] <= since(caught.value) <= after[0]
+
+
+def test_every_login_is_told_since_when(shop: Shop) -> None:
+    """Of another's session a login sees neither when it began nor what it does."""
+    with roles_of(shop.database, ann="writer", bob="writer"):
+        ann, bob = as_login(shop.database, "ann"), as_login(shop.database, "bob")
+        with (
+            ann.lock("simulation of parts"),
+            pytest.raises(Busy, match=r"login ann, server process \d+\)") as caught,
+            bob.lock("simulation of parts"),
+        ):
+            pass
+        assert abs(datetime.now(UTC) - since(caught.value)) < timedelta(minutes=5)
 
 
 def test_lock_can_be_taken_the_moment_it_is_let_go(shop: Shop) -> None:

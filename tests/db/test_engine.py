@@ -39,6 +39,7 @@ from pgdefect.db.engine import Database, check_pgvector, driver, open_database
 from pgdefect.db.queries import score_patches
 from pgdefect.db.schema import check, require_current, upgrade
 from pgdefect.db.search import SearchFilter, nearest
+from pgdefect.db.translate import translated
 from pgdefect.distance import COSINE, L2
 from pgdefect.errors import (
     AuthenticationFailed,
@@ -412,7 +413,7 @@ def test_lock_that_is_not_given_in_time_is_busy(database: Database) -> None:
         connection.execute("SET lock_timeout = '50ms'")
         with (
             pytest.raises(Busy, match="another session holds a lock"),
-            engine.translated(database),
+            translated(database.safe_url),
         ):
             connection.execute("SELECT * FROM pgdefect.category")
 

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Connection, Engine, create_engine, exc
+from sqlalchemy import Connection, Engine, create_engine
 
 from pgdefect import errors
-from pgdefect.config import Settings
+from pgdefect.config import MAX_CONNECTIONS, Settings
+from pgdefect.db.translate import cannot_connect, translated
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from sqlalchemy.orm import Session
 
+Result = TypeVar("Result")
 MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
+PATIENCE = 30.0
+"""Seconds that a thread waits for one of the process's connections to be free."""
+ATTEMPTS = 5
+"""Of a transaction that the server undoes for the sake of others."""
+PAUSE = 0.1
+"""Seconds before the second attempt at most, each further time twice as many: two that were in
+each other's way shall not meet again."""
 SECRET = {"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
 """Parameters of a URL that never leave it."""
 
@@ -56,14 +67,36 @@ LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
 LEFT JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = 'vector'
 """
 
+# Since when a lock is held stands in the number of a second one: of a session of another login
+# everybody sees its locks, and not when it began.
+_KEY = "hashtextextended('pgdefect ' || %(subject)s, 0)"
+_SINCE = "hashtext('pgdefect since ' || %(subject)s)"
+_TAKE_LOCK = f"""
+SELECT CASE WHEN pg_try_advisory_lock({_KEY}) THEN pg_try_advisory_lock(
+    {_SINCE}, floor(extract(epoch FROM clock_timestamp()))::bigint::bit(32)::integer) END"""
+_LOCK_HOLDER = f"""
+SELECT l.pid, to_timestamp(s.objid::bigint), a.usename
+FROM pg_locks l JOIN pg_locks s USING (locktype, database, pid, granted)
+JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.objsubid = 1 AND (l.classid::bigint << 32) | l.objid::bigint = {_KEY}
+  AND s.objsubid = 2 AND s.classid::bigint::bit(32)::integer = {_SINCE}"""
+
 
 class Database:
     """One Postgres database and the settings every connection to it gets.
 
-    `url` is a libpq URI (``postgresql://user@host/name``).
+    `url` is a libpq URI (``postgresql://user@host/name``). Of connections there are never more
+    than `max_connections` at once: a thread that finds none free waits for `patience` seconds,
+    then NoConnectionFree is raised. Not counted are those of `autocommit` and `lock`, one each.
+    Nobody who has a connection asks for a second one, so that nobody waits for himself.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, max_connections: int = MAX_CONNECTIONS, patience: float = PATIENCE
+    ) -> None:
+        self.max_connections, self.patience = max_connections, patience
         for scheme in ("postgresql://", "postgres://", "postgresql+psycopg://"):
             if url.startswith(scheme):
                 self.url = "postgresql://" + url.removeprefix(scheme)
@@ -88,10 +121,15 @@ class Database:
         engine = create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
-            pool_size=4,
-            max_overflow=8,
+            pool_size=self.max_connections,
+            max_overflow=0,
+            pool_timeout=self.patience,
+            pool_use_lifo=True,
         )
         return engine
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self.safe_url, self.max_connections, self.patience)
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
@@ -104,7 +142,7 @@ class Database:
                 "?name=value&name=value"
             ) from None
         except psycopg.Error as error:
-            raise _cannot_connect(error, self.safe_url) from error
+            raise cannot_connect(error, self.safe_url) from error
         try:
             self._prepare(connection)
         except BaseException:
@@ -113,6 +151,9 @@ class Database:
         return connection
 
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
+        # What the statements are written for, whatever default_transaction_isolation says: under
+        # a snapshot a row that somebody else has just added would be in the way, and not seen.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         row = connection.execute(_ON_CONNECT).fetchone()
         connection.commit()
         assert row is not None
@@ -152,14 +193,30 @@ class Database:
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """A connection whose work is rolled back unless committed."""
-        with translated(self), self.engine.connect() as connection:
+        with self._translated(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """A connection in a transaction, committed when the block ends well."""
-        with translated(self), self.engine.begin() as connection:
+        with self._translated(), self.engine.begin() as connection:
             yield connection
+
+    def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """Do a whole transaction, again if the server undoes it for the sake of others.
+
+        work gets the connection of `begin`; whatever else it changes it must bear to do twice.
+
+        Raises Undone where that has happened `ATTEMPTS` times.
+        """
+        for attempt in range(1, ATTEMPTS):
+            try:
+                with self.begin() as connection:
+                    return work(connection)
+            except errors.Undone:
+                time.sleep(random.uniform(0, PAUSE * 2 ** (attempt - 1)))
+        with self.begin() as connection:
+            return work(connection)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -167,7 +224,7 @@ class Database:
         from sqlalchemy.orm import Session
 
         with (
-            translated(self),
+            self._translated(),
             Session(self.engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -176,7 +233,7 @@ class Database:
     @contextmanager
     def autocommit(self) -> Iterator[psycopg.Connection[Any]]:
         """A psycopg connection of its own, outside any transaction."""
-        with translated(self):
+        with self._translated():
             connection = self._connect()
             try:
                 connection.autocommit = True
@@ -193,26 +250,23 @@ class Database:
         """
         with self.autocommit() as connection:
             connection.execute("SELECT set_config('application_name', %s, false)", [subject[:63]])
-            key = "hashtextextended('pgdefect ' || %s, 0)"
-            got = connection.execute(f"SELECT pg_try_advisory_lock({key})", [subject]).fetchone()
-            if got != (True,):
-                holder = connection.execute(
-                    f"""SELECT a.pid, date_trunc('second', a.backend_start) FROM pg_locks l
-                        JOIN pg_stat_activity a USING (pid)
-                        WHERE l.locktype = 'advisory' AND l.granted
-                          AND l.database = (SELECT oid FROM pg_database
-                                            WHERE datname = current_database())
-                          AND (l.classid::bigint << 32) | l.objid::bigint = {key}""",
-                    [subject],
-                ).fetchone()
-                since = f" since {holder[1]} (server process {holder[0]})" if holder else ""
+            # A company's server may end sessions that do nothing, and this one only waits.
+            connection.execute("SET idle_session_timeout = 0")
+            row = connection.execute(_TAKE_LOCK, {"subject": subject}).fetchone()
+            if row is None or not row[0]:
+                holder = connection.execute(_LOCK_HOLDER, {"subject": subject}).fetchone()
+                since = (
+                    f" since {holder[1]} (login {holder[2]}, server process {holder[0]})"
+                    if holder
+                    else ""
+                )
                 raise errors.Busy(f"{subject} is under way{since}; wait for it to end")
             try:
                 yield
             finally:
                 # Closing would free it too, but only when the server gets round to it.
                 with suppress(psycopg.Error):
-                    connection.execute(f"SELECT pg_advisory_unlock({key})", [subject])
+                    connection.execute("SELECT pg_advisory_unlock_all()")
 
     def dispose(self) -> None:
         self.engine.dispose()
@@ -252,12 +306,12 @@ def driver(connection: Connection) -> psycopg.Connection[Any]:
 def open_database(settings: Settings) -> Database:
     """The database the settings name; starts the embedded server when they name none."""
     if settings.database_url is not None:
-        return Database(settings.database_url.get_secret_value())
+        return Database(settings.database_url.get_secret_value(), settings.max_connections)
     from pgdefect.db.embedded import EmbeddedServer
 
     server = EmbeddedServer(settings.data_dir)
     server.start()
-    return Database(server.url())
+    return Database(server.url(), settings.max_connections)
 
 
 def check_pgvector(version: str, where: str) -> None:
@@ -270,100 +324,3 @@ def check_pgvector(version: str, where: str) -> None:
             "ones can corrupt an index on vacuum. Install it on the server, then run "
             "ALTER EXTENSION vector UPDATE"
         )
-
-
-def _cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
-    text = " ".join(str(error).split())
-    lowered = text.lower()
-    if any(
-        phrase in lowered
-        for phrase in ("password", "pg_hba.conf", "authentication failed", "role ")
-    ):
-        return errors.AuthenticationFailed(
-            f"{where} refuses this login: {text}. Check user and password in the URL, "
-            "PGPASSWORD or ~/.pgpass"
-        )
-    return errors.DatabaseUnavailable(
-        f"no database at {where}: {text}. Check PGDEFECT_DATABASE_URL or --database-url; "
-        "without it the embedded server is used"
-    )
-
-
-@contextmanager
-def translated(database: Database) -> Iterator[None]:
-    """Turn the driver's errors into ours, once, keeping the cause."""
-    try:
-        yield
-    except (psycopg.Error, exc.DBAPIError) as error:
-        original = error.orig if isinstance(error, exc.DBAPIError) else error
-        translation = _translate(original, database.safe_url)
-        if translation is None:
-            raise
-        raise translation from error
-
-
-def _translate(error: BaseException | None, where: str) -> errors.PgdefectError | None:
-    if not isinstance(error, psycopg.Error):
-        return None
-    state = error.sqlstate or ""
-    diagnostics = error.diag
-    message = diagnostics.message_primary or " ".join(str(error).split())
-    full = f"{message}. {diagnostics.message_hint}" if diagnostics.message_hint else message
-    match state:
-        case "PD400":
-            return errors.UsageError(full)
-        case "PD404":
-            return errors.NotFound(full)
-        case "PD409":
-            return errors.Conflict(full)
-        case "53100":
-            return errors.DatabaseFull(
-                f"the server at {where} has no space left: {message}. Nothing was stored; "
-                "free some space and run the command again"
-            )
-        case "53200" if "max_locks_per_transaction" in (diagnostics.message_hint or ""):
-            return errors.DatabaseFull(
-                f"the server at {where} has no room for as many locks at once as this takes, some "
-                "for each memory bank. Nothing was stored; set max_locks_per_transaction higher "
-                "there, restart it, and run the command again"
-            )
-        case "53200":
-            return errors.DatabaseFull(
-                f"the server at {where} ran out of memory: {message}. Nothing was stored; "
-                "lower maintenance_work_mem or free memory, and run the command again"
-            )
-        case "55P03":
-            return errors.Busy(f"another session holds a lock this needs: {message}. Try again")
-        case "57014":
-            return errors.DatabaseError(f"the server cancelled the statement: {message}")
-        case "42P01" | "3F000" | "42883" | "42703":
-            return errors.SchemaOutOfDate(
-                f"the database at {where} does not have pgdefect's present schema ({message}). "
-                "Run: pgdefect db upgrade"
-            )
-        case "23503":
-            return errors.Conflict(
-                f"another session deleted what this refers to, or refers to what this deletes: "
-                f"{message}. Run the command again"
-            )
-        case "42501":
-            return errors.PermissionDenied(
-                f"this login may not do that: {full}. What each role may do is in docs/roles.md; "
-                "pgdefect db role list shows who has which"
-            )
-        case "25006":
-            return errors.PermissionDenied(
-                f"this session only reads: {message}. So are a reader's set by default; log in as "
-                "a writer or the owner"
-            )
-    if state.startswith("22"):
-        return errors.InputError(f"the database does not take a value that it was given: {full}")
-    operational = isinstance(error, psycopg.OperationalError)
-    if state.startswith(("08", "57P")) or (operational and not state):
-        return errors.DatabaseUnavailable(
-            f"lost the connection to {where}: {message}. Nothing half-done was stored; "
-            "run the command again"
-        )
-    if operational:
-        return errors.DatabaseError(f"the server at {where} could not do that: {full}")
-    return None

@@ -16,7 +16,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from pgdefect.db.engine import Database, translated
+from pgdefect.db.engine import Database
 
 BLOCK_ROWS = 4096
 
@@ -64,7 +64,7 @@ class Result:
 @contextmanager
 def snapshot(database: Database) -> Iterator[psycopg.Connection[Any]]:
     """A connection that may only read, and sees one instant however long the reading takes."""
-    with translated(database), database.autocommit() as connection:
+    with database.autocommit() as connection:
         connection.read_only = True
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.autocommit = False
