@@ -42,7 +42,8 @@ def measure(context: Context) -> Report:
         inspector = Inspector(database, settings, CATEGORY, "exact")
         bank, extractor_id = inspector.detector.bank, inspector.detector.extractor_id
         space = find_defect_space(database, extractor_id)
-        artifact = load_defect_view(database, extractor_id, settings.cache_dir)
+        with database.connect() as connection:
+            artifact = load_defect_view(connection, extractor_id, settings.cache_dir)
         assert space is not None
         assert artifact is not None
         view, one_way = DefectView(artifact), DefectView(artifact, orientations=1)

@@ -19,11 +19,11 @@ from pgdefect.db.catalog import (
     delete_category,
     delete_detector,
     delete_image,
-    dependents,
     move_root,
     set_category_retired,
     set_images_retired,
 )
+from pgdefect.db.dependents import dependents
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import find_image, images_of
 from pgdefect.db.summaries import list_categories, list_detectors

@@ -18,12 +18,21 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from pgdefect.cli.main import run
-from pgdefect.config import MAX_CONNECTIONS, load_settings
+from pgdefect.config import MAX_CONNECTIONS, Settings, load_settings
 from pgdefect.db import engine
-from pgdefect.db.catalog import ensure_category
+from pgdefect.db.catalog import delete_category, ensure_category
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import ATTEMPTS, Database, open_database
+from pgdefect.db.reviews import review_image
 from pgdefect.errors import Busy, Conflict, NoConnectionFree, Undone, UsageError
+from pgdefect.pipeline.embed import embed
+from pgdefect.pipeline.evaluate import evaluate
+from pgdefect.pipeline.ingest import ingest
+from pgdefect.pipeline.inspect import inspect
+from pgdefect.pipeline.options import TrainOptions
+from pgdefect.pipeline.search import Query, SearchOptions, search
+from pgdefect.pipeline.threshold import change_threshold
+from pgdefect.pipeline.train import train
 
 WAIT = 120.0
 """Seconds after which a test gives up; nothing here is expected to take long."""
@@ -91,6 +100,31 @@ def test_the_limit_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGDEFECT_MAX_CONNECTIONS", "0")
     with pytest.raises(UsageError, match=r"PGDEFECT_MAX_CONNECTIONS: .*\(got '0'\)"):
         load_settings()
+
+
+def test_nobody_who_has_a_connection_waits_for_another(
+    trained: Database, settings: Settings, parts: Path, tmp_path: Path
+) -> None:
+    """One is enough for all there is to do: else, with many threads, all might wait for ever."""
+    images = sorted((parts / "test" / "scratch").glob("*.png"))
+    new = tmp_path / "new"
+    shutil.copytree(parts, new)
+    with limited(trained, 1, WAIT) as one:
+        assert ingest(one, new, "more").added == 29
+        (new / "test/good/000.png").unlink()
+        assert ingest(one, new, "more", accept_changes=True).vanished == ("test/good/000.png",)
+        train(one, settings, "more", TrainOptions(image_size=(128, 128)))
+        found = inspect(one, settings, "more", [new], keep_patches=True)
+        assert len(found.inspections) == 28
+        assert all(inspection.defect for inspection in found.inspections if inspection.is_anomalous)
+        assert embed(one, settings, "more", again=True).defect_embeddings > 0
+        query = Query(like=[str(images[0])])
+        assert search(one, settings, query, SearchOptions(), category="parts").neighbors
+        assert evaluate(one, settings, "more").figures["image_auroc"]
+        change_threshold(one, "more", "given", 0.5)
+        review_image(one, str(new / "test/scratch/001.png"), "anomalous")
+        delete_category(one, "more")
+        assert backends(trained) == 1
 
 
 # -- servers without a connection to spare -------------------------------------------------
@@ -268,3 +302,23 @@ def test_pauses_are_random_and_grow(database: Database, monkeypatch: pytest.Monk
         database.transact(work)
     assert [low for low, _ in asked] == [0.0] * (ATTEMPTS - 1)
     assert [high for _, high in asked] == [engine.PAUSE * 2**n for n in range(ATTEMPTS - 1)]
+
+
+def test_a_server_of_another_isolation_level_changes_nothing(
+    database: Database, parts: Path
+) -> None:
+    name = sql.Identifier(database_name(database))
+    with database.autocommit() as connection:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'serializable'").format(
+                name
+            )
+        )
+    database.dispose()
+    with psycopg.connect(database.url) as connection:
+        assert connection.execute("SHOW transaction_isolation").fetchone() == ("serializable",)
+    with database.connect() as connection:
+        assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: ingest(database, parts, "parts"), range(4)))
+    assert sum(report.added for report in reports) == 29

@@ -235,7 +235,8 @@ def test_the_second_look_is_torchs(trained: Database, settings: Settings, parts:
     from pgdefect.vision.backbone import find_backbone, load_weights
 
     detector = active_detector(trained, "parts")
-    artifact = load_defect_view(trained, detector.extractor_id, settings.cache_dir)
+    with trained.connect() as connection:
+        artifact = load_defect_view(connection, detector.extractor_id, settings.cache_dir)
     assert artifact is not None
     image = load_image(str(next(parts.glob("test/good/*.png"))))
     backbone = find_backbone("efficientnet_lite0")

@@ -24,10 +24,10 @@ from pgdefect.db.catalog import (
     activate_detector,
     delete_detector,
     delete_image,
-    dependents,
     retire_detector,
     set_images_retired,
 )
+from pgdefect.db.dependents import dependents
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor

@@ -254,14 +254,13 @@ def delete(
     Without --yes it only shows what would be deleted. Image files are never touched.
     """
     from pgdefect.db import catalog
+    from pgdefect.db.dependents import dependents
     from pgdefect.db.queries import find_image
 
     _one(category, detector, image)
     database = current(context).database
     image_id = find_image(database, image).id if image is not None else None
-    preview = catalog.dependents(
-        database, category=category, detector_id=detector, image_id=image_id
-    )
+    preview = dependents(database, category=category, detector_id=detector, image_id=image_id)
     if yes and category is not None:
         catalog.delete_category(database, category)
     elif yes and detector is not None:

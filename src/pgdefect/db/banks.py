@@ -13,9 +13,10 @@ from psycopg import sql
 from sqlalchemy import Connection, exc, insert, text
 
 from pgdefect.db.copy import copy_rows
-from pgdefect.db.detectors import add_detector, lock_images
+from pgdefect.db.detectors import add_detector, reserve_detector
 from pgdefect.db.engine import Database, VectorArray, driver
 from pgdefect.db.models import MemoryBank as MemoryBankRow
+from pgdefect.db.order import keep_images
 from pgdefect.db.thresholds import store_first_threshold
 from pgdefect.distance import index_expression, indexed_type
 from pgdefect.types import (
@@ -83,14 +84,26 @@ def store_detector(
 
     One transaction: rows by binary COPY into a table of their own, primary key, HNSW index,
     statistics, the choice of ef_search, and at the end the attachment to the parent. Until
-    it commits nobody sees any of it, and if it does not, nothing remains.
+    it commits nobody sees any of it, and if it does not, nothing remains. Nobody waits for it
+    either, but for whoever deletes a training image or the category, until that end.
 
     holdout_scores: raw score by image id of the normal training images the threshold is from,
     each compared with vectors of other parts alone.
     """
-    with database.begin() as connection:
-        detector_id = add_detector(
+
+    def work(connection: Connection) -> int:
+        detector_id = reserve_detector(connection, category_id)
+        known = bank.image_ids[bank.image_ids != UNKNOWN_IMAGE]
+        # The lock keeps the images until the bank can be seen, and with it what forbids deletion.
+        keep_images(connection, {*known.tolist(), *holdout_scores})
+        _load(connection, detector_id, bank, progress)
+        _index(connection, detector_id, bank, progress)
+        chosen = _calibrate(connection, detector_id, bank, calibration)
+        if bank.raw_embeddings is not None:
+            _load_raw(connection, detector_id, bank.raw_embeddings)
+        add_detector(
             connection,
+            detector_id,
             category_id=category_id,
             extractor_id=extractor_id,
             kind="patchcore",
@@ -99,18 +112,14 @@ def store_detector(
             metrics=metrics,
             library_versions=library_versions,
         )
-        known = bank.image_ids[bank.image_ids != UNKNOWN_IMAGE]
-        # The lock keeps the images until the bank can be seen, and with it what forbids deletion.
-        lock_images(connection, {*known.tolist(), *holdout_scores})
         store_first_threshold(connection, detector_id, threshold, holdout_scores)
-        _load(connection, detector_id, bank, progress)
-        _index(connection, detector_id, bank, progress)
-        chosen = _calibrate(connection, detector_id, bank, calibration)
         _insert_bank(connection, detector_id, bank, chosen, calibration)
         if bank.raw_embeddings is not None:
-            _load_raw(connection, detector_id, bank.raw_embeddings)
+            _attach(connection, "memory_bank_raw", detector_id)
         _attach(connection, "memory_bank_patch", detector_id)
-    return detector_id
+        return detector_id
+
+    return database.transact(work)
 
 
 def partition_name(bank_id: int, parent: str = "memory_bank_patch") -> str:
@@ -146,7 +155,6 @@ def _load_raw(connection: Connection, bank_id: int, vectors: NDArray[np.float16]
             ADD CONSTRAINT ck_{table}_bank CHECK (bank_id = {bank_id})""")
     )
     connection.execute(text(f"ANALYZE pgdefect.{table}"))
-    _attach(connection, "memory_bank_raw", bank_id)
 
 
 def _load(connection: Connection, bank_id: int, bank: MemoryBank, progress: Progress) -> None:

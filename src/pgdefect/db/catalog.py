@@ -13,6 +13,7 @@ from pgdefect.db.banks import BANK_TABLES, partition_name
 from pgdefect.db.detectors import unknown_category
 from pgdefect.db.engine import Database
 from pgdefect.db.models import Category, Detector, Image, ImageRoot
+from pgdefect.db.order import lock_category, lock_images
 from pgdefect.db.roles import require_owner
 from pgdefect.errors import Conflict, NotFound, UnknownDetector
 
@@ -24,6 +25,7 @@ COMPUTED_TABLES = (
     "inspection",
 )
 """Those with what was computed from an image's content."""
+_ROOTS_LOCK = "hashtextextended('pgdefect image roots', 0)"
 Description = tuple[str, str | None, str | None, str | None, str | None, Mapping[str, Any]]
 """What is said of an image: split, label, defect type, mask, group, attributes."""
 
@@ -71,53 +73,35 @@ class KnownImage:
     description: Description
 
 
-@dataclass(frozen=True)
-class Dependents:
-    """What hangs on a category, detector or image: the preview of a deletion."""
-
-    subject: str
-    images: int = 0
-    detectors: int = 0
-    bank_vectors: int = 0
-    inspections: int = 0
-    embeddings: int = 0
-    held_out_scores: int = 0
-    thresholds: int = 0
-    evaluations: int = 0
-    defect_embeddings: int = 0
-    regions: int = 0
-    kept_patches: int = 0
-    reviews: int = 0
-
-    def __str__(self) -> str:
-        counts = {
-            "images": self.images,
-            "detectors": self.detectors,
-            "memory-bank vectors": self.bank_vectors,
-            "inspections": self.inspections,
-            "image embeddings": self.embeddings,
-            "held-out scores": self.held_out_scores,
-            "thresholds": self.thresholds,
-            "evaluations": self.evaluations,
-            "defect embeddings": self.defect_embeddings,
-            "anomalous regions": self.regions,
-            "images' kept patches": self.kept_patches,
-            "reviews": self.reviews,
-        }
-        parts = [f"{count:,} {name}" for name, count in counts.items() if count]
-        return f"{self.subject}: {', '.join(parts) if parts else 'nothing hangs on it'}"
-
-
 def ensure_category(connection: Connection, name: str) -> int:
     """The category's id; it is made when it is new."""
-    connection.execute(insert(Category).values(name=name).on_conflict_do_nothing())
-    return connection.execute(select(Category.id).where(Category.name == name)).scalar_one()
+    while True:
+        connection.execute(insert(Category).values(name=name).on_conflict_do_nothing())
+        found = connection.scalar(select(Category.id).where(Category.name == name))
+        if found is not None:  # else somebody has deleted it between the two
+            return found
 
 
 def ensure_root(connection: Connection, path: str) -> int:
-    """The id of an image root; it is made when it is new."""
+    """The id of an image root; it is made when it is new, and stays until the transaction ends.
+
+    Who needs several takes them in the order of their paths.
+    """
+    connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_ROOTS_LOCK})"))
     connection.execute(insert(ImageRoot).values(path=path).on_conflict_do_nothing())
     return connection.execute(select(ImageRoot.id).where(ImageRoot.path == path)).scalar_one()
+
+
+def delete_unused_roots(database: Database) -> None:
+    """Delete image roots that no image lies under, when nobody is about to add one there."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_ROOTS_LOCK})"))
+        connection.execute(
+            delete(ImageRoot).where(~select(Image.id).where(Image.root_id == ImageRoot.id).exists())
+        )
+
+    database.transact(work)
 
 
 def category_id(connection: Connection, name: str) -> int:
@@ -157,12 +141,15 @@ def known_images(connection: Connection, category: str, root: str) -> dict[str, 
     }
 
 
-def add_images(
+def insert_images(
     connection: Connection, category: int, root: int, images: Sequence[NewImage]
-) -> list[int]:
-    """Insert images and return their ids, in order; one that is there already keeps its row."""
+) -> set[str]:
+    """Insert images; returns the paths of those that were not there yet, the others stay.
+
+    Who inserts under several roots takes them in the order of their paths, too.
+    """
     if not images:
-        return []
+        return set()
     values = [
         {
             "category_id": category,
@@ -170,9 +157,20 @@ def add_images(
             **{key: getattr(image, key) for key in NewImage.__dataclass_fields__},
             "attributes": dict(image.attributes or {}),
         }
-        for image in images
+        # Two who add the same images wait for each other, each in the same order.
+        for image in sorted(images, key=lambda image: image.path)
     ]
-    connection.execute(insert(Image).on_conflict_do_nothing(), values)
+    new = insert(Image).on_conflict_do_nothing().returning(Image.path)
+    return set(connection.scalars(new, values))
+
+
+def add_images(
+    connection: Connection, category: int, root: int, images: Sequence[NewImage]
+) -> list[int]:
+    """Insert images and return their ids, in order; one that is there already keeps its row."""
+    insert_images(connection, category, root, images)
+    if not images:
+        return []
     rows = connection.execute(
         select(Image.path, Image.id).where(
             Image.category_id == category,
@@ -222,10 +220,12 @@ def replace_content(connection: Connection, image_id: int, image: NewImage) -> N
 
 def set_images_retired(connection: Connection, image_ids: Iterable[int], retired: bool) -> int:
     """Take images out of training and search, or back in; returns how many changed."""
+    image_ids = list(image_ids)
+    lock_images(connection, image_ids)
     result = connection.execute(
         update(Image)
         .where(
-            Image.id.in_(list(image_ids)),
+            Image.id.in_(image_ids),
             Image.retired_at.is_(None) if retired else Image.retired_at.is_not(None),
         )
         .values(retired_at=func.now() if retired else None)
@@ -263,11 +263,26 @@ def move_root(database: Database, old: str, new: str) -> int:
         )
 
 
+def find_detector(connection: Connection, detector_id: int) -> tuple[int, str, str]:
+    """The category's id and name, and the detector's kind. Raises UnknownDetector."""
+    row = connection.execute(
+        select(Category.id, Category.name, Detector.kind)
+        .join(Detector, Detector.category_id == Category.id)
+        .where(Detector.id == detector_id)
+    ).one_or_none()
+    if row is None:
+        ids = connection.scalars(select(Detector.id).order_by(Detector.id)).all()
+        listing = ", ".join(map(str, ids)) if ids else "there is none yet"
+        raise UnknownDetector(f"no detector {detector_id}; known: {listing}")
+    return row[0], row[1], row[2]
+
+
 def activate_detector(database: Database, detector_id: int) -> str:
     """Make a detector its category's active one of its kind; returns the category's name."""
-    with database.begin() as connection:
-        row = _detector(connection, detector_id)
-        connection.execute(select(Category.id).where(Category.id == row[0]).with_for_update())
+
+    def work(connection: Connection) -> str:
+        row = find_detector(connection, detector_id)
+        lock_category(connection, row[0])
         connection.execute(
             update(Detector)
             .where(
@@ -278,74 +293,24 @@ def activate_detector(database: Database, detector_id: int) -> str:
             )
             .values(active=False)
         )
-        connection.execute(
+        changed = connection.execute(
             update(Detector).where(Detector.id == detector_id).values(active=True, state="ready")
         )
+        if not changed.rowcount:
+            raise Conflict(f"detector {detector_id} was deleted meanwhile; the active one stays")
         return row[1]
+
+    return database.transact(work)
 
 
 def retire_detector(database: Database, detector_id: int) -> str:
     """Put a detector out of use; its inspections stay. Returns the category's name."""
     with database.begin() as connection:
-        row = _detector(connection, detector_id)
+        row = find_detector(connection, detector_id)
         connection.execute(
             update(Detector).where(Detector.id == detector_id).values(active=False, state="retired")
         )
         return row[1]
-
-
-def dependents(
-    database: Database,
-    *,
-    category: str | None = None,
-    detector_id: int | None = None,
-    image_id: int | None = None,
-) -> Dependents:
-    """What deleting one category, detector or image would take with it."""
-    with database.connect() as connection:
-        if detector_id is not None:
-            subject = f"detector {detector_id} of {_detector(connection, detector_id)[1]}"
-        elif image_id is not None:
-            subject = f"image {image_id}"
-        else:
-            assert category is not None
-            category_id(connection, category)
-            subject = f"category {category}"
-        row = connection.execute(
-            text("""
-            WITH d AS (
-                SELECT d.id FROM pgdefect.detector d
-                JOIN pgdefect.category c ON c.id = d.category_id
-                WHERE d.id = :detector OR c.name = :category
-            ), i AS (
-                SELECT i.id FROM pgdefect.image i
-                JOIN pgdefect.category c ON c.id = i.category_id
-                WHERE i.id = :image OR c.name = :category
-            )
-            SELECT (SELECT count(*) FROM i), (SELECT count(*) FROM d),
-                   (SELECT coalesce(sum(num_vectors), 0) FROM pgdefect.memory_bank
-                    WHERE id IN (SELECT id FROM d)),
-                   (SELECT count(*) FROM pgdefect.inspection
-                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
-                   (SELECT count(*) FROM pgdefect.image_embedding
-                    WHERE image_id IN (SELECT id FROM i)),
-                   (SELECT count(*) FROM pgdefect.holdout_score
-                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
-                   (SELECT count(*) FROM pgdefect.detector_threshold
-                    WHERE detector_id IN (SELECT id FROM d)),
-                   (SELECT count(*) FROM pgdefect.evaluation
-                    WHERE detector_id IN (SELECT id FROM d)),
-                   (SELECT count(*) FROM pgdefect.defect_embedding
-                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
-                   (SELECT count(*) FROM pgdefect.defect_region
-                    WHERE image_id IN (SELECT id FROM i) OR detector_id IN (SELECT id FROM d)),
-                   (SELECT count(*) FROM pgdefect.image_patches
-                    WHERE image_id IN (SELECT id FROM i)),
-                   (SELECT count(*) FROM pgdefect.review
-                    WHERE image_id IN (SELECT id FROM i))"""),
-            {"detector": detector_id, "category": category, "image": image_id},
-        ).one()
-        return Dependents(subject, *(int(value) for value in row))
 
 
 def delete_detector(database: Database, detector_id: int) -> None:
@@ -355,16 +320,19 @@ def delete_detector(database: Database, detector_id: int) -> None:
     wait; dropping it and deleting the rows is one transaction.
     """
     with database.connect() as connection:
-        _detector(connection, detector_id)
+        find_detector(connection, detector_id)
     require_owner(database, "deleting a detector")
     retire_detector(database, detector_id)
     _detach(database, detector_id)
-    with database.begin() as connection:
+
+    def work(connection: Connection) -> None:
         connection.execute(text("SET LOCAL lock_timeout = '30s'"))
         for parent in BANK_TABLES:
             table = partition_name(detector_id, parent)
             connection.execute(text(f"DROP TABLE IF EXISTS pgdefect.{table}"))
         connection.execute(delete(Detector).where(Detector.id == detector_id))
+
+    database.transact(work)
 
 
 def delete_category(database: Database, name: str) -> None:
@@ -376,16 +344,19 @@ def delete_category(database: Database, name: str) -> None:
         ).all()
     for detector_id in detectors:
         delete_detector(database, detector_id)
-    with database.begin() as connection:
+
+    def work(connection: Connection) -> None:
         # From here on nothing can be added to the category.
-        connection.execute(select(Category.id).where(Category.id == category).with_for_update())
+        lock_category(connection, category, to_delete=True)
         if connection.scalar(select(func.count()).where(Detector.category_id == category)):
             raise Conflict(f"category {name!r} was trained meanwhile; delete it again")
+        images = connection.scalars(select(Image.id).where(Image.category_id == category))
+        lock_images(connection, images, to_delete=True)
         connection.execute(delete(Image).where(Image.category_id == category))
         connection.execute(delete(Category).where(Category.id == category))
-        connection.execute(
-            delete(ImageRoot).where(~select(Image.id).where(Image.root_id == ImageRoot.id).exists())
-        )
+
+    database.transact(work)
+    delete_unused_roots(database)
 
 
 def delete_image(database: Database, image_id: int) -> None:
@@ -393,9 +364,10 @@ def delete_image(database: Database, image_id: int) -> None:
 
     Raises Conflict while a memory bank holds vectors that came from it.
     """
-    with database.begin() as connection:
+
+    def work(connection: Connection) -> None:
         # A training that is storing its bank has the row locked; then look at its bank too.
-        connection.execute(select(Image.id).where(Image.id == image_id).with_for_update())
+        lock_images(connection, [image_id], to_delete=True)
         banks = connection.scalars(
             text(
                 "SELECT DISTINCT bank_id FROM pgdefect.memory_bank_patch WHERE image_id = :id "
@@ -411,24 +383,14 @@ def delete_image(database: Database, image_id: int) -> None:
             )
         connection.execute(delete(Image).where(Image.id == image_id))
 
-
-def _detector(connection: Connection, detector_id: int) -> tuple[int, str, str]:
-    """The category's id and name, and the detector's kind."""
-    row = connection.execute(
-        select(Category.id, Category.name, Detector.kind)
-        .join(Detector, Detector.category_id == Category.id)
-        .where(Detector.id == detector_id)
-    ).one_or_none()
-    if row is None:
-        ids = connection.scalars(select(Detector.id).order_by(Detector.id)).all()
-        listing = ", ".join(map(str, ids)) if ids else "there is none yet"
-        raise UnknownDetector(f"no detector {detector_id}; known: {listing}")
-    return row[0], row[1], row[2]
+    database.transact(work)
 
 
 def _detach(database: Database, detector_id: int) -> None:
     with database.autocommit() as connection:
         connection.execute("SET lock_timeout = '30s'")
+        # A parent can have one partition that is being detached, no more.
+        connection.execute("SELECT pg_advisory_lock(hashtextextended('pgdefect detach', 0))")
         for parent in BANK_TABLES:
             # A detachment that was interrupted, of this bank or another, must be finished first.
             rows = connection.execute(

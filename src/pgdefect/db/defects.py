@@ -35,30 +35,32 @@ def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | No
 
 
 def load_defect_view(
-    database: Database, extractor_id: int, cache_dir: Path
+    connection: Connection, extractor_id: int, cache_dir: Path
 ) -> DefectViewArtifact | None:
     """The second look of an extractor's defect space, from a local cache when that has it.
 
     Raises DatabaseError where the stored graph does not match its checksum.
     """
-    with database.session() as session:
-        row = session.get_one(DefectSpaceRow, extractor_id)
-        if row.onnx_sha256 is None:
-            return None
-        onnx = cached_graph(
-            cache_dir / "extractors",
-            row.onnx_sha256,
-            lambda: row.onnx or b"",
-            f"the second look of extractor {extractor_id}",
-        )
-        view = row.settings["view"]
-        return DefectViewArtifact(
-            onnx,
-            tuple(view["layers"]),
-            view["side"],
-            tuple(view["mean"]),
-            tuple(view["std"]),
-        )
+    mine = DefectSpaceRow.extractor_id == extractor_id
+    sha256, settings = connection.execute(
+        select(DefectSpaceRow.onnx_sha256, DefectSpaceRow.settings).where(mine)
+    ).one()
+    if sha256 is None:
+        return None
+    onnx = cached_graph(
+        cache_dir / "extractors",
+        sha256,
+        lambda: connection.scalar(select(DefectSpaceRow.onnx).where(mine)) or b"",
+        f"the second look of extractor {extractor_id}",
+    )
+    view = settings["view"]
+    return DefectViewArtifact(
+        onnx,
+        tuple(view["layers"]),
+        view["side"],
+        tuple(view["mean"]),
+        tuple(view["std"]),
+    )
 
 
 def ensure_defect_space(

@@ -6,11 +6,12 @@ What a kind needs beside its row is stored elsewhere: `pgdefect.db.banks` for Pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, undefer
 
 from pgdefect import errors
@@ -18,6 +19,7 @@ from pgdefect.db.engine import Database
 from pgdefect.db.models import Category
 from pgdefect.db.models import Detector as DetectorRow
 from pgdefect.db.models import MemoryBank as MemoryBankRow
+from pgdefect.db.order import keep_category, lock_category
 from pgdefect.distance import Precision, metric_named
 from pgdefect.types import (
     BankInfo,
@@ -29,8 +31,24 @@ from pgdefect.types import (
 )
 
 
+def reserve_detector(connection: Connection, category_id: int) -> int:
+    """The id of a detector to be, whose category is not deleted until the transaction ends.
+
+    What belongs to it is made under this id first, which may take minutes, and `add_detector`
+    comes last: until then nobody has to wait who inspects, ingests, or changes the category.
+    """
+    connection.execute(text("SET LOCAL lock_timeout = '30s'"))
+    keep_category(connection, category_id)
+    return int(
+        connection.execute(
+            text("SELECT nextval(pg_get_serial_sequence('pgdefect.detector', 'id'))")
+        ).scalar_one()
+    )
+
+
 def add_detector(
     connection: Connection,
+    detector_id: int,
     *,
     category_id: int,
     extractor_id: int,
@@ -39,49 +57,46 @@ def add_detector(
     settings: Mapping[str, Any],
     metrics: Mapping[str, Any],
     library_versions: Mapping[str, str],
-) -> int:
+) -> None:
     """Insert a detector as its category's next version and active one of its kind.
 
-    The category's row stays locked for the transaction: nobody may train, delete or retire
-    it in between.
+    The category's row stays locked for the rest of the transaction.
     """
-    connection.execute(text("SET LOCAL lock_timeout = '30s'"))
-    connection.execute(select(Category.id).where(Category.id == category_id).with_for_update())
+    lock_category(connection, category_id)
     same = (DetectorRow.category_id == category_id, DetectorRow.kind == kind)
     newest = connection.scalar(select(func.max(DetectorRow.version)).where(*same))
     connection.execute(update(DetectorRow).where(*same, DetectorRow.active).values(active=False))
-    return connection.execute(
-        insert(DetectorRow)
-        .values(
-            category_id=category_id,
-            extractor_id=extractor_id,
-            kind=kind,
-            version=1 + (newest or 0),
-            state="ready",
-            active=True,
-            threshold=threshold.value,
-            threshold_rule=dict(threshold.rule),
-            score_center=threshold.center,
-            settings=dict(settings),
-            metrics=dict(metrics),
-            library_versions=dict(library_versions),
-        )
-        .returning(DetectorRow.id)
-    ).scalar_one()
+    connection.execute(
+        _INSERT,
+        {
+            "id": detector_id,
+            "category_id": category_id,
+            "extractor_id": extractor_id,
+            "kind": kind,
+            "version": 1 + (newest or 0),
+            "threshold": threshold.value,
+            "threshold_rule": dict(threshold.rule),
+            "score_center": threshold.center,
+            "settings": dict(settings),
+            "metrics": dict(metrics),
+            "library_versions": dict(library_versions),
+        },
+    )
 
 
-def lock_images(connection: Connection, image_ids: Iterable[int]) -> None:
-    """Keep images from being deleted for the transaction. Raises Conflict if one is gone."""
-    ids = sorted(image_ids)
-    found = connection.execute(
-        text("SELECT id FROM pgdefect.image WHERE id = ANY(:ids) ORDER BY id FOR KEY SHARE"),
-        {"ids": ids},
-    ).all()
-    if len(found) != len(ids):
-        raise errors.Conflict(
-            f"{len(ids) - len(found)} of the training images were deleted during training; "
-            "train again"
-        )
+# SQLAlchemy cannot say OVERRIDING SYSTEM VALUE, which the id of the sequence needs.
+_INSERT = text("""
+    INSERT INTO pgdefect.detector
+        (id, category_id, extractor_id, kind, version, state, active, threshold, threshold_rule,
+         score_center, settings, metrics, library_versions)
+    OVERRIDING SYSTEM VALUE VALUES
+        (:id, :category_id, :extractor_id, :kind, :version, 'ready', true, :threshold,
+         :threshold_rule, :score_center, :settings, :metrics, :library_versions)""").bindparams(
+    *(
+        bindparam(name, type_=JSONB)
+        for name in ("threshold_rule", "settings", "metrics", "library_versions")
+    )
+)
 
 
 def active_detector(

@@ -209,14 +209,12 @@ class Database:
 
         Raises Undone where that has happened `ATTEMPTS` times.
         """
-        for attempt in range(1, ATTEMPTS):
-            try:
-                with self.begin() as connection:
-                    return work(connection)
-            except errors.Undone:
-                time.sleep(random.uniform(0, PAUSE * 2 ** (attempt - 1)))
-        with self.begin() as connection:
-            return work(connection)
+
+        def once() -> Result:
+            with self.begin() as connection:
+                return work(connection)
+
+        return try_again(once)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -270,6 +268,16 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+
+def try_again(work: Callable[[], Result]) -> Result:
+    """What `work` returns, which is a transaction; see `Database.transact`."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except errors.Undone:
+            time.sleep(random.uniform(0, PAUSE * 2**attempt))
+    return work()
 
 
 class _VectorArrayDumper(Dumper):

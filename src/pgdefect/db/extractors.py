@@ -210,7 +210,8 @@ def store_image_embeddings(
         ],
     )
     raw.execute(
+        # Two who store the same wait for each other, each in the same order.
         "INSERT INTO pgdefect.image_embedding SELECT * FROM new_image_embedding "
-        "ON CONFLICT DO NOTHING"
+        "ORDER BY image_id ON CONFLICT DO NOTHING"
     )
     raw.execute("DELETE FROM new_image_embedding")

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, func, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from pgdefect.db.models import Inspection as InspectionRow
+from pgdefect.db.order import keep_detector, lock_images
 from pgdefect.types import Inspection, Vote
 
 
-def lock_for_inspection(connection: Connection, image_ids: Iterable[int]) -> None:
-    """Keep others from storing what they say of these images until the transaction ends.
+def store_votes(connection: Connection, detector_id: int, votes: Mapping[int, Vote | None]) -> None:
+    """Record with each inspection what its image's defect probably is; None takes it back.
 
-    Taken in one order, so that two inspections of the same images wait and do not deadlock.
+    Raises Conflict if the detector, whose inspections they are, was deleted.
     """
-    connection.execute(
-        text("SELECT FROM pgdefect.image WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE"),
-        {"ids": list(image_ids)},
+    keep_detector(connection, detector_id)
+    images = connection.scalars(
+        text("SELECT image_id FROM pgdefect.inspection WHERE id = ANY(:ids)"), {"ids": list(votes)}
     )
-
-
-def store_votes(connection: Connection, votes: Mapping[int, Vote | None]) -> None:
-    """Record with each inspection what its image's defect probably is; None takes it back."""
+    lock_images(connection, images)
     for inspection_id, vote in sorted(votes.items()):
         connection.execute(
             update(InspectionRow)
@@ -47,7 +45,8 @@ def store_inspections(connection: Connection, inspections: Sequence[Inspection])
     An inspection is a fact of one image, detector and threshold: judging again renews it.
     """
     ids: dict[int, int] = {}
-    for inspection in inspections:
+    # `defect.rejudge`, which locks no images, stores them in the same order.
+    for inspection in sorted(inspections, key=lambda inspection: inspection.image_id or 0):
         assert inspection.image_id is not None
         if inspection.image_id in ids:
             continue

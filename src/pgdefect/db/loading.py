@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.errors import UniqueViolation
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from pgdefect.db.copy import copy_rows
 from pgdefect.db.engine import Database, driver
@@ -117,7 +117,11 @@ def _load_chunk(
             "precision; leave it out. Rows before its chunk are stored"
         )
     ids = image_ids[rows].astype(np.int64)
-    with database.begin() as connection:
+    # In the order in which others store theirs, too.
+    order = np.argsort(ids)
+    ids, half = ids[order], half[order]
+
+    def work(connection: Connection) -> None:
         raw = driver(connection)
         try:
             with raw.transaction():
@@ -133,6 +137,8 @@ def _load_chunk(
         except UniqueViolation:
             # An inspection has stored one of them just now.
             store_image_embeddings(connection, extractor_id, ids.tolist(), half.astype(np.float32))
+
+    database.transact(work)
 
 
 def _defer_index(database: Database, extractor_id: int, new: int) -> None:

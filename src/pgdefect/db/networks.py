@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 
-from pgdefect.db.detectors import add_detector, lock_images
+from pgdefect.db.detectors import add_detector, reserve_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import cached_graph
 from pgdefect.db.models import DetectorModel
+from pgdefect.db.order import keep_images
 from pgdefect.db.thresholds import store_first_threshold
 from pgdefect.types import NetworkArtifact, Threshold
 
@@ -32,9 +33,13 @@ def store_network(
 
     holdout_scores: raw score by image id of the normal training images the threshold is from.
     """
-    with database.begin() as connection:
-        detector_id = add_detector(
+
+    def work(connection: Connection) -> int:
+        detector_id = reserve_detector(connection, category_id)
+        keep_images(connection, holdout_scores)
+        add_detector(
             connection,
+            detector_id,
             category_id=category_id,
             extractor_id=extractor_id,
             kind="efficient_ad",
@@ -43,14 +48,15 @@ def store_network(
             metrics=metrics,
             library_versions=library_versions,
         )
-        lock_images(connection, holdout_scores)
         store_first_threshold(connection, detector_id, threshold, holdout_scores)
         connection.execute(
             insert(DetectorModel).values(
                 detector_id=detector_id, onnx=network.onnx, onnx_sha256=network.onnx_sha256
             )
         )
-    return detector_id
+        return detector_id
+
+    return database.transact(work)
 
 
 def load_network(database: Database, detector_id: int, cache_dir: Path) -> NetworkArtifact:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.queries import find_image
@@ -80,7 +80,8 @@ def review_image(
         defect is simulated.
     """
     before = _find(database, word)
-    with database.begin() as connection:
+
+    def work(connection: Connection) -> tuple[int, str | None, float | None]:
         row = (
             driver(connection)
             .execute(
@@ -94,8 +95,11 @@ def review_image(
             text("SELECT verdict, normalized_score FROM defect.images WHERE image_id = :id"),
             {"id": before.id},
         ).one()
-    [review] = [r for r in _history(database, before.id) if r.review_id == row[0]]
-    return Reviewed(review, before, said.verdict, said.normalized_score)
+        return row[0], said.verdict, said.normalized_score
+
+    review_id, verdict, score = database.transact(work)
+    [review] = [r for r in _history(database, before.id) if r.review_id == review_id]
+    return Reviewed(review, before, verdict, score)
 
 
 def review_history(database: Database, word: str) -> tuple[StoredImage, list[Review]]:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors as pg
 from sqlalchemy import Connection, exc, text
 
-from pgdefect.db.engine import Database, check_pgvector, driver
+from pgdefect.db.engine import Database, check_pgvector, driver, try_again
 from pgdefect.db.locks import waiting_for_locks
 from pgdefect.db.roles import renew_grants
 from pgdefect.db.sql_files import apply_sql_files, missing_objects, resource_dir, stale_files
@@ -79,6 +80,13 @@ def upgrade(database: Database, *, lock_wait: float = LOCK_WAIT) -> UpgradeRepor
             database is what it was.
         DatabaseError: a migration failed.
     """
+    report = try_again(partial(_upgrade, database, lock_wait))
+    # A connection made before the extension existed does not know its types.
+    database.dispose()
+    return report
+
+
+def _upgrade(database: Database, lock_wait: float) -> UpgradeReport:
     with begin_exclusive(database, "the upgrade", lock_wait) as connection:
         ensure_pgvector(connection, database)
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
@@ -89,10 +97,7 @@ def upgrade(database: Database, *, lock_wait: float = LOCK_WAIT) -> UpgradeRepor
                 "'pgdefect for analysts: views and functions, no data.'"
             )
         )
-        report = bring_up(connection)
-    # A connection made before the extension existed does not know its types.
-    database.dispose()
-    return report
+        return bring_up(connection)
 
 
 @contextmanager

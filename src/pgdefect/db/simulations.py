@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select, text
+from sqlalchemy import Connection, select, text
 
 from pgdefect.db import catalog
-from pgdefect.db.catalog import Dependents, NewImage
+from pgdefect.db.catalog import NewImage
+from pgdefect.db.dependents import Dependents
 from pgdefect.db.engine import Database
-from pgdefect.db.models import Category, HoldoutScore, Image, ImageRoot
+from pgdefect.db.models import HoldoutScore, Image, ImageRoot
+from pgdefect.db.order import lock_images
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,17 @@ def delete_simulated(database: Database, category: str) -> list[SimulatedFile]:
 
     Returns what was deleted; the files are the caller's to remove.
     """
-    with database.begin() as connection:
-        category_id = catalog.category_id(connection, category)
-        # Nothing can be added to the category meanwhile.
-        connection.execute(select(Category.id).where(Category.id == category_id).with_for_update())
-        gone = _files(connection, category_id)
-        connection.execute(
-            delete(Image).where(Image.category_id == category_id, Image.split == "simulated")
-        )
-        used = select(Image.id).where(Image.root_id == ImageRoot.id).exists()
-        roots = {file.root for file in gone}
-        connection.execute(delete(ImageRoot).where(ImageRoot.path.in_(roots), ~used))
+
+    def work(connection: Connection) -> list[SimulatedFile]:
+        gone = _files(connection, catalog.category_id(connection, category))
+        ids = [file.id for file in gone]
+        lock_images(connection, ids, to_delete=True)
+        connection.execute(text("DELETE FROM pgdefect.image WHERE id = ANY(:ids)"), {"ids": ids})
         return gone
+
+    gone = database.transact(work)
+    catalog.delete_unused_roots(database)
+    return gone
 
 
 def _files(connection: Connection, category: int) -> list[SimulatedFile]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,14 +72,21 @@ class DefectFinder:
         self.bank = detector.bank
         self.threshold = detector.threshold
         self.preprocessing = preprocessing
-        self._open_view = partial(
-            load_defect_view, database, detector.extractor_id, settings.cache_dir
+        self._load_view = partial(
+            load_defect_view,
+            extractor_id=detector.extractor_id,
+            cache_dir=settings.cache_dir,
         )
+        self._view: DefectView | None = None
+        self._loaded = False
 
-    @cached_property
-    def _view(self) -> DefectView | None:
-        artifact = self._open_view()
-        return DefectView(artifact) if artifact else None
+    def _features(self, connection: Connection, path: str) -> list[Float32]:
+        """What the second look sees; its network is loaded when the first defect turns up."""
+        if not self._loaded:
+            artifact = self._load_view(connection)
+            self._view = DefectView(artifact) if artifact else None
+            self._loaded = True
+        return self._view(load_image(path)) if self._view else []
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.
@@ -110,7 +117,7 @@ class DefectFinder:
     ) -> list[Float32]:
         scores, positions = image.scores.distances, image.scores.positions
         assert positions is not None
-        features = self._view(load_image(image.path)) if self._view else []
+        features = self._features(connection, image.path)
         found = anomaly(self.space, scores, self.score_std, features)
         weights = [anomaly_weights(self.space, found, mask) for mask in masks]
         needed = np.any([one > 0 for one in weights], axis=0)

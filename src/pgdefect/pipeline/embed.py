@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Connection
 
 from pgdefect.config import Settings
 from pgdefect.db.defects import store_defects, without_defect_embedding
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import images_without_embedding
-from pgdefect.db.inspections import lock_for_inspection
+from pgdefect.db.order import keep_detector, lock_images
 from pgdefect.db.queries import images_of, stored_images
 from pgdefect.errors import ImageError
-from pgdefect.pipeline.inspector import Inspector
+from pgdefect.pipeline.defects import DefectFinder
+from pgdefect.pipeline.inspector import Inspector, Judged
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.pipeline.train import by_input_size, embed_images
-from pgdefect.types import StoredImage
+from pgdefect.types import Detector, StoredImage
 
 MANY = 32
 """Images for which it pays to load the memory bank."""
@@ -90,11 +94,27 @@ def embed_defects(
 
     made = 0
     for batch in inspector.judge([image.path for image in todo], on_error):
-        with database.begin() as connection:
-            ids = [todo[index].id for index, _ in batch]
-            lock_for_inspection(connection, ids)
-            defects = [finder.defect(connection, item.embedded_patches) for _, item in batch]
-            store_defects(connection, detector.extractor_id, detector.id, ids, defects)
+        ids = [todo[index].id for index, _ in batch]
+        database.transact(partial(_store, finder, detector, ids, [judged for _, judged in batch]))
         made += len(ids)
         progress("embed", made + len(failed), len(todo))
     return made, failed
+
+
+def _store(
+    finder: DefectFinder,
+    detector: Detector,
+    image_ids: Sequence[int],
+    judged: Sequence[Judged],
+    connection: Connection,
+) -> None:
+    keep_detector(connection, detector.id)
+    there = lock_images(connection, image_ids)
+    defects = {
+        image_id: finder.defect(connection, item.embedded_patches)
+        for image_id, item in zip(image_ids, judged, strict=True)
+        if image_id in there
+    }
+    store_defects(
+        connection, detector.extractor_id, detector.id, list(defects), list(defects.values())
+    )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from pgdefect.db import catalog
 from pgdefect.db.engine import Database
+from pgdefect.db.order import lock_images
 from pgdefect.db.simulations import simulated_digests, simulated_paths
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.progress import Progress, silent
@@ -114,9 +119,7 @@ def ingest_dataset(
     with database.connect() as connection:
         known = catalog.known_images(connection, category, root)
         dataset = _without_simulated(dataset, simulated_paths(connection))
-    added = unchanged = restored = 0
-    changed: list[str] = []
-    relabelled: list[str] = []
+    total = _Outcome()
     failed: list[tuple[str, str]] = []
     drawn: list[str] = []
     done = 0
@@ -127,65 +130,135 @@ def ingest_dataset(
             digests = [found.sha256 for found in probes if isinstance(found, ImageFile)]
             with database.connect() as connection:
                 simulated = simulated_digests(connection, digests)
-            new: list[catalog.NewImage] = []
-            replaced: list[tuple[int, catalog.NewImage]] = []
-            back: list[int] = []
-            said: list[tuple[int, catalog.Description]] = []
+            files: list[tuple[ImageRecord, ImageFile | None]] = []
             for record, found in zip(records, probes, strict=True):
                 match found:
                     case ImageError():
                         failed.append((record.path, str(found)))
-                    case None:
-                        before = known[record.path]
-                        description = _description(record)
-                        if description == before.description:
-                            unchanged += 1
-                        else:
-                            relabelled.append(record.path)
-                            said.append((before.id, description))
-                        if before.retired and accept_changes:
-                            back.append(before.id)
                     case ImageFile(sha256=digest) if digest in simulated:
                         drawn.append(record.path)
-                    case ImageFile() if record.path in known:
-                        changed.append(record.path)
-                        image_id = known[record.path].id
-                        replaced.append((image_id, _new_image(record, found)))
-                        said.append((image_id, _description(record)))
-                    case ImageFile():
-                        new.append(_new_image(record, found))
+                    case _:
+                        files.append((record, found))
                 done += 1
                 progress("ingest", done, len(dataset.records))
-            if not (new or (accept_changes and (said or back))):
-                continue
-            with database.begin() as connection:
-                category_id = catalog.ensure_category(connection, category)
-                root_id = catalog.ensure_root(connection, root)
-                catalog.add_images(connection, category_id, root_id, new)
-                if accept_changes:
-                    for image_id, image in replaced:
-                        catalog.replace_content(connection, image_id, image)
-                    for image_id, description in said:
-                        catalog.describe_again(connection, image_id, description)
-                    restored += catalog.set_images_retired(connection, back, False)
-            added += len(new)
+            compared = _compare(files, known)
+            total.add(compared.outcome)
+            if compared.new or (accept_changes and compared.to_accept):
+                total.add(
+                    database.transact(partial(_store, category, root, compared, accept_changes))
+                )
     vanished = _vanished(dataset, known)
     if accept_changes and vanished:
-        with database.begin() as connection:
-            catalog.set_images_retired(connection, [known[path].id for path in vanished], True)
+        gone = [known[path].id for path in vanished]
+        database.transact(partial(catalog.set_images_retired, image_ids=gone, retired=True))
     return IngestReport(
         category,
         root,
-        added,
-        unchanged,
-        restored,
-        tuple(changed),
-        tuple(relabelled),
+        total.added,
+        total.unchanged,
+        total.restored,
+        tuple(total.changed),
+        tuple(total.relabelled),
         tuple(vanished),
         accept_changes,
         tuple(failed),
         (*dataset.problems, *(f"{path!r} is a simulated defect; left out" for path in drawn)),
     )
+
+
+@dataclass
+class _Outcome:
+    """Counts and paths of an `IngestReport`, of some of its files."""
+
+    added: int = 0
+    unchanged: int = 0
+    restored: int = 0
+    changed: list[str] = field(default_factory=list)
+    relabelled: list[str] = field(default_factory=list)
+
+    def add(self, other: _Outcome) -> None:
+        self.added += other.added
+        self.unchanged += other.unchanged
+        self.restored += other.restored
+        self.changed += other.changed
+        self.relabelled += other.relabelled
+
+
+@dataclass
+class _Compared:
+    """Files beside what is known of them: new ones, and what is to be taken over of the others.
+
+    replaced: by image id, of those with other content; said: by image id, what is said now of
+    those and of relabelled ones; back: ids of retired ones that are there again.
+    """
+
+    new: list[tuple[ImageRecord, ImageFile]] = field(default_factory=list)
+    replaced: dict[int, catalog.NewImage] = field(default_factory=dict)
+    said: dict[int, catalog.Description] = field(default_factory=dict)
+    back: list[int] = field(default_factory=list)
+    outcome: _Outcome = field(default_factory=_Outcome)
+
+    @property
+    def to_accept(self) -> set[int]:
+        return {*self.said, *self.back}
+
+
+def _compare(
+    files: Iterable[tuple[ImageRecord, ImageFile | None]], known: dict[str, catalog.KnownImage]
+) -> _Compared:
+    """A file that is None has the content that is known of it."""
+    result = _Compared()
+    for record, file in files:
+        before = known.get(record.path)
+        if before is None:
+            assert file is not None
+            result.new.append((record, file))
+            continue
+        description = _description(record)
+        if file is not None and file.sha256 != before.sha256:
+            result.outcome.changed.append(record.path)
+            result.replaced[before.id] = _new_image(record, file)
+            result.said[before.id] = description
+            continue
+        if description == before.description:
+            result.outcome.unchanged += 1
+        else:
+            result.outcome.relabelled.append(record.path)
+            result.said[before.id] = description
+        if before.retired:
+            result.back.append(before.id)
+    return result
+
+
+def _store(
+    category: str, root: str, compared: _Compared, accept: bool, connection: Connection
+) -> _Outcome:
+    """Store new images, and the rest if accepted; returns what that adds to the outcome.
+
+    An image that somebody else has recorded meanwhile is compared with what they recorded.
+    """
+    outcome = _Outcome()
+    todo = [compared]
+    if compared.new:
+        category_id = catalog.ensure_category(connection, category)
+        root_id = catalog.ensure_root(connection, root)
+        inserted = catalog.insert_images(
+            connection, category_id, root_id, [_new_image(*one) for one in compared.new]
+        )
+        outcome.added = len(inserted)
+        if late := [one for one in compared.new if one[0].path not in inserted]:
+            again = _compare(late, catalog.known_images(connection, category, root))
+            outcome.add(again.outcome)
+            todo.append(again)
+    if accept:
+        lock_images(connection, {image_id for one in todo for image_id in one.to_accept})
+        for one in todo:
+            for image_id, image in sorted(one.replaced.items()):
+                catalog.replace_content(connection, image_id, image)
+            for image_id, description in one.said.items():
+                catalog.describe_again(connection, image_id, description)
+            outcome.restored += catalog.set_images_retired(connection, one.back, False)
+    return outcome
 
 
 def _without_simulated(dataset: Dataset, paths: set[str]) -> Dataset:

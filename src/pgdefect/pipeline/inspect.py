@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,19 @@ from pgdefect.db import catalog
 from pgdefect.db.defects import store_defects
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import store_image_embeddings
-from pgdefect.db.inspections import lock_for_inspection, store_inspections, store_votes
+from pgdefect.db.inspections import store_inspections, store_votes
+from pgdefect.db.order import keep_detector, lock_images
 from pgdefect.db.patches import store_image_patches
 from pgdefect.db.queries import images_by_sha256, images_of, stored_images
-from pgdefect.errors import DatasetError, ImageError, UsageError
+from pgdefect.errors import DatasetError, ImageError, Undone, UsageError
 from pgdefect.pipeline import log
-from pgdefect.pipeline.defects import Voter
+from pgdefect.pipeline.defects import DefectFinder, Voter
 from pgdefect.pipeline.files import list_images
 from pgdefect.pipeline.inspector import Inspector, Judged
 from pgdefect.pipeline.patch_search import SearchKind
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.types import Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.vision.image import ImageFile
 from pgdefect.vision.preprocess import Preprocessing
 
 
@@ -57,16 +60,19 @@ def inspect(
     defects: bool = True,
     search: SearchKind | None = None,
     kind: DetectorKind | None = None,
+    inspector: Inspector | None = None,
     progress: Progress = silent,
     on_judged: Callable[[Inspection], None] = lambda inspection: None,
 ) -> InspectReport:
     """Judge files and folders, or stored images of one split, with the active detector.
 
-    `kind` and `search` are `Inspector`'s. Anomalous images, by verdict or by what is known of
-    them, get a defect embedding and regions, and a guess at the type of their defect; not so
-    without `defects`, which leaves what is stored of them as it is (`pgdefect embed` makes them
-    later). `keep_patches` stores all patch embeddings, too. Each inspection is an event in the
-    log (`pgdefect.pipeline.log`), with the time of its stages.
+    `kind` and `search` are `Inspector`'s; whoever calls this again and again makes one and passes
+    it as `inspector` instead, which stays with its detector when another is activated. Anomalous
+    images, by verdict or by what is known of them, get a defect embedding and regions, and a
+    guess at the type of their defect; not so without `defects`, which leaves what is stored of
+    them as it is (`pgdefect embed` makes them later). `keep_patches` stores all patch embeddings,
+    too. Each inspection is an event in the log (`pgdefect.pipeline.log`), with the time of its
+    stages.
 
     Files that are new to the category are recorded as production images. An image judged
     before by this detector under this threshold keeps its one inspection, renewed. Stored
@@ -75,7 +81,13 @@ def inspect(
     Raises:
         UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
     """
-    inspector = Inspector(database, settings, category, search, kind)
+    if inspector is None:
+        inspector = Inspector(database, settings, category, search, kind)
+    elif inspector.detector.category != category or search or kind:
+        raise UsageError(
+            f"the inspector given is of {inspector.detector.category!r}, with a search and a kind "
+            "of its own; name that category, and neither search nor kind"
+        )
     if keep_patches and not store:
         raise UsageError("--keep-patches stores them, and --no-store stores nothing; choose one")
     if keep_patches and inspector.detector.kind != "patchcore":
@@ -95,24 +107,9 @@ def inspect(
     for batch in inspector.judge([files[n] for n in order], on_error):
         judged = [item for _, item in batch]
         began = time.perf_counter()
-        with database.begin() as connection:
-            images = _matching(connection, category, judged, known)
-            if store:
-                images = _record(connection, inspector, judged, images)
-            results = [
-                _with_image(
-                    item,
-                    image,
-                    finder.defect(connection, item.embedded_patches)
-                    if finder and _is_defective(item, image)
-                    else None,
-                )
-                for item, image in zip(judged, images, strict=True)
-            ]
-            if store:
-                results = _store(
-                    connection, inspector, judged, results, finder is not None, keep_patches
-                )
+        results = database.transact(
+            partial(_look_and_store, inspector, finder, judged, known, store, keep_patches)
+        )
         store_ms = 1000 * (time.perf_counter() - began) / len(batch)
         for (index, item), result in zip(batch, results, strict=True):
             inspections.append((order[index], result))
@@ -129,6 +126,38 @@ def inspect(
         tuple(failed),
         tuple(problems),
     )
+
+
+def _look_and_store(
+    inspector: Inspector,
+    finder: DefectFinder | None,
+    judged: Sequence[Judged],
+    known: dict[str, StoredImage],
+    store: bool,
+    keep_patches: bool,
+    connection: Connection,
+) -> list[Inspection]:
+    """What a batch's images are known to be, and where defective ones depart from normal; all of
+    that with the verdicts is stored, if wanted.
+    """
+    if store:
+        keep_detector(connection, inspector.detector.id)
+    images = _matching(connection, inspector.detector.category, judged, known)
+    if store:
+        images = _record(connection, inspector, judged, images)
+    results = [
+        _with_image(
+            item,
+            image,
+            finder.defect(connection, item.embedded_patches)
+            if finder and _is_defective(item, image)
+            else None,
+        )
+        for item, image in zip(judged, images, strict=True)
+    ]
+    if not store:
+        return results
+    return _store(connection, inspector, judged, results, finder is not None, keep_patches)
 
 
 def _log(judged: Judged, result: Inspection, store_ms: float) -> None:
@@ -231,11 +260,8 @@ def _with_votes(
         for item in inspections
     ]
     if store:
-        with database.begin() as connection:
-            store_votes(
-                connection,
-                {item.inspection_id: item.vote for item in results if item.inspection_id},
-            )
+        votes = {item.inspection_id: item.vote for item in results if item.inspection_id}
+        database.transact(partial(store_votes, detector_id=inspector.detector.id, votes=votes))
     return results
 
 
@@ -249,12 +275,13 @@ def _matching(
     content: the one at the same path if several are alike.
     """
     by_content = images_by_sha256(connection, category, [item.file.sha256 for item in judged])
+    listed = [known.get(str(item.file.path)) for item in judged]
+    there = stored_images(connection, [image.id for image in listed if image is not None])
     found: list[StoredImage | None] = []
-    for item in judged:
-        path = str(item.file.path)
+    for item, image in zip(judged, listed, strict=True):
         alike = by_content.get(item.file.sha256, [])
-        same = [image for image in alike if image.path == os.path.abspath(path)]
-        found.append(known.get(path) or next(iter(same or alike), None))
+        same = [one for one in alike if one.path == os.path.abspath(item.file.path)]
+        found.append((image and there.get(image.id)) or next(iter(same or alike), None))
     return found
 
 
@@ -266,23 +293,22 @@ def _record(
 ) -> list[StoredImage | None]:
     """Add files that are new as production images, and every image embedding."""
     result = list(images)
+    new: dict[str, list[tuple[int, catalog.NewImage]]] = {}
     for n, (item, image) in enumerate(zip(judged, images, strict=True)):
-        if image is not None:
-            continue
-        path = Path(os.path.abspath(item.file.path))
-        root_id = catalog.ensure_root(connection, str(path.parent))
-        new = catalog.NewImage(
-            path=path.name,
-            sha256=item.file.sha256,
-            num_bytes=item.file.num_bytes,
-            height=item.file.height,
-            width=item.file.width,
-            split="production",
-        )
-        [image_id] = catalog.add_images(connection, inspector.detector.category_id, root_id, [new])
-        result[n] = stored_images(connection, [image_id])[image_id]
+        if image is None:
+            folder, name = os.path.split(os.path.abspath(item.file.path))
+            new.setdefault(folder, []).append((n, _production_image(name, item.file)))
+    roots = {folder: catalog.ensure_root(connection, folder) for folder in sorted(new)}
+    for folder, root_id in roots.items():
+        added = [one for _, one in new[folder]]
+        image_ids = catalog.add_images(connection, inspector.detector.category_id, root_id, added)
+        rows = stored_images(connection, image_ids)
+        for (n, _), image_id in zip(new[folder], image_ids, strict=True):
+            result[n] = rows[image_id]
     ids = {image.id: n for n, image in enumerate(result) if image is not None}
-    lock_for_inspection(connection, ids)
+    if lock_images(connection, ids) != ids.keys():
+        # The next attempt finds out what the files are now.
+        raise Undone("images were deleted while they were inspected; run the command again")
     store_image_embeddings(
         connection,
         inspector.detector.extractor_id,
@@ -290,6 +316,17 @@ def _record(
         np.stack([judged[n].embedding for n in ids.values()]),
     )
     return result
+
+
+def _production_image(name: str, file: ImageFile) -> catalog.NewImage:
+    return catalog.NewImage(
+        path=name,
+        sha256=file.sha256,
+        num_bytes=file.num_bytes,
+        height=file.height,
+        width=file.width,
+        split="production",
+    )
 
 
 def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None) -> Inspection:

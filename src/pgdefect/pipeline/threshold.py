@@ -57,15 +57,16 @@ def show_threshold(
     Raises:
         UnknownCategory; NotFound: no active detector, or not the category's.
     """
-    with database.begin() as connection:
-        detector_id = _detector(connection, category, detector_id)
-        made = stored.rejudge(connection, detector_id) if rejudge else 0
-        scores, source = _labelled(connection, detector_id, split, simulated)
-        history = stored.threshold_history(connection, detector_id)
+
+    def work(connection: Connection) -> ThresholdReport:
+        found = _detector(connection, category, detector_id)
+        made = stored.rejudge(connection, found) if rejudge else 0
+        scores, source = _labelled(connection, found, split, simulated)
+        history = stored.threshold_history(connection, found)
         now = history[0]
         return ThresholdReport(
             category,
-            detector_id,
+            found,
             now.threshold,
             now.score_center,
             now.rule,
@@ -75,9 +76,11 @@ def show_threshold(
             None,
             False,
             made,
-            stored.stale_inspections(connection, detector_id),
+            stored.stale_inspections(connection, found),
             tuple(history),
         )
+
+    return database.transact(work)
 
 
 def change_threshold(
@@ -106,28 +109,27 @@ def change_threshold(
         UsageError: a value that is none, no scores that the rule can be applied to, or a
         threshold that would not be above 0.
     """
-    with database.begin() as connection:
-        detector_id = _detector(connection, category, detector_id)
-        scores, source = _labelled(connection, detector_id, split, simulated)
-        chosen = _choose(connection, category, detector_id, rule, value, scores, source)
+
+    def work(connection: Connection) -> ThresholdReport:
+        found = _detector(connection, category, detector_id)
+        scores, source = _labelled(connection, found, split, simulated)
+        chosen = _choose(connection, category, found, rule, value, scores, source)
         if chosen.value <= 0.0:
             raise UsageError(
                 f"by this rule the threshold would be {chosen.value:.4g}, and it must be above 0; "
                 "choose by another rule"
             )
-        before = stored.threshold_history(connection, detector_id)[0].threshold
+        before = stored.threshold_history(connection, found)[0].threshold
         made = 0
         if not dry_run:
-            before = stored.set_threshold(
-                connection, category, chosen.value, chosen.rule, detector_id
-            )
+            before = stored.set_threshold(connection, category, chosen.value, chosen.rule, found)
             if rejudge:
-                made = stored.rejudge(connection, detector_id)
+                made = stored.rejudge(connection, found)
         return ThresholdReport(
             category,
-            detector_id,
+            found,
             chosen.value,
-            stored.score_center(connection, detector_id, chosen.value),
+            stored.score_center(connection, found, chosen.value),
             dict(chosen.rule),
             source,
             _outcome(chosen.value, scores),
@@ -135,9 +137,11 @@ def change_threshold(
             _outcome(before, scores),
             dry_run,
             made,
-            stored.stale_inspections(connection, detector_id),
-            tuple(stored.threshold_history(connection, detector_id)),
+            stored.stale_inspections(connection, found),
+            tuple(stored.threshold_history(connection, found)),
         )
+
+    return database.transact(work)
 
 
 def _detector(connection: Connection, category: str, detector_id: int | None) -> int:

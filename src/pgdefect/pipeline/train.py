@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from sqlalchemy import Connection
 
 from pgdefect.config import Settings
 from pgdefect.db.banks import store_detector
@@ -139,11 +140,7 @@ def _train(
                 partial(_defect_space, bank, spool, readable, options, embedder.spec),
             )
     with clock("export"):
-        with database.begin() as connection:
-            missing = images_without_embedding(connection, extractor_id, list(means))
-            if missing:
-                embeddings = np.stack([means[image_id] for image_id in missing])
-                store_image_embeddings(connection, extractor_id, missing, embeddings)
+        database.transact(partial(_store_means, extractor_id, means))
         detector_id = store_detector(
             database,
             category_id=category_id,
@@ -173,6 +170,12 @@ def _train(
         clock.seconds,
         tuple(failed),
     )
+
+
+def _store_means(extractor_id: int, means: dict[int, Float32], connection: Connection) -> None:
+    if missing := images_without_embedding(connection, extractor_id, list(means)):
+        embeddings = np.stack([means[image_id] for image_id in missing])
+        store_image_embeddings(connection, extractor_id, missing, embeddings)
 
 
 def _defect_space(
@@ -217,9 +220,15 @@ def embed_images(
     done = 0
     for batch in stream:
         embeddings = image_embeddings(extractor(batch.inputs))
-        with database.begin() as connection:
-            ids = [todo[index].id for index in batch.indices]
-            store_image_embeddings(connection, extractor_id, ids, embeddings)
+        ids = [todo[index].id for index in batch.indices]
+        database.transact(
+            partial(
+                store_image_embeddings,
+                extractor_id=extractor_id,
+                image_ids=ids,
+                embeddings=embeddings,
+            )
+        )
         done += len(ids)
         progress("embed", done, len(todo))
     return failed
