@@ -4,7 +4,8 @@ The order is ``cli, web → pipeline → vision | evaluation | thresholds | db �
 errors, config``. Two refinements of design.md are decided here: the command line may call `db`
 itself, inside functions, where a command is a plain query or change of rows (a use case
 that only passed arguments on would say nothing), but never `vision`, except to list the
-backbone registry; and `threads`, which knows nothing of the project, stands at the bottom.
+backbone registry; and `threads` and `claims`, which know nothing of the project, stand at the
+bottom.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pgdefect
 from pgdefect.db.engine import Database
 
 SOURCE = Path(pgdefect.__file__).parent
-BOTTOM = {"types", "distance", "errors", "config", "threads"}
+BOTTOM = {"types", "distance", "errors", "config", "threads", "claims"}
 MAY_IMPORT = {
     "__init__": set(),
     "types": {"distance", "errors"},
@@ -30,6 +31,7 @@ MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "threads": {"errors"},
+    "claims": set(),
     "evaluation": BOTTOM,
     "thresholds": BOTTOM,
     "vision": BOTTOM,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
+from pgdefect.claims import scratch_folder
 from pgdefect.db.embedded_cluster import wheel_bin_dir
 from pgdefect.db.engine import SECRET, Database
 from pgdefect.errors import EmbeddedServerError, UsageError
@@ -92,8 +93,8 @@ def environment_for(database: Database) -> Iterator[dict[str, str]]:
             f"the database URL has {', '.join(secrets)} beside a service, which pg_dump and psql "
             "cannot be given out of others' sight; write them into the service file"
         )
-    with tempfile.TemporaryDirectory(prefix="pgdefect-") as folder:
-        file = Path(folder) / "service.conf"
+    with scratch_folder(Path(tempfile.gettempdir()), "pgdefect-service-") as folder:
+        file = folder / "service.conf"
         file.touch(mode=0o600)
         lines = [f"{name}={value}" for name, value in secrets.items()]
         file.write_text("\n".join(["[pgdefect]", *lines, ""]), encoding="utf-8")

@@ -11,6 +11,7 @@ import numpy as np
 from psycopg import sql
 from sqlalchemy import Connection, func, select, text, update
 
+from pgdefect.claims import claimed, remove_unclaimed
 from pgdefect.db.copy import copy_rows
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.models import Extractor
@@ -169,8 +170,12 @@ def _write_cache(path: Path, content: bytes) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        # What processes left that were killed just here.
+        remove_unclaimed(path.parent.glob("*.part"))
+        with temporary.open("wb") as file, claimed(temporary):
+            file.write(content)
+            file.flush()
+            temporary.replace(path)
     except OSError:
         with suppress(OSError):
             temporary.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pgdefect.claims import new_claimed, remove_unclaimed
 from pgdefect.db import catalog
 from pgdefect.db.engine import Database
 from pgdefect.db.simulations import add_simulated
@@ -33,6 +33,8 @@ from pgdefect.vision.simulate import (
     simulate_defect,
 )
 
+STAGING = ".pgdefect-"
+"""What the names of folders begin with that pictures are drawn in."""
 CANDIDATES = 5
 """How many source images are tried for one defect."""
 
@@ -101,7 +103,8 @@ def draw(
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".pgdefect-", dir=folder))
+        remove_unclaimed(Path(folder).glob(f"{STAGING}*"))
+        staging, held = new_claimed(Path(folder), STAGING)
     except OSError as error:
         raise UsageError(
             f"simulated images cannot be written to {folder!r}: {error.strerror}. Name another "
@@ -134,6 +137,8 @@ def draw(
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if held is not None:
+            os.close(held)
         for parent in {place.parent for place in moved} or {Path(folder)}:
             remove_empty(parent, {Path(folder)})
     return failed

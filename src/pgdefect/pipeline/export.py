@@ -6,10 +6,12 @@ be exported while the line goes on inspecting. Nothing written is a pickle.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from pgdefect import __version__
 from pgdefect.db.catalog import category_id as find_category
 from pgdefect.db.engine import Database
 from pgdefect.db.streams import Column, Result, has_rows, read_blocks, snapshot
 from pgdefect.errors import MissingExtra
-from pgdefect.pipeline.export_folder import as_json, new_folder, write_manifest
+from pgdefect.pipeline.export_folder import Notes, as_json, new_folder, write_manifest
 from pgdefect.pipeline.progress import Progress, silent
 
 METADATA_KEY = b"pgdefect"
@@ -35,11 +38,14 @@ FROM pgdefect.extractor e"""
 
 @dataclass(frozen=True)
 class Table:
-    """A table to export. about: what its rows are; for vectors extractor, metric, transform."""
+    """A table to export. about: what its rows are; for vectors extractor, metric, transform.
+    fixed: where no row of it ever changes, what tells it from all others of its name.
+    """
 
     name: str
     query: sql.Composed
     about: Mapping[str, Any]
+    fixed: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,16 @@ class Written:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export wrote; failed: masks that could not be read, whose images have none."""
+    """What an export wrote; failed: masks that could not be read, whose images have none;
+    taken_up: tables that an export which was cut short had written.
+    """
 
     category: str
     path: Path
     format: str
     tables: tuple[Written, ...]
     failed: tuple[tuple[str, str], ...] = ()
+    taken_up: tuple[str, ...] = ()
 
 
 def export_parquet(
@@ -132,7 +141,9 @@ def _export(
 ) -> ExportReport:
     with database.connect() as checked:
         category_id = find_category(checked, category)
-    with new_folder(path, force=force) as folder, snapshot(database) as connection:
+    key = _hash([database.safe_url, category, format_name, __version__])
+    with new_folder(path, force=force, key=key) as folder, snapshot(database) as connection:
+        notes, taken_up = Notes(folder), []
         tables = list(_tables(connection, category_id, category))
         results = [read_blocks(connection, table.query) for table in tables]
         total, done = sum(result.num_rows for result in results), 0
@@ -143,7 +154,14 @@ def _export(
             def tick(rows: int, before: int = before) -> None:
                 progress("write", before + rows, total)
 
-            written.append(write(folder, table, result, tick))
+            about = _hash([table.fixed, table.about])
+            if table.fixed and (files := notes.files(table.name, about)):
+                taken_up.append(table.name)
+                written.append(Written(table.name, tuple(files), result.num_rows, _dim(result)))
+            else:
+                written.append(write(folder, table, result, tick))
+                if table.fixed:
+                    notes.add(table.name, about, written[-1].files)
             done += result.num_rows
         write_manifest(
             folder,
@@ -156,7 +174,11 @@ def _export(
                 },
             },
         )
-    return ExportReport(category, path, format_name, tuple(written))
+    return ExportReport(category, path, format_name, tuple(written), taken_up=tuple(taken_up))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(as_json(value).encode()).hexdigest()
 
 
 def _tables(
@@ -206,14 +228,16 @@ def _banks(connection: psycopg.Connection[Any], category_key: sql.Literal) -> It
         sql.SQL(
             "SELECT b.id, b.metric, b.precision, b.transform, b.transform_mean, "
             "b.transform_components, b.transform_constant, d.threshold, d.version, "
-            "b.num_neighbors, b.worst_share, e.* FROM pgdefect.memory_bank b "
+            "b.num_neighbors, b.worst_share, d.created_at, e.* FROM pgdefect.memory_bank b "
             "JOIN pgdefect.detector d ON d.id = b.id "
             "JOIN ({}) e ON e.id = d.extractor_id "
             "WHERE d.category_id = {} AND d.active ORDER BY b.id"
         ).format(sql.SQL(_EXTRACTOR), category_key)
     ).fetchall()
     for bank, metric, precision, kind, mean, components, constant, *more in rows:
-        threshold, version, num_neighbors, worst_share, *extractor = more
+        threshold, version, num_neighbors, worst_share, stored, *extractor = more
+        # Vectors of a bank are never changed, but a restored database may give its number again.
+        fixed = f"{bank} {stored.astimezone(UTC).isoformat()}"
         # A vector rounded to half precision is kept as `vector` for its index, at twice the size.
         embedding = sql.SQL("embedding::halfvec" if precision == "half" else "embedding")
         yield Table(
@@ -239,16 +263,19 @@ def _banks(connection: psycopg.Connection[Any], category_key: sql.Literal) -> It
                 "num_neighbors": num_neighbors,
                 "worst_share": worst_share,
             },
+            fixed,
         )
         raw = sql.SQL(
             "SELECT bank_id, position, embedding FROM pgdefect.memory_bank_raw "
             "WHERE bank_id = {} ORDER BY position"
         ).format(sql.Literal(bank))
         if has_rows(connection, raw):
-            about = {"rows_are": "the bank's patches before the transform", "metric": "l2"}
-            yield Table(
-                f"memory_bank_raw-{bank}", raw, {**about, "extractor": _extractor(extractor)}
-            )
+            about = {
+                "rows_are": "the bank's patches before the transform",
+                "metric": "l2",
+                "extractor": _extractor(extractor),
+            }
+            yield Table(f"memory_bank_raw-{bank}", raw, about, fixed)
 
 
 def _extractor(row: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from pgdefect.claims import scratch_folder
 from pgdefect.errors import ImageError, TrainingError, UsageError, WeightsError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, NetworkArtifact
 from pgdefect.vision.backbone import state_sha256
@@ -110,7 +111,7 @@ class EfficientAd:
         data = _data_module(images, train)
         with (
             torch.random.fork_rng(),
-            tempfile.TemporaryDirectory(prefix="pgdefect-") as scratch,
+            scratch_folder(Path(tempfile.gettempdir()), "pgdefect-engine-") as scratch,
             quiet(),
             _reporting(progress),
         ):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+from pgdefect.claims import scratch_folder
 from pgdefect.errors import DatasetError, WeightsError
 from pgdefect.vision.extras import require
 from pgdefect.vision.training import quiet
@@ -94,8 +94,8 @@ def _download(info: Any, target: Path, *, inner: str = "") -> None:
         raise OSError("the environment says HF_HUB_OFFLINE")
     target.parent.mkdir(parents=True, exist_ok=True)
     before = socket.getdefaulttimeout()
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pgdefect-") as scratch:
-        unpacked = Path(scratch) / "unpacked"
+    with scratch_folder(target.parent, ".pgdefect-") as scratch:
+        unpacked = scratch / "unpacked"
         socket.setdefaulttimeout(CONNECT_SECONDS)
         try:
             download_and_extract(unpacked, info)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pgdefect.claims import scratch_folder
 from pgdefect.errors import TrainingError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 from pgdefect.vision.backbone import (
@@ -203,7 +204,7 @@ def run_engine(
     model = embedder.lightning_model
     model.fetched = deque()
     model.consume = consume
-    with tempfile.TemporaryDirectory(prefix="pgdefect-") as scratch, quiet():
+    with scratch_folder(Path(tempfile.gettempdir()), "pgdefect-engine-") as scratch, quiet():
         engine = Engine(
             accelerator="gpu" if device.startswith("cuda") else "cpu",
             devices=1,
