@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format docs bench clean fuzz audit
+.PHONY: help setup demo test lint format docs bench clean fuzz soak audit
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    set up, then check style and types"
 	@echo "make docs    set up, then write the generated pages of docs/ anew"
 	@echo "make fuzz    set up, then try 100,000 bad inputs on what reads them"
+	@echo "make soak    set up, then kill commands and servers and see that nothing is lost"
 	@echo "make audit   look for known advisories on the pinned versions"
 	@echo "make bench   set up, then measure against peers"
 	@echo "make clean   remove $(VENV) and what tools left behind"
@@ -67,6 +68,9 @@ audit:
 fuzz: setup
 	$(VENV)/bin/python -m fuzz
 
+soak: setup
+	$(VENV)/bin/python -m soak
+
 clean:
 	rm -rf $(VENV) $(VENV)-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests fuzz audit benchmarks docs migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests fuzz soak audit benchmarks docs migrations -name __pycache__ -type d -prune -exec rm -rf {} +
