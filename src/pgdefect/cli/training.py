@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,6 @@ from pgdefect.cli.output import failures, note, print_json, print_table, progres
 from pgdefect.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.pipeline.progress import Progress
     from pgdefect.pipeline.train import TrainReport
     from pgdefect.pipeline.train_network import NetworkReport
 
@@ -168,6 +169,7 @@ def train(
     from pgdefect.pipeline.options import EfficientAdOptions, TrainOptions
     from pgdefect.pipeline.train import train as train_patchcore
     from pgdefect.pipeline.train_network import train_network
+    from pgdefect.pipeline.training_run import TrainingRun
 
     _check_model(context, model)
     resized = size_of("--image-size", image_size)
@@ -231,24 +233,28 @@ def train(
         for name in names:  # a slip in the last name shows before the first is trained
             category_id(connection, name)
 
-    def run(name: str, progress: Progress) -> TrainReport | NetworkReport:
-        if isinstance(options, TrainOptions):
-            return train_patchcore(database, settings, name, options, progress=progress)
-        return train_network(database, settings, name, options, progress=progress)
-
     reports: list[TrainReport | NetworkReport] = []
     untrained = 0
-    for name in names:
-        try:
-            with progress_bars() as progress:
-                reports.append(run(name, progress))
-        except TrainingError as error:
-            if len(names) == 1:
-                raise
-            note(f"pgdefect: {error}")
-            untrained += 1
-            continue
-        note(f"{name}: detector {reports[-1].detector_id} is active")
+    with ExitStack() as stack:
+        if isinstance(options, TrainOptions):
+            run = stack.enter_context(TrainingRun(settings, database, names, options))
+            use_case: Callable[..., TrainReport | NetworkReport] = partial(
+                train_patchcore, database, settings, options=options, run=run
+            )
+        else:
+            use_case = partial(train_network, database, settings, options=options)
+        for name in names:
+            try:
+                with progress_bars() as progress:
+                    reports.append(use_case(name, progress=progress))
+            except TrainingError as error:
+                if len(names) == 1:
+                    raise
+                note(f"pgdefect: {error}")
+                untrained += 1
+                continue
+            _say_resumed(reports[-1])
+            note(f"{name}: detector {reports[-1].detector_id} is active")
     if json:
         print_json(reports)
     elif reports:
@@ -256,6 +262,20 @@ def train(
     failures([item for report in reports for item in report.failed])
     if untrained:
         raise typer.Exit(1)
+
+
+def _say_resumed(report: TrainReport | NetworkReport) -> None:
+    """What a training that was cut short had done."""
+    if getattr(report, "stored_before", False):
+        note(
+            f"{report.category}: the training that was cut short had stored detector "
+            f"{report.detector_id}; what was left to do is done"
+        )
+    elif taken_up := getattr(report, "taken_up_images", 0):
+        note(
+            f"{report.category}: took up {taken_up:,} of {report.extracted_images:,} images "  # type: ignore[union-attr]
+            "extracted before"
+        )
 
 
 def _check_model(context: typer.Context, model: str) -> None:
@@ -278,7 +298,8 @@ def _trained(
     """Headings and rows of what trainings of one model made."""
     from pgdefect.pipeline.train_network import NetworkReport
 
-    stages = list(reports[0].seconds)
+    # One that was taken up may have skipped some.
+    stages = max((list(report.seconds) for report in reports), key=len)
     rows: list[Sequence[Any]] = []
     for r in reports:
         own: tuple[float, ...]
@@ -286,7 +307,7 @@ def _trained(
             made, own = ("steps", "loss"), (r.steps, r.losses["train_loss"])
         else:
             made, own = ("bank vectors", "dim"), (r.bank_vectors, r.embedding_dim)
-        seconds = [round(r.seconds[stage], 1) for stage in stages]
+        seconds = [round(r.seconds.get(stage, 0.0), 1) for stage in stages]
         rows.append((r.category, r.training_images, r.held_out_images, *own, r.threshold, *seconds))
     headings = ("category", "images", "held out", *made, "threshold", *(f"{s} s" for s in stages))
     return headings, rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from pgdefect.db.models import MemoryBank as MemoryBankRow
 from pgdefect.db.order import keep_images
 from pgdefect.db.thresholds import store_first_threshold
 from pgdefect.distance import index_expression, indexed_type
+from pgdefect.errors import NotFound
 from pgdefect.types import (
     UNKNOWN_IMAGE,
     Float32,
@@ -120,6 +122,47 @@ def store_detector(
         return detector_id
 
     return database.transact(work)
+
+
+@dataclass(frozen=True)
+class BankFigures:
+    """What is stored of a bank and its threshold, but the vectors."""
+
+    num_images: int
+    num_vectors: int
+    embedding_dim: int
+    covering_radius: float
+    threshold: float
+    held_out_images: int
+
+
+def bank_figures(database: Database, detector_id: int) -> BankFigures:
+    """Figures of a PatchCore detector. Raises NotFound where it is gone."""
+    with database.connect() as connection:
+        row = connection.execute(
+            text("""
+            SELECT b.num_images, b.num_vectors, b.embedding_dim, b.covering_radius, d.threshold,
+                   (SELECT count(*) FROM pgdefect.holdout_score h WHERE h.detector_id = d.id)
+            FROM pgdefect.memory_bank b JOIN pgdefect.detector d ON d.id = b.id
+            WHERE b.id = :id"""),
+            {"id": detector_id},
+        ).one_or_none()
+    if row is None:
+        raise NotFound(f"detector {detector_id} was deleted just now; train the category again")
+    return BankFigures(*row)
+
+
+def find_run(database: Database, category_id: int, settings: Mapping[str, Any]) -> int | None:
+    """The active detector of a training that recorded these settings, its ``run`` among them."""
+    with database.connect() as connection:
+        found: int | None = connection.scalar(
+            text(
+                "SELECT d.id FROM pgdefect.detector d JOIN pgdefect.memory_bank b ON b.id = d.id "
+                "WHERE d.category_id = :category AND d.active AND d.settings = (:settings)::jsonb"
+            ),
+            {"category": category_id, "settings": json.dumps(settings)},
+        )
+    return found
 
 
 def partition_name(bank_id: int, parent: str = "memory_bank_patch") -> str:

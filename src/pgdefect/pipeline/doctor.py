@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from pgdefect.claims import claim, remove_unclaimed
 from pgdefect.config import Settings
 from pgdefect.db.doctor import contents, indexes, partitions, server
-from pgdefect.db.doctor.findings import FIX, SEVERITIES, Finding
+from pgdefect.db.doctor.findings import FIX, SEVERITIES, Finding, size
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.simulations import simulated_paths
 from pgdefect.errors import DatabaseError, PgdefectError, SchemaOutOfDate, UnsupportedServer
+from pgdefect.vision.patch_spool import KEPT_DAYS, leftovers
 
 Check = Callable[[Connection], Iterator[Finding]]
+CACHES = ("extractors", "networks")
+"""Folders of the cache that keep networks."""
 NAMED = 3
 """Files of one kind that a finding names."""
 
@@ -121,6 +126,7 @@ def _findings(
         contents.check_networks,
         contents.check_unused_extractors,
         partial(check_cached_networks, folder=settings.cache_dir),
+        partial(check_leftover_files, folder=settings.cache_dir),
         check_roots,
         _check_machine,
     ]
@@ -181,7 +187,7 @@ def check_cached_networks(connection: Connection, folder: Path) -> Iterator[Find
         FROM pgdefect.detector_model""")
     )
     for kind, number, digest, good in rows:
-        path = folder / ("extractors" if kind == "extractor" else "networks") / f"{digest}.onnx"
+        path = folder / CACHES[kind != "extractor"] / f"{digest}.onnx"
         try:
             content = path.read_bytes()
         except OSError:
@@ -216,6 +222,44 @@ def _put_back(database: Database, kind: str, number: int, content: bytes) -> Non
             "AND encode(sha256(%(onnx)s), 'hex') = onnx_sha256",
             {"onnx": content, "id": number},
         )
+
+
+def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Finding]:
+    """Files in the cache that processes left which were killed: no living one holds them."""
+    drafts = [(path, False) for kind in CACHES for path in (folder / kind).glob("*.part")]
+    for path, of_use in [*leftovers(folder), *drafts]:
+        held = claim(path)
+        if held is None:
+            continue
+        os.close(held)
+        what = f"{size(_disk_usage(path))} that a process left which was killed"
+        if of_use:
+            yield Finding(
+                "note",
+                "leftover-files",
+                str(path),
+                f"{what}: patch embeddings that the same training takes up, if it is run again "
+                f"within {KEPT_DAYS} days",
+                f"pgdefect train CATEGORY; or rm -r {path}",
+            )
+        else:
+            yield Finding(
+                "note",
+                "leftover-files",
+                str(path),
+                what,
+                FIX,
+                lambda database, path=path: remove_unclaimed([path]),  # type: ignore[misc]
+            )
+
+
+def _disk_usage(path: Path) -> int:
+    """Bytes that a file, or all in a folder, take on the disk."""
+    total = 0
+    for one in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):
+            total += 512 * one.stat().st_blocks
+    return total
 
 
 def check_roots(connection: Connection) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.config import Settings
-from pgdefect.db.banks import store_detector
+from pgdefect.db.banks import bank_figures, find_run, store_detector
 from pgdefect.db.catalog import category_id as find_category
 from pgdefect.db.defects import ensure_defect_space
 from pgdefect.db.engine import Database
@@ -28,8 +27,10 @@ from pgdefect.db.queries import images_of
 from pgdefect.db.roles import require_owner
 from pgdefect.errors import ImageError, TooFewImages
 from pgdefect.pipeline.bank import build_bank, calibrate, choose_images, learn_defect_space
+from pgdefect.pipeline.extraction import Extracted, extract_patches, spool_key
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.training_run import TrainingRun
 from pgdefect.types import (
     DefectSpace,
     DefectViewArtifact,
@@ -54,7 +55,9 @@ class TrainReport:
     """What a training made; seconds by stage.
 
     training_images are in the bank. held_out_images set the threshold: most of them are in the
-    bank too and were held out of it one part at a time.
+    bank too and were held out of it one part at a time. taken_up_images: of extracted_images,
+    those that a training which was cut short had extracted; stored_before: it had stored the
+    detector, too.
     """
 
     category: str
@@ -68,6 +71,9 @@ class TrainReport:
     extractor_id: int
     seconds: dict[str, float] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
+    extracted_images: int = 0
+    taken_up_images: int = 0
+    stored_before: bool = False
 
 
 def train(
@@ -76,13 +82,16 @@ def train(
     category: str,
     options: TrainOptions,
     *,
+    run: TrainingRun | None = None,
     progress: Progress = silent,
 ) -> TrainReport:
     """Learn what is normal for a category from its normal training images.
 
     All but a few go into the bank. For the threshold some (`holdout`, by group) are scored
     against the vectors of other parts. The new detector replaces the active one in the
-    transaction that stores it; interrupted at any moment before, nothing changes.
+    transaction that stores it; interrupted at any moment before, nothing changes. Killed, or cut
+    off from the database, it is taken up when it is called again: images are not extracted twice,
+    and with the same `run` a detector that was stored is not made again.
 
     Raises:
         UnknownCategory, TooFewImages, UsageError, WeightsError, MissingExtra;
@@ -93,7 +102,7 @@ def train(
         category_id = find_category(connection, category)
     require_owner(database, "training")
     with database.lock(f"training of {category}"):
-        return _train(database, settings, category, category_id, options, progress)
+        return _train(database, settings, category, category_id, options, run, progress)
 
 
 def _train(
@@ -102,73 +111,86 @@ def _train(
     category: str,
     category_id: int,
     options: TrainOptions,
+    run: TrainingRun | None,
     progress: Progress,
 ) -> TrainReport:
     clock = Clock()
     everything = images_of(database, category)
     normal = learnable(category, everything)
-    failed: list[tuple[str, str]] = []
-
     bank_images, unseen, scored = choose_images(normal, options.holdout, options.seed)
 
     with clock("extractor"):
         extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
     bank_images = by_input_size(bank_images, extractor.preprocessing)
     unseen = by_input_size(unseen, extractor.preprocessing)
-    with PatchSpool(settings.cache_dir, options.precision) as spool:
-        with clock("extract"):
-            means = _extract(
-                embedder, extractor, [*bank_images, *unseen], spool, options, failed, progress
-            )
-        bank_ids = [image.id for image in bank_images if image.id in means]
-        readable = [image for image in [*bank_images, *unseen] if image.id in means]
-        if len(means) < MIN_IMAGES or not 0 < len(bank_ids) < len(readable):
-            raise TooFewImages(
-                f"only {len(means)} of {len(normal)} training images of {category!r} can be read, "
-                f"and {MIN_IMAGES} are needed; first: {failed[0][1]}"
-            )
-        with clock("coreset"):
-            bank = build_bank(spool, bank_ids, options, progress)
-        with clock("threshold"):
-            threshold, scores, calibration = calibrate(
-                bank, spool, readable, scored, options, progress
-            )
-        with clock("defects"):
-            ensure_defect_space(
-                database,
-                extractor_id,
-                partial(_defect_space, bank, spool, readable, options, embedder.spec),
-            )
-    with clock("export"):
-        database.transact(partial(_store_means, extractor_id, means))
-        detector_id = store_detector(
-            database,
-            category_id=category_id,
-            extractor_id=extractor_id,
-            bank=bank,
-            threshold=threshold,
-            holdout_scores=scores,
-            calibration=calibration,
-            settings=options.recorded(),
-            metrics={},
-            library_versions=library_versions(),
-            progress=progress,
-        )
-    with clock("embed"):
-        others = [image for image in everything if image.id not in means]
-        failed += embed_images(database, extractor, extractor_id, others, progress)
+    images = [*bank_images, *unseen]
+    key = spool_key(database, category, extractor, images, options)
+    with PatchSpool(settings.cache_dir, options.precision, key) as spool:
+        extracted = Extracted()
+        recorded = options.recorded()
+        detector_id = None
+        if run and (token := run.token(category, key.content)):
+            detector_id = find_run(database, category_id, recorded | {"run": token})
+        stored_before = detector_id is not None
+        if detector_id is None:
+            if run and (token := run.begin(category, key.content)):
+                recorded["run"] = token
+            with clock("extract"):
+                extracted = extract_patches(embedder, extractor, images, spool, options, progress)
+            means = extracted.means
+            bank_ids = [image.id for image in bank_images if image.id in means]
+            readable = [image for image in images if image.id in means]
+            if len(means) < MIN_IMAGES or not 0 < len(bank_ids) < len(readable):
+                raise TooFewImages(
+                    f"only {len(means)} of {len(normal)} training images of {category!r} can be "
+                    f"read, and {MIN_IMAGES} are needed; first: {extracted.failed[0][1]}"
+                )
+            with clock("coreset"):
+                bank = build_bank(spool, bank_ids, options, progress)
+            with clock("threshold"):
+                threshold, scores, calibration = calibrate(
+                    bank, spool, readable, scored, options, progress
+                )
+            with clock("defects"):
+                ensure_defect_space(
+                    database,
+                    extractor_id,
+                    partial(_defect_space, bank, spool, readable, options, embedder.spec),
+                )
+            with clock("export"):
+                database.transact(partial(_store_means, extractor_id, means))
+                detector_id = store_detector(
+                    database,
+                    category_id=category_id,
+                    extractor_id=extractor_id,
+                    bank=bank,
+                    threshold=threshold,
+                    holdout_scores=scores,
+                    calibration=calibration,
+                    settings=recorded,
+                    metrics={},
+                    library_versions=library_versions(),
+                    progress=progress,
+                )
+        with clock("embed"):
+            others = [image for image in everything if image.id not in extracted.means]
+            failed = embed_images(database, extractor, extractor_id, others, progress)
+        figures = bank_figures(database, detector_id)
     return TrainReport(
         category,
         detector_id,
-        len(bank_ids),
-        len(scores),
-        len(bank.embeddings),
-        bank.embeddings.shape[1],
-        bank.covering_radius,
-        threshold.value,
+        figures.num_images,
+        figures.held_out_images,
+        figures.num_vectors,
+        figures.embedding_dim,
+        figures.covering_radius,
+        figures.threshold,
         extractor_id,
         clock.seconds,
-        tuple(failed),
+        tuple(extracted.failed + failed),
+        len(images),
+        extracted.taken_up,
+        stored_before,
     )
 
 
@@ -257,35 +279,6 @@ def _extractor(
     extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
     progress("extractor", 1, 1)
     return extractor, extractor_id, embedder
-
-
-def _extract(
-    embedder: patchcore.PatchEmbedder,
-    extractor: Extractor,
-    images: Sequence[StoredImage],
-    spool: PatchSpool,
-    options: TrainOptions,
-    failed: list[tuple[str, str]],
-    progress: Progress,
-) -> dict[int, Float32]:
-    """Spool the patches of all readable images in order; image embeddings by image id."""
-    num_patches = sum(math.prod(extractor.grid_of((image.height, image.width))) for image in images)
-    spool.allocate(num_patches, extractor.artifact.embedding_dim)
-    means: dict[int, Float32] = {}
-
-    def consume(batch: Batch) -> None:
-        if options.device == "cpu":
-            patches = extractor(batch.inputs)
-        else:
-            patches = embedder.embed(batch.inputs, options.device)
-        spool.append(patches)
-        ids = [images[index].id for index in batch.indices]
-        means.update(zip(ids, image_embeddings(patches), strict=True))
-        progress("extract", len(means), len(images))
-
-    stream = image_batches(images, extractor.preprocessing, options.batch_size, failed)
-    patchcore.run_engine(embedder, stream, consume, device=options.device)
-    return means
 
 
 def by_input_size(images: Sequence[StoredImage], preprocessing: Preprocessing) -> list[StoredImage]:
