@@ -144,10 +144,6 @@ def report(
         f"\n{len(hit)} faults injected, {lost:,} rows lost, "
         f"{sum(bool(r.wrong) for r in results)} differences, {seconds / 60:.0f} minutes"
     )
-    for result in results:
-        for line in result.wrong:
-            job = result.job
-            print(f"{job.fault.name} {job.case.name} #{job.number}: {line}", file=sys.stderr)
     return 1 if failed else 0
 
 

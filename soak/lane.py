@@ -210,6 +210,19 @@ class Lane:
                     raise
             time.sleep(0.02)
 
+    @staticmethod
+    def wait_for_crash(connection: psycopg.Connection[Any]) -> None:
+        """Wait until a server with a killed process has noticed, and ended this connection: for
+        some hundredths of a second it lets others in.
+        """
+        deadline = time.monotonic() + LIMIT_S
+        with suppress(psycopg.OperationalError):
+            while time.monotonic() < deadline:
+                connection.execute("SELECT 1")
+                time.sleep(0.005)
+            raise TimeoutError("the server did not notice that a process of it was killed")
+        connection.close()
+
     def copy_to(self, folder: Path) -> Lane:
         """Another lane with the same databases; this one's server is stopped for it."""
         self.server.stop()

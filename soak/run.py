@@ -9,11 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+from threadpoolctl import threadpool_limits
 
 from soak.cases import Case, Data, Reference
 from soak.faults import Fault, Moment, free_bytes
@@ -175,7 +178,10 @@ def work(
                 for job in units.get_nowait():
                     place = disk_lane if job.fault.small_disk else lane
                     assert place is not None
-                    result = run_job(place, data, job, references[job.case.name], seed)
+                    try:
+                        result = run_job(place, data, job, references[job.case.name], seed)
+                    except Exception:
+                        result = Result(job, wrong=[traceback.format_exc()])
                     results.append(result)
                     _progress(result, len(results), len(jobs))
         except queue.Empty:
@@ -184,10 +190,20 @@ def work(
             errors.append(error)
 
     threads = [threading.Thread(target=serve, args=(lane,)) for lane in lanes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        # A process that is forked while another thread multiplies takes OpenBLAS's threads from
+        # it, and it waits for ever: one thread has nobody to wait for.
+        with threadpool_limits(limits=1, user_api="blas"):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    except KeyboardInterrupt:
+        # What is under way is finished, and what was found so far is told.
+        errors.append(KeyboardInterrupt())
+        for thread in threads:
+            thread.join()
+        return results
     if errors:
         raise errors[0]
     return results
@@ -195,10 +211,12 @@ def work(
 
 def _progress(result: Result, done: int, total: int) -> None:
     job = result.job
-    verdict = "not hit" if not result.hit else "DIFFERENT" if result.wrong else "same"
+    verdict = "DIFFERENT" if result.wrong else "same" if result.hit else "not hit"
     print(
         f"[{done}/{total}] {job.fault.name} {job.case.name} #{job.number}: {verdict} "
         f"({result.seconds:.1f} s)",
         file=sys.stderr,
         flush=True,
     )
+    for line in result.wrong:
+        print(f"    {line}", file=sys.stderr, flush=True)

@@ -34,6 +34,13 @@ CALLED = {
     "bank_id": _DETECTOR,
 }
 """What a row is called that a column of this name refers to; {} stands for the column."""
+BINARY = {
+    "vector": "vector_send({})",
+    "halfvec": "halfvec_send({})",
+    "halfvec[]": "array_send({})",
+    "real[]": "array_send({})",
+}
+"""Types whose values are many numbers: writing them as text takes long."""
 RANDOM = {
     ("memory_bank", "ef_search"),
     ("memory_bank", "ef_search_recall"),
@@ -135,6 +142,8 @@ def _value(table: str, column: str, kind: str) -> str | None:
         return _DETECTOR.format(quoted) if table == "memory_bank" else None
     if column in CALLED:
         return CALLED[column].format(quoted)
+    if kind in BINARY:
+        return BINARY[kind].format(f"t.{quoted}")
     return f"t.{quoted}"
 
 
