@@ -56,7 +56,7 @@ CASES = (
     Case(
         "export",
         "trained",
-        lambda data, place: ["export", "parts", str(place.folder / "out/tables")],
+        lambda data, place: ["export", "parts", str(place.folder / "out/tables"), "--force"],
     ),
     Case(
         "inspect",
