@@ -500,3 +500,23 @@ def test_postgres_16_does_all_of_it() -> None:
         require_current(database)
         whole_round(database)
         database.dispose()
+
+
+def test_a_lost_connection_is_one_error_and_no_traceback(
+    database: Database, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lost beneath SQLAlchemy, whose pool then fails to roll back what is gone."""
+
+    def lose() -> None:
+        with database.connect() as connection:
+            raw = driver(connection)
+            with database.autocommit() as other:
+                other.execute("SELECT pg_terminate_backend(%s, 10000)", [raw.info.backend_pid])
+            raw.execute("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        lose()
+    assert caplog.records == []
+    assert capfd.readouterr().err == ""
+    with database.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1

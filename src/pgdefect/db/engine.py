@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import time
@@ -39,6 +40,7 @@ SECRET = {"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
 """Parameters of a URL that never leave it."""
 
 
+_POOL_LOGGER = "sqlalchemy.pool.impl.QueuePool.pgdefect"
 _PORTS = re.compile(r"[^:,]*(:[0-9]*)?(,[^:,]*(:[0-9]*)?)*|.*\[.*")
 """Hosts and ports of a URL; where there is a bracket, libpq has the word."""
 
@@ -125,7 +127,11 @@ class Database:
             max_overflow=0,
             pool_timeout=self.patience,
             pool_use_lifo=True,
+            pool_logging_name=_POOL_LOGGER.rpartition(".")[2],
         )
+        # It logs an error that is raised as well, with a traceback on stderr: of a connection that
+        # was lost, it cannot roll back.
+        logging.getLogger(_POOL_LOGGER).setLevel(logging.CRITICAL)
         return engine
 
     def _translated(self) -> AbstractContextManager[None]:
