@@ -19,7 +19,7 @@ from soak.lane import Command, Lane, Place, Stage
 
 MIB = 1 << 20
 SESSIONS = "datname = %s AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-STAY_MS = 0.002
+STAY_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,18 @@ def kill_server(lane: Lane, place: Place, begin: Begin, moment: Moment) -> tuple
 
 def cut(lane: Lane, place: Place, begin: Begin, moment: Moment) -> tuple[Command, bool]:
     """Every connection to the database is ended by the server."""
-    at = moment.during()
+    at, ended = moment.during(), 0
     with lane.admin() as connection:
         command = begin(None)
         command.ended_within(at)
-        ended = connection.execute(
-            f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {SESSIONS}",
-            [place.name],
-        ).fetchone()
+        # From then on the first moment when there is a connection.
+        while not ended and not command.ended_within(STAY_S):
+            [(ended,)] = connection.execute(
+                f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {SESSIONS}",
+                [place.name],
+            ).fetchall()
     command.wait()
-    return command, ended is not None and ended[0] > 0
+    return command, ended > 0
 
 
 def statement_timeout(
@@ -122,7 +124,7 @@ def memory(lane: Lane, place: Place, begin: Begin, moment: Moment) -> tuple[Comm
     limited: set[int] = set()
     with lane.admin() as connection:
         command = begin(None)
-        while not command.ended_within(STAY_MS):
+        while not command.ended_within(STAY_S):
             rows = connection.execute(
                 f"SELECT pid FROM pg_stat_activity WHERE {SESSIONS} "
                 "AND query LIKE '%%memory\\_bank\\_patch\\_%%'",
