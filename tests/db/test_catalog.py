@@ -76,6 +76,19 @@ def rows_of(database: Database) -> list[tuple[object, ...]]:
 # -- ingest --------------------------------------------------------------------------------
 
 
+def test_an_id_given_out_twice_is_an_error_and_no_image_less(
+    database: Database, folder: Path
+) -> None:
+    ingest(database, folder, "lids")
+    before = rows_of(database)
+    with database.begin() as connection:
+        connection.execute(text("ALTER SEQUENCE pgdefect.image_id_seq RESTART"))
+    picture(folder / "train/good/new.png", 50)
+    with pytest.raises(Conflict, match="a sequence of ids was set back"):
+        ingest(database, folder, "lids")
+    assert rows_of(database) == before
+
+
 def test_ingest_records_what_the_files_are(database: Database, folder: Path) -> None:
     report = ingest(database, folder, "lids")
     assert (report.added, report.unchanged, report.failed) == (6, 0, ())

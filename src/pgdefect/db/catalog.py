@@ -76,7 +76,9 @@ class KnownImage:
 def ensure_category(connection: Connection, name: str) -> int:
     """The category's id; it is made when it is new."""
     while True:
-        connection.execute(insert(Category).values(name=name).on_conflict_do_nothing())
+        connection.execute(
+            insert(Category).values(name=name).on_conflict_do_nothing(index_elements=["name"])
+        )
         found = connection.scalar(select(Category.id).where(Category.name == name))
         if found is not None:  # else somebody has deleted it between the two
             return found
@@ -88,7 +90,9 @@ def ensure_root(connection: Connection, path: str) -> int:
     Who needs several takes them in the order of their paths.
     """
     connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_ROOTS_LOCK})"))
-    connection.execute(insert(ImageRoot).values(path=path).on_conflict_do_nothing())
+    connection.execute(
+        insert(ImageRoot).values(path=path).on_conflict_do_nothing(index_elements=["path"])
+    )
     return connection.execute(select(ImageRoot.id).where(ImageRoot.path == path)).scalar_one()
 
 
@@ -160,7 +164,9 @@ def insert_images(
         # Two who add the same images wait for each other, each in the same order.
         for image in sorted(images, key=lambda image: image.path)
     ]
-    new = insert(Image).on_conflict_do_nothing().returning(Image.path)
+    # Of this only: an id given out twice (a sequence set back) is an error, and no image less.
+    same = ["category_id", "root_id", "path"]
+    new = insert(Image).on_conflict_do_nothing(index_elements=same).returning(Image.path)
     return set(connection.scalars(new, values))
 
 

@@ -122,6 +122,12 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
                 f"another session deleted what this refers to, or refers to what this deletes: "
                 f"{message}. Run the command again"
             )
+        case "23505":
+            return errors.Conflict(
+                f"a row like this is there already: {message}. Another session stored it at the "
+                "same moment, or a sequence of ids was set back, as a restoration by other means "
+                "may do. Nothing was stored; run the command again"
+            )
         case "42501":
             return errors.PermissionDenied(
                 f"this login may not do that: {full}. What each role may do is in docs/roles.md; "
