@@ -12,21 +12,25 @@ from pgdefect.cli.main import run
 from pgdefect.config import Settings
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
+from pgdefect.distance import as_stored
 from pgdefect.errors import ImageError
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.inspector import Inspector
-from pgdefect.pipeline.patch_search import SearchKind, SqlSearch, open_search
+from pgdefect.pipeline.patch_search import SearchKind, SqlSearch, open_search, score_image
 from pgdefect.types import Inspection
+from pgdefect.vision.scoring import row_distances
+from pgdefect.vision.transform import apply_transform
 
 
 def judge(
     database: Database, settings: Settings, paths: list[str], kind: SearchKind
 ) -> list[Inspection]:
-    def on_error(index: int, error: ImageError) -> None:
-        raise error
-
     inspector = Inspector(database, settings, "parts", kind)
-    return [judged.inspection for batch in inspector.judge(paths, on_error) for _, judged in batch]
+    return [judged.inspection for batch in inspector.judge(paths, _refuse) for _, judged in batch]
+
+
+def _refuse(index: int, error: ImageError) -> None:
+    raise error
 
 
 @pytest.fixture
@@ -69,6 +73,39 @@ def test_hnsw_fast_and_exact_give_the_same_image_scores(
         for ours, true in zip(other, exact, strict=True):
             # What the index finds is an upper bound, and the worst patch is the same.
             assert (ours.scores.distances >= true.scores.distances * (1 - 1e-4) - 1e-6).all()
+
+
+@pytest.mark.parametrize("worst_share", [0.0, 0.05])
+def test_an_image_shared_out_among_threads_has_the_same_score(
+    trained: Database, paths: list[str], settings: Settings, worst_share: float
+) -> None:
+    with trained.begin() as connection:
+        connection.execute(
+            text("UPDATE pgdefect.memory_bank SET worst_share = :share, ef_search_fast = 1"),
+            {"share": worst_share},
+        )
+    [judged] = Inspector(trained, settings, "parts").judge(paths[:1], _refuse)
+    embedded = judged[0][1].embedded_patches.patches
+    bank = active_detector(trained, "parts").bank
+    vectors = as_stored(
+        apply_transform(bank.transform, embedded.reshape(-1, embedded.shape[-1])), bank.precision
+    )
+    exact = open_search(trained, bank, "exact")
+    whole = score_image(exact, vectors, embedded.shape[:2])
+    kinds: tuple[SearchKind, ...] = ("exact", "fast")
+    for kind in kinds:
+        search = open_search(trained, bank, kind)
+        # More threads than a part has patches, too.
+        for num_threads in (2, 3, 7, len(vectors) + 1 if kind == "exact" else 5):
+            shared = score_image(search, vectors, embedded.shape[:2], num_threads)
+            assert shared.raw_score == pytest.approx(whole.raw_score, rel=1e-4)
+            assert (shared.worst_row, shared.worst_col) == (whole.worst_row, whole.worst_col)
+            of_positions = row_distances(
+                vectors, exact.vectors[shared.positions.reshape(-1)], bank.metric
+            )
+            np.testing.assert_allclose(
+                shared.distances.reshape(-1), of_positions, rtol=1e-3, atol=1e-6
+            )
 
 
 def test_fast_uses_its_own_setting(trained: Database) -> None:

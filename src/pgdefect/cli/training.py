@@ -266,15 +266,19 @@ def train(
 
 def _say_resumed(report: TrainReport | NetworkReport) -> None:
     """What a training that was cut short had done."""
-    if getattr(report, "stored_before", False):
+    from pgdefect.pipeline.train import TrainReport
+
+    if not isinstance(report, TrainReport):
+        return  # EfficientAD begins anew
+    if report.stored_before:
         note(
             f"{report.category}: the training that was cut short had stored detector "
             f"{report.detector_id}; what was left to do is done"
         )
-    elif taken_up := getattr(report, "taken_up_images", 0):
+    elif report.taken_up_images:
         note(
-            f"{report.category}: took up {taken_up:,} of {report.extracted_images:,} images "  # type: ignore[union-attr]
-            "extracted before"
+            f"{report.category}: took up {report.taken_up_images:,} of "
+            f"{report.extracted_images:,} images extracted before"
         )
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +18,7 @@ from pgdefect.threads import num_cpus
 from pgdefect.types import Float32, StoredImage
 from pgdefect.vision import patchcore
 from pgdefect.vision.extractor import Extractor, image_embeddings
-from pgdefect.vision.patch_spool import PatchSpool, SpoolKey
+from pgdefect.vision.patch_spool import PatchSpool, SpoolKey, content_hash
 from pgdefect.vision.preprocess import Batch, batches
 from pgdefect.vision.training import library_versions
 
@@ -64,11 +61,7 @@ def spool_key(
             for image in images
         ],
     }
-    return SpoolKey(_hash([database.safe_url, category]), _hash(content))
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return SpoolKey(content_hash([database.safe_url, category]), content_hash(content))
 
 
 def _stamp(path: str) -> list[int] | None:

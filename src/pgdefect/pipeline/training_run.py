@@ -7,7 +7,6 @@ training is done.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -15,14 +14,13 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from pgdefect.claims import claim, remove_unclaimed
 from pgdefect.config import Settings
 from pgdefect.db.engine import Database
 from pgdefect.errors import DatabaseError
 from pgdefect.pipeline.options import TrainOptions
-from pgdefect.vision.patch_spool import KEPT_DAYS
+from pgdefect.vision.patch_spool import KEPT_DAYS, content_hash
 
 __all__ = ["TrainingRun"]
 
@@ -43,8 +41,8 @@ class TrainingRun:
         categories: Sequence[str],
         options: TrainOptions,
     ) -> None:
-        self._subject = f"{_PREFIX}{_hash([database.safe_url, list(categories)])[:12]}-"
-        self._path = settings.cache_dir / f"{self._subject}{_hash(options.recorded())[:32]}"
+        self._subject = f"{_PREFIX}{content_hash([database.safe_url, list(categories)])[:12]}-"
+        self._path = settings.cache_dir / f"{self._subject}{content_hash(options.recorded())[:32]}"
         self._tokens: dict[tuple[str, str], str] = {}
         self._held: int | None = None
 
@@ -103,7 +101,3 @@ class TrainingRun:
             os.fsync(file.fileno())
         self._tokens[category, content] = token
         return token
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

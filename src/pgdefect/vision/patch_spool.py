@@ -10,6 +10,7 @@ something, the checksums tell, and the spool is good up to the batch before.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from pgdefect.distance import Precision
 from pgdefect.errors import DatabaseError, TrainingError
 from pgdefect.types import Float32
 
-__all__ = ["KEPT_DAYS", "PatchSpool", "SpoolKey", "leftovers"]
+__all__ = ["KEPT_DAYS", "PatchSpool", "SpoolKey", "content_hash", "leftovers"]
 
 KEPT_DAYS = 3
 """After so long what a killed training left is removed by the next training of anything."""
@@ -54,6 +55,11 @@ class SpoolKey:
     @property
     def folder_name(self) -> str:
         return f"{self.prefix}{self.content[:32]}"
+
+
+def content_hash(value: Any) -> str:
+    """In hexadecimal, of what JSON can say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class PatchSpool:
