@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from fuzz.bad_folder import BadFolder, write_bad_folder
 
 from pgdefect.cli.output import note, print_table
@@ -178,3 +179,36 @@ def test_options_that_are_no_numbers_or_json(cli: Cli, database: Database) -> No
         result = cli(database, *arguments)
         assert result.code == 2, arguments[2]
         assert arguments[-2] in result.error or arguments[1] in result.error
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "added"),
+    [("all", "all/day1", (4, 0)), ("all/day1", "all", (2, 2))],
+    ids=["within", "around"],
+)
+def test_a_folder_within_or_around_an_ingested_one_makes_no_image_twice(
+    cli: Cli, database: Database, tmp_path: Path, first: str, second: str, added: tuple[int, int]
+) -> None:
+    for name in ("day1/a", "day1/b", "day10/c", "d"):
+        path = tmp_path / "all" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), ord(name[-1])).save(path)
+
+    def ingest(folder: str, category: str = "parts") -> tuple[int, list[str]]:
+        done = cli(database, "ingest", tmp_path / folder, "--category", category, "--json")
+        assert done.code == 0, done.err
+        [report] = done.json
+        return report["added"], report["problems"]
+
+    assert ingest(first) == (added[0], [])
+    for again in (added[1], 0):
+        count, [problem] = ingest(second)
+        assert count == again
+        assert problem.startswith("2 files are images of this category already, ingested with ")
+        assert repr(str(tmp_path / first)) in problem
+    names = value(database, "SELECT array_agg(split_part(path, '/', -1)) FROM pgdefect.image")
+    assert sorted(names) == ["a.png", "b.png", "c.png", "d.png"]
+    assert ingest(first) == (0, [])
+    # Another category's are its own, and a name that begins alike is no folder around it.
+    assert ingest("all/day1", "others") == (2, [])
+    assert ingest("all/day10", "others") == (1, [])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import Connection, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from pgdefect.db.banks import BANK_TABLES, partition_name
@@ -143,6 +143,22 @@ def known_images(connection: Connection, category: str, root: str) -> dict[str, 
         path: KnownImage(id_, path, sha256, retired_at is not None, tuple(description))
         for path, id_, sha256, retired_at, *description in rows
     }
+
+
+def known_elsewhere(connection: Connection, category: str, root: str) -> dict[str, str]:
+    """Where a category's images in folders around `root` or within it lie, and under which root.
+
+    Absolute paths, of all that are recorded under a root that holds `root` or lies in it.
+    """
+    around = func.starts_with(root, ImageRoot.path + "/")
+    within = func.starts_with(ImageRoot.path, root + "/")
+    rows = connection.execute(
+        select(ImageRoot.path, Image.path)
+        .join(Category, Category.id == Image.category_id)
+        .join(ImageRoot, ImageRoot.id == Image.root_id)
+        .where(Category.name == category, or_(around, within), Image.split != "simulated")
+    )
+    return {f"{other}/{path}": other for other, path in rows}
 
 
 def insert_images(

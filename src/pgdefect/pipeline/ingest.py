@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -119,6 +120,8 @@ def ingest_dataset(
     with database.connect() as connection:
         known = catalog.known_images(connection, category, root)
         dataset = _without_simulated(dataset, simulated_paths(connection))
+        elsewhere = catalog.known_elsewhere(connection, category, root)
+    dataset = _without_known_elsewhere(dataset, elsewhere, known)
     total = _Outcome()
     failed: list[tuple[str, str]] = []
     drawn: list[str] = []
@@ -268,6 +271,25 @@ def _without_simulated(dataset: Dataset, paths: set[str]) -> Dataset:
         return dataset
     problem = f"{count} files are simulated defects or masks of theirs; left out"
     return replace(dataset, records=kept, problems=(*dataset.problems, problem))
+
+
+def _without_known_elsewhere(
+    dataset: Dataset, elsewhere: dict[str, str], known: dict[str, catalog.KnownImage]
+) -> Dataset:
+    """The data set without files that were ingested with a folder around it or within it."""
+    kept, left_out = [], Counter[str]()
+    for record in dataset.records:
+        other = elsewhere.get(str(dataset.root / record.path))
+        if other is None or record.path in known:
+            kept.append(record)
+        else:
+            left_out[other] += 1
+    problems = [
+        f"{count} files are images of this category already, ingested with {other!r}; left out: "
+        "ingest that folder to take up what changed"
+        for other, count in sorted(left_out.items())
+    ]
+    return replace(dataset, records=tuple(kept), problems=(*dataset.problems, *problems))
 
 
 def _vanished(dataset: Dataset, known: dict[str, catalog.KnownImage]) -> list[str]:
