@@ -111,8 +111,8 @@ def _store(database: Any, bank: MemoryBank, artifact: Any, category: str) -> tup
     from pgdefect.db import catalog
     from pgdefect.db.banks import Calibration, store_detector
     from pgdefect.db.extractors import store_extractor
+    from pgdefect.distance import nearest_vectors
     from pgdefect.types import Threshold
-    from pgdefect.vision.scoring import nearest_vectors
 
     queries = bank.embeddings[:2048]
     _, distances = nearest_vectors(queries, bank.embeddings, bank.metric)

@@ -44,7 +44,8 @@ def measure(context: Context) -> Report:
     report = Report("inspect", f"{len(test)} test images of {images.name}")
     with server() as database:
         ingest_dataset(database, images.dataset, CATEGORY)
-        options = TrainOptions(resize="stretch", local_contrast=None)  # as anomalib does
+        # As anomalib does, whose distances no axis is stretched for.
+        options = TrainOptions(resize="stretch", local_contrast=None, whiten=0.0)
         normal = [
             i for i in images_of(database, CATEGORY) if (i.split, i.label) == ("train", "normal")
         ]

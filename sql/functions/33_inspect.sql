@@ -61,8 +61,11 @@ BEGIN
     WHERE p.extractor_id = d.extractor_id AND p.image_id = judged.id;
 
     num_worst := greatest(1, round(b.worst_share * cardinality(vectors)));
-    SELECT s.positions, s.distances INTO positions, distances
-    FROM pgdefect.prove_worst(b.id, vectors, num_worst => num_worst) s;
+    SELECT p.positions, p.distances INTO positions, distances
+    FROM (SELECT array_agg(s.nearest_position ORDER BY s.patch) AS positions,
+                 array_agg(s.distance ORDER BY s.patch) AS distances
+          FROM pgdefect.score_patches(b.id, vectors) s) found,
+         pgdefect.prove_worst(b.id, vectors, found.positions, found.distances, num_worst) p;
     worst := ARRAY(
         SELECT u.n FROM unnest(distances) WITH ORDINALITY u(x, n) ORDER BY u.x DESC, u.n
         LIMIT num_worst);

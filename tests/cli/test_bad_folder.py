@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from fuzz.bad_folder import BadFolder, write_bad_folder
+from PIL import Image
 
 from pgdefect.cli.output import note, print_table
 from pgdefect.db.engine import Database

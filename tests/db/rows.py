@@ -22,7 +22,7 @@ from pgdefect.db.extractors import (
     store_extractor,
     store_image_embeddings,
 )
-from pgdefect.distance import COSINE, Metric, Precision, as_stored
+from pgdefect.distance import COSINE, Metric, Precision, as_stored, nearest_vectors
 from pgdefect.types import (
     EmbeddingTransform,
     ExtractorArtifact,
@@ -31,7 +31,6 @@ from pgdefect.types import (
     MemoryBank,
     Threshold,
 )
-from pgdefect.vision.scoring import nearest_vectors
 
 
 def unit_vectors(seed: int, count: int, dim: int) -> Float32:

@@ -559,7 +559,7 @@ def test_calibration_takes_the_least_ef_search_that_reaches_the_target(
 
 
 def _exact(queries: Any, bank: MemoryBank) -> Any:
-    from pgdefect.vision.scoring import nearest_vectors
+    from pgdefect.distance import nearest_vectors
 
     return nearest_vectors(queries, bank.embeddings, bank.metric)[1]
 

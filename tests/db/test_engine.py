@@ -40,7 +40,7 @@ from pgdefect.db.queries import score_patches
 from pgdefect.db.schema import check, require_current, upgrade
 from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.db.translate import translated
-from pgdefect.distance import COSINE, L2
+from pgdefect.distance import COSINE, L2, nearest_vectors
 from pgdefect.errors import (
     AuthenticationFailed,
     Busy,
@@ -52,7 +52,6 @@ from pgdefect.errors import (
     UnsupportedServer,
     UsageError,
 )
-from pgdefect.vision.scoring import nearest_vectors
 
 SECRET = "hunter2-xyzzy"
 ODD_SECRET = "p@ss/w:rd?#[%] §"

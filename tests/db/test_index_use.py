@@ -13,9 +13,8 @@ from sqlalchemy import text
 
 from pgdefect.db.engine import driver
 from pgdefect.db.queries import score_patches, similar_patches
-from pgdefect.distance import Precision, as_stored, pairwise
+from pgdefect.distance import Precision, as_stored, nearest_vectors, pairwise
 from pgdefect.types import BankInfo
-from pgdefect.vision.scoring import nearest_vectors
 
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)

@@ -16,16 +16,24 @@ from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, VectorArray, driver
 from pgdefect.db.queries import (
     bank_vectors,
+    every_other,
+    near_vectors,
     prove_worst,
     score_patches,
     similar_patches,
     support_positions,
 )
-from pgdefect.distance import METRICS, Precision, as_stored, pairwise
+from pgdefect.distance import (
+    METRICS,
+    Precision,
+    as_stored,
+    nearest_vectors,
+    pairwise,
+    row_distances,
+)
 from pgdefect.errors import NotFound
 from pgdefect.types import Float32
 from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.scoring import nearest_vectors, row_distances
 
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
@@ -210,6 +218,35 @@ def test_patch_boxes_in_sql_equal_grid_to_pixels(
 
 
 @each_kind
+def test_near_vectors_are_those_near_to_any_each_once(
+    crowd: Crowd, kind: tuple[str, Precision]
+) -> None:
+    info, bank = crowd.banks[kind]
+    queries = queries_for(bank.embeddings, 20, info.precision)
+    nearest = np.argsort(pairwise(bank.metric, queries, bank.embeddings), axis=1)[:, :4]
+    with crowd.database.connect() as connection:
+        driver(connection).execute("SET LOCAL enable_seqscan = off")
+        positions, vectors = near_vectors(connection, info, np.repeat(queries, 2, axis=0), ef=4)
+        few, _ = near_vectors(connection, info, queries, ef=1)
+        many, _ = near_vectors(connection, info, queries)
+    assert positions.tolist() == sorted(set(positions.tolist()))
+    np.testing.assert_array_equal(vectors, bank.embeddings[positions])
+    assert len(np.setdiff1d(nearest, positions)) <= 0.3 * len(np.unique(nearest))
+    assert len(few) <= 20 < len(positions) <= 80 < len(many) <= 20 * info.ef_search
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 5), (4, 4), (3, 7)])
+def test_every_other_patch_is_beside_each_that_is_left_out(rows: int, cols: int) -> None:
+    asked = np.zeros((rows, cols), dtype=bool)
+    asked.reshape(-1)[every_other((rows, cols))] = True
+    assert asked.sum() == -(-rows * cols // 2)
+    framed = np.pad(asked, 1)
+    beside = framed[:-2, 1:-1] | framed[2:, 1:-1] | framed[1:-1, :-2] | framed[1:-1, 2:]
+    assert (asked | beside).all()
+    assert not (asked & beside).any()
+
+
+@each_kind
 def test_the_largest_distance_is_proven_with_any_ef_search(
     crowd: Crowd, kind: tuple[str, Precision]
 ) -> None:
@@ -221,8 +258,8 @@ def test_the_largest_distance_is_proven_with_any_ef_search(
         driver(connection).execute("SET LOCAL enable_seqscan = off")
         for start in range(0, 300, 30):
             part = slice(start, start + 30)
-            _, hasty = score_patches(connection, info, queries[part], ef=1)
-            positions, distances = prove_worst(connection, info, queries[part], ef=1)
+            found, hasty = score_patches(connection, info, queries[part], ef=1)
+            positions, distances = prove_worst(connection, info, queries[part], found, hasty)
             worst = int(exact[part].argmax())
             assert distances.argmax() == worst
             assert positions[worst] == expected[part][worst]
@@ -244,8 +281,8 @@ def test_the_worst_patches_of_a_mean_are_searched_for_longer(
     with crowd.database.connect() as connection:
         driver(connection).execute("SET LOCAL enable_seqscan = off")
         _, longer = score_patches(connection, info, queries, ef=100)
-        _, hasty = score_patches(connection, info, queries, ef=1)
-        _, distances = prove_worst(connection, info, queries, ef=1, num_worst=40)
+        found, hasty = score_patches(connection, info, queries, ef=1)
+        _, distances = prove_worst(connection, info, queries, found, hasty, num_worst=40)
     largest = np.argsort(-distances)[:40]
     np.testing.assert_array_equal(distances[largest], longer[largest])
     assert (hasty[largest] > longer[largest]).any()
@@ -278,7 +315,11 @@ def test_nearer_patches_are_those_and_no_others(crowd: Crowd, kind: tuple[str, P
 
 CALLS = {
     "score_patches": "SELECT * FROM pgdefect.score_patches({bank}, ARRAY[{patch}::real[]::vector])",
-    "prove_worst": "SELECT * FROM pgdefect.prove_worst({bank}, ARRAY[{patch}::real[]::vector], 7)",
+    "near_vectors": "SELECT * FROM pgdefect.near_vectors({bank}, ARRAY[{patch}::real[]::vector])",
+    "prove_worst": (
+        "SELECT * FROM "
+        "pgdefect.prove_worst({bank}, ARRAY[{patch}::real[]::vector], '{{0}}', '{{9}}')"
+    ),
     "nearest_bank_vectors": "SELECT * FROM pgdefect.nearest_bank_vectors({bank}, {patch}::vector)",
     "nearest": "SELECT * FROM pgdefect.nearest('picture', {extractor}, {image}::vector)",
     "similar_images": "SELECT * FROM defect.similar_images('{id}')",
@@ -394,7 +435,7 @@ def test_scores_of_no_patches_are_no_rows(crowd: Crowd) -> None:
         )
         assert found.fetchall() == []
         worst = driver(connection).execute(
-            "SELECT * FROM pgdefect.prove_worst(%s, '{}'::vector[])",
+            "SELECT * FROM pgdefect.prove_worst(%s, '{}'::vector[], '{}', '{}')",
             [crowd.banks["l2", "single"][0].id],
         )
         assert worst.fetchall() == [([], [])]

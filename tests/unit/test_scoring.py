@@ -9,14 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgdefect.distance import COSINE, L2, METRICS, Metric, as_stored, pairwise
-from pgdefect.vision import scoring
-from pgdefect.vision.scoring import (
+from pgdefect import distance
+from pgdefect.distance import (
+    COSINE,
+    L2,
+    METRICS,
+    Metric,
+    as_stored,
     nearest_vectors,
-    normalized_score,
-    reweighted,
+    pairwise,
     row_distances,
 )
+from pgdefect.vision.scoring import normalized_score, reweighted
 
 each_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 
@@ -48,8 +52,8 @@ def test_nearest_vectors_are_those_of_all_pairs(metric: Metric, queries: int, ba
 def test_blocks_change_nothing(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, held = vectors(0, 50, metric), vectors(1, 90, metric)
     whole = nearest_vectors(asked, held, metric)
-    monkeypatch.setattr(scoring, "_QUERY_BLOCK", 7)
-    monkeypatch.setattr(scoring, "_BANK_BLOCK", 11)
+    monkeypatch.setattr(distance, "_QUERY_BLOCK", 7)
+    monkeypatch.setattr(distance, "_BANK_BLOCK", 11)
     pieces = nearest_vectors(asked, held, metric)
     np.testing.assert_array_equal(whole[0], pieces[0])
     np.testing.assert_array_equal(whole[1], pieces[1])

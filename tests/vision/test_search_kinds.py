@@ -12,13 +12,12 @@ from pgdefect.cli.main import run
 from pgdefect.config import Settings
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
-from pgdefect.distance import as_stored
+from pgdefect.distance import as_stored, row_distances
 from pgdefect.errors import ImageError
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.inspector import Inspector
 from pgdefect.pipeline.patch_search import SearchKind, SqlSearch, open_search, score_image
 from pgdefect.types import Inspection
-from pgdefect.vision.scoring import row_distances
 from pgdefect.vision.transform import apply_transform
 
 

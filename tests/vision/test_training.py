@@ -25,7 +25,7 @@ from pgdefect.db.engine import Database
 from pgdefect.db.extractors import load_extractor
 from pgdefect.db.queries import image_embeddings_of, images_of
 from pgdefect.db.summaries import list_detectors
-from pgdefect.distance import COSINE, as_stored, pairwise
+from pgdefect.distance import COSINE, as_stored, nearest_vectors, pairwise
 from pgdefect.errors import (
     MissingExtra,
     PgdefectError,
@@ -47,7 +47,6 @@ from pgdefect.vision.backbone import find_backbone
 from pgdefect.vision.extractor import Extractor
 from pgdefect.vision.image import load_image
 from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.scoring import nearest_vectors
 from pgdefect.vision.transform import apply_transform
 
 SIZE = (128, 128)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,8 +18,9 @@ from pgdefect.db.detectors import add_detector, reserve_detector
 from pgdefect.db.engine import Database, VectorArray, driver
 from pgdefect.db.models import MemoryBank as MemoryBankRow
 from pgdefect.db.order import keep_images
+from pgdefect.db.queries import every_other
 from pgdefect.db.thresholds import store_first_threshold
-from pgdefect.distance import index_expression, indexed_type
+from pgdefect.distance import index_expression, indexed_type, nearest_vectors, row_distances
 from pgdefect.errors import NotFound
 from pgdefect.types import (
     UNKNOWN_IMAGE,
@@ -55,14 +56,19 @@ Progress = Callable[[str, int, int], None]
 class Calibration:
     """Queries to choose ef_search by, and their exact nearest distances.
 
-    queries: `(n, embedding_dim)` transformed and rounded as stored; distances: `(n,)`.
+    queries: `(n, embedding_dim)` transformed and rounded as stored; distances: `(n,)`. grids:
+    of each image or part of one, whose patches lie in the queries row by row, one image after
+    the other; none where the queries are no images.
     """
 
     queries: Float32
     distances: Float32
+    grids: Sequence[tuple[int, int]] = ()
 
 
 class _Chosen(NamedTuple):
+    """recall: that of ef_search, of queries alone or of whole images, whichever is less."""
+
     ef_search: int
     recall: float
     ef_search_fast: int
@@ -271,31 +277,63 @@ def _set_workers(connection: Connection, table: str, workers: int) -> None:
 def _calibrate(
     connection: Connection, bank_id: int, bank: MemoryBank, calibration: Calibration
 ) -> _Chosen:
-    """Choose ef_search, and the faster one, by recall@1 on the calibration's queries."""
+    """Choose ef_search, and the faster one, by recall@1 on the calibration's queries.
+
+    The faster one serves images only, every other patch of which is asked for; ef_search also
+    single vectors.
+    """
     dim = bank.embeddings.shape[1]
     kind = indexed_type(bank.precision, dim)
     distance = f"{index_expression(kind, dim)} {bank.metric.operator} q.v"
     statement = f"""
-        SELECT p.distance
+        SELECT q.n::integer - 1, p.position
         FROM (SELECT n, v::{kind}({dim}) AS v FROM unnest(%s) WITH ORDINALITY u(v, n) OFFSET 0) q
         CROSS JOIN LATERAL (
-            SELECT ({distance})::double precision AS distance
-            FROM pgdefect.{partition_name(bank_id)} ORDER BY {distance} LIMIT 1
-        ) p ORDER BY q.n"""
+            SELECT position
+            FROM pgdefect.{partition_name(bank_id)} ORDER BY {distance} LIMIT %s
+        ) p"""
     raw = driver(connection)
     # A tie, or a distance equal to rounding, is as good as the nearest.
     good_enough = calibration.distances * (1 + 1e-4) + 1e-6
+    vectors = bank.embeddings.astype(np.float32, copy=False)
+
+    def near(queries: Float32, ef: int, count: int) -> NDArray[np.int32]:
+        """Rows of a query's number and a position, `(n, 2)`."""
+        raw.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(ef)])
+        rows = raw.execute(statement, [VectorArray(queries), count], binary=True).fetchall()
+        return np.array(rows, dtype=np.int32).reshape(-1, 2)
+
+    def recall_alone(ef: int) -> float:
+        queries = slice(None, None, 2 if calibration.grids else 1)
+        alone = calibration.queries[queries]
+        numbers, positions = near(alone, ef, 1).T
+        distances = row_distances(alone[numbers], vectors[positions], bank.metric)
+        return float((distances <= good_enough[queries][numbers]).sum() / len(alone))
+
+    def recall_of_images(ef: int) -> float:
+        found = 0
+        ends = np.cumsum([rows * cols for rows, cols in calibration.grids])
+        for end, (rows, cols) in zip(ends.tolist(), calibration.grids, strict=True):
+            image = slice(end - rows * cols, end)
+            asked = calibration.queries[image][every_other((rows, cols))]
+            candidates = vectors[np.unique(near(asked, ef, ef)[:, 1])]
+            _, distances = nearest_vectors(calibration.queries[image], candidates, bank.metric)
+            found += int((distances <= good_enough[image]).sum())
+        return found / len(calibration.queries)
 
     def recall(ef: int) -> float:
-        raw.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(ef)])
-        rows = raw.execute(statement, [VectorArray(calibration.queries)], binary=True).fetchall()
-        return float((np.array([row[0] for row in rows]) <= good_enough).mean())
+        alone = recall_alone(ef)
+        return min(alone, recall_of_images(ef)) if calibration.grids else alone
 
     raw.execute("SET LOCAL enable_seqscan = off")
-    fast, _ = _least_ef(recall, FAST_RECALL_TARGET, LEAST_EF_SEARCH_FAST)
+    fast, _ = _least_ef(
+        recall_of_images if calibration.grids else recall_alone,
+        FAST_RECALL_TARGET,
+        LEAST_EF_SEARCH_FAST,
+    )
     ef_search, reached = _least_ef(recall, RECALL_TARGET, LEAST_EF_SEARCH)
     raw.execute("SET LOCAL enable_seqscan = on")
-    return _Chosen(ef_search, reached, fast)
+    return _Chosen(ef_search, reached, min(fast, ef_search))
 
 
 def _least_ef(recall: Callable[[int], float], target: float, least: int) -> tuple[int, float]:

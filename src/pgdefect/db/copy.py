@@ -113,6 +113,13 @@ def read_vectors(connection: psycopg.Connection[Any], query: sql.Composable) -> 
     return np.frombuffer(body, dtype=row)["value"].astype(np.float32)
 
 
+def vectors_sent(content: bytes) -> NDArray[np.float32]:
+    """Vectors of one dimension as ``vector_send`` gives them, one after another: `(n, dim)`."""
+    (dim,) = struct.unpack_from(">h", content)
+    row = np.dtype([("dim", ">i2"), ("reserved", ">i2"), ("value", ">f4", (dim,))])
+    return np.frombuffer(content, dtype=row)["value"].astype(np.float32)
+
+
 def read_keyed_vectors(
     connection: psycopg.Connection[Any], query: sql.Composable, block_rows: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

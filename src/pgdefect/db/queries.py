@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 from sqlalchemy import Connection
 
-from pgdefect.db.copy import read_vectors
+from pgdefect.db.copy import read_vectors, vectors_sent
 from pgdefect.db.engine import Database, VectorArray, driver
 from pgdefect.distance import as_stored
 from pgdefect.errors import NotFound, UnknownImage
@@ -31,6 +31,9 @@ STORED_IMAGE = """
     JOIN pgdefect.category c ON c.id = i.category_id
     JOIN pgdefect.image_root r ON r.id = i.root_id"""
 """A StoredImage's columns and where they are from; label and defect type are the known ones."""
+
+_SENT_TO_PROVE = 64
+"""Patches that are sent to have the worst one proven: few, for arrays take time to send."""
 
 
 def score_patches(
@@ -66,28 +69,68 @@ def _no_vectors(bank: BankInfo) -> NotFound:
     return NotFound(f"memory bank {bank.id} has no vectors; it was deleted meanwhile")
 
 
-def prove_worst(
-    connection: Connection,
-    bank: BankInfo,
-    patches: Float32,
-    *,
-    ef: int | None = None,
-    num_worst: int = 1,
-) -> tuple[Int32, Float32]:
-    """As `score_patches`, of an image's patches or some; the largest distance is exact.
+def every_other(grid: tuple[int, int]) -> NDArray[np.int64]:
+    """The patches of a grid, numbered row by row, that are black on a chessboard."""
+    rows, cols = np.indices(grid)
+    return np.flatnonzero((rows + cols) % 2 == 0)
 
-    num_worst: the image's score is the mean over so many. If over several, they are searched
-    for longer and not proven.
+
+def near_vectors(
+    connection: Connection, bank: BankInfo, patches: Float32, *, ef: int | None = None
+) -> tuple[Int32, Float32]:
+    """Bank vectors near any of the transformed patches `(n, embedding_dim)`, each once.
+
+    Positions `(m,)`, ascending, and vectors `(m, embedding_dim)`: the `ef` nearest of each
+    patch, as the HNSW index finds them.
     """
-    statement = "SELECT positions, distances FROM pgdefect.prove_worst(%s, %s, %s, %s)"
-    parameters = [bank.id, VectorArray(as_stored(patches, bank.precision)), ef, num_worst]
+    statement = (
+        "SELECT array_agg(near_position ORDER BY near_position), "
+        "string_agg(vector_send(embedding), '' ORDER BY near_position) "
+        "FROM pgdefect.near_vectors(%s, %s, %s)"
+    )
+    parameters = [bank.id, VectorArray(as_stored(patches, bank.precision)), ef]
     # In the instant of its commit a new bank is named before its partition is seen: ask twice.
     for _ in range(2):
         row = driver(connection).execute(statement, parameters, binary=True).fetchone()
         assert row is not None
         if row[0]:
-            return np.array(row[0], dtype=np.int32), np.array(row[1], dtype=np.float32)
+            return np.array(row[0], dtype=np.int32), vectors_sent(row[1])
     raise _no_vectors(bank)
+
+
+def prove_worst(
+    connection: Connection,
+    bank: BankInfo,
+    patches: Float32,
+    positions: Int32,
+    distances: Float32,
+    *,
+    num_worst: int = 1,
+) -> tuple[Int32, Float32]:
+    """What is nearest to each of an image's patches, with the largest distance made exact.
+
+    positions, distances: `(n,)`, as found. num_worst: the image's score is the mean over so
+    many. If over several, they are searched for longer and not proven.
+    """
+    positions, distances = positions.copy(), distances.copy()
+    statement = "SELECT positions, distances FROM pgdefect.prove_worst(%s, %s, %s, %s, %s)"
+    num_sent = max(_SENT_TO_PROVE, 2 * num_worst)
+    while True:
+        order = np.argsort(-distances, kind="stable")
+        sent, rest = order[:num_sent], order[num_sent:]
+        parameters = [
+            bank.id,
+            VectorArray(as_stored(patches[sent], bank.precision)),
+            positions[sent].tolist(),
+            distances[sent].tolist(),
+            num_worst,
+        ]
+        row = driver(connection).execute(statement, parameters, binary=True).fetchone()
+        assert row is not None
+        positions[sent], distances[sent] = row
+        if not len(rest) or np.sort(distances[sent])[-num_worst] >= distances[rest[0]]:
+            return positions, distances
+        num_sent *= 4
 
 
 def bank_vectors(connection: Connection, bank: BankInfo, positions: Int32) -> Float32:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.db.banks import Calibration
-from pgdefect.distance import as_stored, index_expression, indexed_type, metric_named
+from pgdefect.distance import (
+    as_stored,
+    index_expression,
+    indexed_type,
+    metric_named,
+    nearest_vectors,
+)
 from pgdefect.errors import TooFewImages
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.patch_search import BankSearch, score_image
@@ -30,7 +37,6 @@ from pgdefect.vision.defect_embedding import ComparedImage, fit_defect_space
 from pgdefect.vision.defect_view import DefectView
 from pgdefect.vision.image import load_image
 from pgdefect.vision.patch_spool import PatchSpool
-from pgdefect.vision.scoring import nearest_vectors
 from pgdefect.vision.transform import BLOCK, apply_transform, fit_transform, transformed_dim
 
 UNSEEN_SHARE = 0.05
@@ -41,7 +47,8 @@ vectors of the same part a patch finds its nearest far more easily than a new im
 MAX_SCORED = 200
 """Images the threshold comes from; each is compared with the whole bank (1,024 patches with
 71,000 vectors: 0.1 s of one core)."""
-CALIBRATION_PATCHES = 4096
+CALIBRATION_IMAGES, CALIBRATION_SIDE = 8, 32
+"""Images to choose ef_search by, and how many patches high and wide a part of a large one is."""
 SPACE_IMAGES, COMPARED_IMAGES = 240, 48
 """Images that the space of defect embeddings is learned from, and those of them that are compared
 with the bank, which takes longer. The deep layers' covariances want many: with 64 images of tiles
@@ -153,12 +160,29 @@ def _candidates(num_patches: int, options: TrainOptions) -> NDArray[np.int64] | 
     return np.sort(rng.choice(num_patches, options.max_patches, replace=False))
 
 
-def calibration_sample(
-    rng: np.random.Generator, num_patches: int, num_images: int
-) -> NDArray[np.int64]:
-    """Which patches of one of `num_images` images to choose ef_search by; drawn at random."""
-    wanted = -(-CALIBRATION_PATCHES // num_images)
-    return rng.choice(num_patches, min(wanted, num_patches), replace=False)
+class CalibrationWindow(NamedTuple):
+    """Patches of an image, `(rows * cols, dim)`, and their distances, to choose ef_search by."""
+
+    vectors: Float32
+    distances: Float32
+    grid: tuple[int, int]
+
+
+def calibration_window(
+    rng: np.random.Generator, vectors: Float32, scores: PatchScores
+) -> CalibrationWindow:
+    """An image's patches, or of a large one a part that lies anywhere."""
+    rows, cols = grid = scores.distances.shape
+    high, wide = min(rows, CALIBRATION_SIDE), min(cols, CALIBRATION_SIDE)
+    top, left = int(rng.integers(rows - high + 1)), int(rng.integers(cols - wide + 1))
+    here = np.arange(rows * cols).reshape(grid)[top : top + high, left : left + wide].reshape(-1)
+    return CalibrationWindow(vectors[here], scores.distances.reshape(-1)[here], (high, wide))
+
+
+def calibration_of(windows: Sequence[CalibrationWindow]) -> Calibration:
+    """The queries of all windows, one after the other."""
+    vectors, distances, grids = zip(*windows, strict=True)
+    return Calibration(np.concatenate(vectors), np.concatenate(distances), grids)
 
 
 def calibrate(
@@ -180,7 +204,6 @@ def calibrate(
     Raises TooFewImages where no image has vectors of another part to be compared with.
     """
     chosen = [n for n, image in enumerate(images) if image.id in scored]
-    unseen = len(images) - bank.num_images
     rng = np.random.default_rng(options.seed)
 
     def score(n: int) -> tuple[Float32, PatchScores | None]:
@@ -193,8 +216,7 @@ def calibrate(
         return vectors, score_image(search, vectors, spool.grids[n])
 
     scores: dict[int, float] = {}
-    queries: list[Float32] = []
-    distances: list[Float32] = []
+    windows: list[CalibrationWindow] = []
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
         for done, (n, (vectors, result)) in enumerate(
             zip(chosen, pool.map(score, chosen), strict=True), start=1
@@ -202,17 +224,16 @@ def calibrate(
             if result is not None:
                 scores[images[n].id] = result.raw_score
                 if n >= bank.num_images:
-                    some = calibration_sample(rng, len(vectors), unseen)
-                    queries.append(vectors[some])
-                    distances.append(result.distances.reshape(-1)[some])
+                    windows.append(calibration_window(rng, vectors, result))
             progress("threshold", done, len(chosen))
-    if not queries:
+    if not windows:
         raise TooFewImages(
             "all training images that can be read are of one part, or copies of one file, so that "
             "none can be compared with another for the threshold; add images of other parts"
         )
     threshold = false_reject_rate(list(scores.values()), options.false_reject_rate)
-    return threshold, scores, Calibration(np.concatenate(queries), np.concatenate(distances))
+    some = [windows[n] for n in spread(range(len(windows)), CALIBRATION_IMAGES)]
+    return threshold, scores, calibration_of(some)
 
 
 def learn_defect_space(
@@ -227,11 +248,11 @@ def learn_defect_space(
     bank's vectors of other parts.
     """
     look, glance = (DefectView(view), DefectView(view, orientations=1)) if view else (None, None)
-    chosen = _spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
+    chosen = spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
     # Statistics of one orientation serve as well as those of all, in a quarter of the time.
     features = [glance(load_image(images[n].path)) if glance else [] for n in chosen]
     compared = []
-    for n in _spread(chosen, COMPARED_IMAGES):
+    for n in spread(chosen, COMPARED_IMAGES):
         raw = spool.patches_of(n, n + 1).astype(np.float32)
         others = np.flatnonzero(_of_other_parts(bank, images, n))
         if not len(others):
@@ -246,7 +267,7 @@ def learn_defect_space(
     return fit_defect_space(compared, features)
 
 
-def _spread(numbers: Sequence[int], count: int) -> list[int]:
+def spread(numbers: Sequence[int], count: int) -> list[int]:
     """At most `count` of the numbers, evenly spread over them."""
     places = np.unique(np.linspace(0, len(numbers) - 1, count).round().astype(int))
     return [numbers[place] for place in places]

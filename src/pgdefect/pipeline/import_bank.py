@@ -19,7 +19,12 @@ from pgdefect.db.queries import images_of
 from pgdefect.db.roles import require_owner
 from pgdefect.distance import L2, index_expression
 from pgdefect.errors import ImageError, TooFewImages, UsageError, WeightsError
-from pgdefect.pipeline.bank import calibration_sample
+from pgdefect.pipeline.bank import (
+    CALIBRATION_IMAGES,
+    CalibrationWindow,
+    calibration_of,
+    calibration_window,
+)
 from pgdefect.pipeline.bank_files import BankFile, BankOptions, open_bank
 from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress, silent
@@ -30,6 +35,7 @@ from pgdefect.types import (
     EmbeddingTransform,
     Float32,
     MemoryBank,
+    PatchScores,
     StoredImage,
     Threshold,
 )
@@ -183,16 +189,22 @@ class _HeldOut:
         self.scores: dict[int, float] = {}
         """Raw score by image id, of normal training images only."""
         self.learned = 0
-        self.samples: list[tuple[bool, Float32, Float32]] = []
-        """Of each image whether the bank was made from it, some patches and their distances."""
+        self.scored = 0
+        self.windows: dict[bool, list[CalibrationWindow]] = {True: [], False: []}
+        """A few of images the bank was made from, and a few of others."""
+
+    def add_window(
+        self, rng: np.random.Generator, learned: bool, vectors: Float32, scores: PatchScores
+    ) -> None:
+        """Every image of its kind has the same chance of being among the few."""
+        kept, seen = self.windows[learned], self.learned if learned else self.scored - self.learned
+        place = len(kept) if seen <= CALIBRATION_IMAGES else int(rng.integers(seen))
+        if place < CALIBRATION_IMAGES:
+            kept[place : place + 1] = [calibration_window(rng, vectors, scores)]
 
     def calibration(self) -> Calibration:
         """Of images the bank was not made from, where there are any: theirs are harder to find."""
-        unseen = [sample for sample in self.samples if not sample[0]] or self.samples
-        return Calibration(
-            np.concatenate([queries for _, queries, _ in unseen]),
-            np.concatenate([distances for _, _, distances in unseen]),
-        )
+        return calibration_of(self.windows[False] or self.windows[True])
 
 
 def _score(
@@ -218,16 +230,15 @@ def _score(
             image = images[index]
             vectors = patches.reshape(-1, patches.shape[-1])
             scores = score_image(search, vectors, patches.shape[:2])
-            distances = scores.distances.reshape(-1)
-            learned = float(distances.min()) <= same_patch * norm
+            learned = float(scores.distances.min()) <= same_patch * norm
+            result.scored += 1
             if learned:
                 result.learned += 1
             elif image.split == "train" and image.label == "normal":
                 result.scores[image.id] = scores.raw_score
-            some = calibration_sample(rng, len(vectors), len(images))
-            result.samples.append((learned, vectors[some], distances[some]))
-            progress("threshold", len(result.samples) + len(failed), len(images))
-    if not result.samples:
+            result.add_window(rng, learned, vectors, scores)
+            progress("threshold", result.scored + len(failed), len(images))
+    if not result.scored:
         raise TooFewImages(
             "no image of the category can be read, and the index is calibrated on some"
             + (f"; first: {failed[0][1]}" if failed else "; add some with: pgdefect ingest")

@@ -1,8 +1,8 @@
 """Nearest normal patches of an image: in the database, or in memory. One interface, two ways.
 
-Both give the same image score: a distance from the HNSW index is an upper bound of the true
-one, and the largest are looked up exactly until the image's maximum is proven. Where the score
-is a mean over the worst patches, these are searched for longer and not proven.
+Both give the same image score: a distance to what the HNSW index finds is an upper bound of the
+true one, and the largest are looked up exactly until the image's maximum is proven. Where the
+score is a mean over the worst patches, these are searched for longer and not proven.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import numpy as np
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import (
     bank_vectors,
+    every_other,
+    near_vectors,
     prove_worst,
     read_bank,
     support_positions,
 )
-from pgdefect.distance import Metric
+from pgdefect.distance import Metric, nearest_vectors, row_distances
 from pgdefect.errors import NotFound
 from pgdefect.types import BankInfo, Float32, Int32, PatchScores
-from pgdefect.vision.scoring import nearest_vectors, reweighted, row_distances
+from pgdefect.vision.scoring import reweighted
 
 __all__ = ["BankSearch", "PatchSearch", "SqlSearch", "open_search", "score_image"]
 
@@ -37,8 +39,10 @@ class PatchSearch(Protocol):
     num_neighbors: int
     worst_share: float
 
-    def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
-        """Positions and distances `(n,)` for patches `(n, dim)` of one image.
+    def nearest(
+        self, vectors: Float32, grid: tuple[int, int], num_threads: int = 1
+    ) -> tuple[Int32, Float32]:
+        """Positions and distances `(n,)` for patches `(n, dim)` of one image of `grid` patches.
 
         The largest distance is exact; smaller ones may be upper bounds.
         """
@@ -52,7 +56,10 @@ class PatchSearch(Protocol):
 class SqlSearch:
     """Searches the bank's HNSW index; the right way for one image or a few.
 
-    ef: HNSW's candidate list; None takes the bank's calibrated one.
+    Every other patch is asked for, like the black squares of a chessboard, and all of an image
+    are compared with whatever was found for any: patches side by side resemble one another.
+
+    ef: HNSW's candidate list, all of which is taken; None takes the bank's calibrated one.
     """
 
     def __init__(self, database: Database, bank: BankInfo, ef: int | None = None) -> None:
@@ -63,17 +70,30 @@ class SqlSearch:
         self.num_neighbors = bank.num_neighbors
         self.worst_share = bank.worst_share
 
-    def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
-        num_worst = count_worst(self.worst_share, len(vectors))
+    def nearest(
+        self, vectors: Float32, grid: tuple[int, int], num_threads: int = 1
+    ) -> tuple[Int32, Float32]:
+        asked = every_other(grid)
 
-        def search(some: slice) -> tuple[Int32, Float32]:
-            # Each part's largest is proven, so the largest of all is.
+        def search(part: slice) -> tuple[Int32, Float32]:
             with self.database.connect() as connection:
-                return prove_worst(
-                    connection, self.bank, vectors[some], ef=self.ef, num_worst=num_worst
-                )
+                return near_vectors(connection, self.bank, vectors[asked[part]], ef=self.ef)
 
-        return _in_parts(search, len(vectors), num_threads)
+        found = _in_parts(search, len(asked), num_threads)
+        candidates, first = np.unique(
+            np.concatenate([positions for positions, _ in found]), return_index=True
+        )
+        near = np.concatenate([near for _, near in found])[first]
+        nearest, distances = nearest_vectors(vectors, near, self.metric)
+        with self.database.connect() as connection:
+            return prove_worst(
+                connection,
+                self.bank,
+                vectors,
+                candidates[nearest],
+                distances,
+                num_worst=count_worst(self.worst_share, len(vectors)),
+            )
 
     def support(self, position: int) -> Float32:
         with self.database.connect() as connection:
@@ -95,11 +115,18 @@ class BankSearch:
         self.num_neighbors = num_neighbors
         self.worst_share = worst_share
 
-    def nearest(self, vectors: Float32, num_threads: int = 1) -> tuple[Int32, Float32]:
-        def search(some: slice) -> tuple[Int32, Float32]:
-            return nearest_vectors(vectors[some], self.vectors, self.metric)
+    def nearest(
+        self, vectors: Float32, grid: tuple[int, int], num_threads: int = 1
+    ) -> tuple[Int32, Float32]:
+        def search(part: slice) -> tuple[Int32, Float32]:
+            return nearest_vectors(vectors[part], self.vectors, self.metric)
 
-        return _in_parts(search, len(vectors), num_threads)
+        found = _in_parts(search, len(vectors), num_threads)
+        positions = np.empty(len(vectors), dtype=np.int32)
+        distances = np.empty(len(vectors), dtype=np.float32)
+        for part, (some, apart) in enumerate(found):
+            positions[part :: len(found)], distances[part :: len(found)] = some, apart
+        return positions, distances
 
     def support(self, position: int) -> Float32:
         one = np.broadcast_to(self.vectors[position], self.vectors.shape)
@@ -138,7 +165,7 @@ def score_image(
     search: PatchSearch, vectors: Float32, grid: tuple[int, int], num_threads: int = 1
 ) -> PatchScores:
     """Score an image from its transformed patches `(rows * cols, dim)`."""
-    positions, distances = search.nearest(vectors, num_threads)
+    positions, distances = search.nearest(vectors, grid, num_threads)
     worst = int(distances.argmax())
     num_worst = count_worst(search.worst_share, len(distances))
     score = float(np.sort(distances)[-num_worst:].mean(dtype=np.float64))
@@ -152,16 +179,11 @@ def score_image(
 
 def _in_parts(
     search: Callable[[slice], tuple[Int32, Float32]], num_patches: int, num_threads: int
-) -> tuple[Int32, Float32]:
+) -> list[tuple[Int32, Float32]]:
     """Search parts of one image's patches at once, each on a connection or core of its own."""
     num_parts = max(1, min(num_threads, num_patches))
     # Every so many: neighbors are alike, and a part of hard ones would take longest.
     parts = [slice(part, None, num_parts) for part in range(num_parts)]
-    positions = np.empty(num_patches, dtype=np.int32)
-    distances = np.empty(num_patches, dtype=np.float32)
     with ThreadPoolExecutor(num_parts, "pgdefect-part") as pool:
         others = [pool.submit(search, part) for part in parts[1:]]
-        positions[parts[0]], distances[parts[0]] = search(parts[0])
-        for part, other in zip(parts[1:], others, strict=True):
-            positions[part], distances[part] = other.result()
-    return positions, distances
+        return [search(parts[0]), *(other.result() for other in others)]

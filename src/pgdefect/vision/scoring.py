@@ -7,56 +7,12 @@ import math
 import numpy as np
 
 from pgdefect.distance import COSINE, Metric
-from pgdefect.types import Float32, Int32
+from pgdefect.types import Float32
 
 __all__ = [
-    "nearest_vectors",
     "normalized_score",
     "reweighted",
-    "row_distances",
 ]
-
-_QUERY_BLOCK, _BANK_BLOCK = 256, 1024
-
-
-def nearest_vectors(queries: Float32, bank: Float32, metric: Metric) -> tuple[Int32, Float32]:
-    """Exact nearest bank vector of each query: positions `(n,)` and distances `(n,)`.
-
-    Found with float32 matrix products in blocks that stay in cache, so the memory beyond
-    the input is a copy of the bank; the distance of the nearest is then recomputed in
-    double precision. Between vectors whose distances agree to rounding any one may be named.
-    """
-    positions = np.zeros(len(queries), dtype=np.int32)
-    # Ranking by q·b - |b|²/2 ranks by Euclidean distance, by q·b/|b| by cosine distance; for
-    # |b| = 1 they agree, but vectors in half precision are off by 1e-3, which is not nothing.
-    squares = np.einsum("nd,nd->n", bank, bank)
-    directions = bank / np.sqrt(squares)[:, None] if metric is COSINE else bank
-    for first in range(0, len(queries), _QUERY_BLOCK):
-        block = queries[first : first + _QUERY_BLOCK]
-        here = positions[first : first + _QUERY_BLOCK]
-        best = np.full(len(block), -np.inf, dtype=np.float32)
-        rows = np.arange(len(block))
-        for start in range(0, len(bank), _BANK_BLOCK):
-            products = block @ directions[start : start + _BANK_BLOCK].T
-            if metric is not COSINE:
-                products -= 0.5 * squares[start : start + _BANK_BLOCK]
-            index = products.argmax(axis=1)
-            value = products[rows, index]
-            better = value > best
-            best[better] = value[better]
-            here[better] = index[better] + start
-    return positions, row_distances(queries, bank[positions], metric)
-
-
-def row_distances(a: Float32, b: Float32, metric: Metric) -> Float32:
-    """Distance of each row of `a` to the same row of `b`, `(n,)`, in double precision."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    if metric is COSINE:
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
-        y /= np.linalg.norm(y, axis=1, keepdims=True)
-        # |x-y|²/2 equals 1 - x·y for unit vectors and keeps its digits near zero.
-        return np.asarray(0.5 * ((x - y) ** 2).sum(axis=1), dtype=np.float32)
-    return np.asarray(np.sqrt(((x - y) ** 2).sum(axis=1)), dtype=np.float32)
 
 
 def reweighted(score: float, support_distances: Float32, metric: Metric) -> float:
