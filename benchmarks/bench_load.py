@@ -17,6 +17,7 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -66,12 +67,17 @@ class Traffic:
 
 @dataclass
 class Look:
-    """Memory at one time, in bytes: resident in the process, private to the server's sessions."""
+    """Memory at one time, in bytes: resident in the process, private to the server's sessions.
+
+    server: while no statement runs, so that what stays is told from what a search needs while
+    it lasts; server_at_work: a moment before, with whatever runs.
+    """
 
     seconds: float
     inspections: int
     client: int
     server: int
+    server_at_work: int
     sessions: int
 
 
@@ -142,12 +148,15 @@ class Line:
         self.database, self.settings, self.inspector = database, settings, inspector
         self.camera = photographs([Path(path) for path in sources], folder)
         self.newest: list[int] = []
+        self.searching = [threading.Lock() for _ in range(SEARCHERS)]
+        """Each searcher's, held while it searches."""
 
     def run(self, seconds: float, wanted: int = 0) -> tuple[Traffic, list[Look]]:
         traffic, over = Traffic(), threading.Event()
         looks: list[Look] = []
         searching = [
-            threading.Thread(target=self._search, args=(traffic, over)) for _ in range(SEARCHERS)
+            threading.Thread(target=self._search, args=(traffic, over, lock))
+            for lock in self.searching
         ]
         for thread in searching:
             thread.start()
@@ -191,7 +200,7 @@ class Line:
         traffic.errors += [f"{path}: {reason}" for path, reason in report.failed]
         self.newest = [i.image_id for i in report.inspections if i.image_id is not None]
 
-    def _search(self, traffic: Traffic, over: threading.Event) -> None:
+    def _search(self, traffic: Traffic, over: threading.Event, lock: threading.Lock) -> None:
         from sqlalchemy import text
 
         query = text("SELECT image_id FROM defect.similar_images(:image, k => :k)")
@@ -201,7 +210,7 @@ class Line:
                 continue
             began = time.perf_counter()
             try:
-                with self.database.connect() as connection:
+                with lock, self.database.connect() as connection:
                     word = str(rng.choice(newest))
                     found = connection.execute(query, {"image": word, "k": K}).all()
             except Exception as error:
@@ -211,14 +220,23 @@ class Line:
             traffic.short += len(found) < K
 
     def _look(self, traffic: Traffic, passed: float) -> Look:
+        """Between two inspections, and for `server` between two searches of each searcher."""
         with self.database.autocommit() as connection:
             rows = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
                 "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
             ).fetchall()
-        private = [memory_of(pid, private=True) or 0 for (pid,) in rows]
+
+        def private() -> int:
+            return sum(memory_of(pid, private=True) or 0 for (pid,) in rows)
+
+        at_work = private()
+        with ExitStack() as held:
+            for lock in self.searching:
+                held.enter_context(lock)
+            at_rest = private()
         own = memory_of(os.getpid()) or 0
-        return Look(passed, len(traffic.inspections), own, sum(private), len(private))
+        return Look(passed, len(traffic.inspections), own, at_rest, at_work, len(rows))
 
 
 def photographs(sources: list[Path], folder: Path) -> Iterator[Path]:
@@ -295,6 +313,7 @@ def _fill(report: Report, traffic: Traffic, looks: list[Look], inspected: int) -
             }
             for side in growth
         },
+        "server_at_work_mib": max(look.server_at_work for look in looks) / MIB,
         "looks": [vars(look) for look in looks],
     }
     report.notes += [
@@ -315,9 +334,11 @@ def _fill(report: Report, traffic: Traffic, looks: list[Look], inspected: int) -
             f"1,000 inspections over all, {growth[side]:+.2f} in the second half"
             for side, where in (
                 ("client", "resident in the process"),
-                ("server", f"private to the server's {last.sessions} sessions"),
+                ("server", f"private to the server's {last.sessions} sessions, at rest"),
             )
         ),
+        f"the most that was private to the sessions while they worked: "
+        f"{report.facts['server_at_work_mib']:.0f} MiB",
     ]
     report.check(f"errors: {len(traffic.errors)}", not traffic.errors)
     report.check(f"searches that found fewer than {K}: {traffic.short}", not traffic.short)
