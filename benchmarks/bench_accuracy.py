@@ -14,13 +14,17 @@ import numpy as np
 from benchmarks.common import Context, Report, server, timed
 
 CATEGORY = "bench"
-PLAIN: dict[str, Any] = {"resize": "stretch", "local_contrast": None}
+ALL: dict[str, Any] = {"max_vectors": None}
+UNWHITENED = {**ALL, "whiten": 0.0}
+PLAIN = {**UNWHITENED, "resize": "stretch", "local_contrast": None}
 WAYS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "resize keep": {**PLAIN, "resize": "keep"},
     "local contrast": {**PLAIN, "local_contrast": 0.1},
-    "both (the default)": {},
-    "both, backbone lite2": {"backbone": "efficientnet_lite2"},
+    "both": UNWHITENED,
+    "both, whiten": ALL,
+    "both, whiten, max vectors (the default)": {},
+    "the default, backbone lite2": {"backbone": "efficientnet_lite2"},
 }
 WORST_SHARE = 0.01
 

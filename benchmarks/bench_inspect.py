@@ -51,7 +51,8 @@ def measure(context: Context) -> Report:
         ]
         kept, _, _ = choose_images(normal, options.holdout, options.seed)
         context.say(f"training on {len(kept)} images, {num_vectors:,} vectors")
-        options = replace(options, coreset_ratio=num_vectors / (len(kept) * 1024))
+        ratio = num_vectors / (len(kept) * 1024)
+        options = replace(options, coreset_ratio=ratio, max_vectors=None)
         trained = train(database, settings, CATEGORY, options)
         checkpoint = context.folder / "bench.ckpt"
         export_anomalib(database, settings, CATEGORY, checkpoint, force=True)

@@ -54,7 +54,8 @@ def measure(context: Context) -> Report:
         kept, _, _ = choose_images(normal, plain.holdout, plain.seed)
         for name, way in WAYS.items():
             context.say(f"{name}: training on {len(kept)} images, {num_vectors:,} vectors")
-            options = replace(plain, coreset_ratio=num_vectors / (len(kept) * 1024), **way)
+            ratio = num_vectors / (len(kept) * 1024)
+            options = replace(plain, coreset_ratio=ratio, **way)
             seconds[name], trained = timed(
                 lambda options=options: train(database, settings, CATEGORY, options)
             )

@@ -88,7 +88,8 @@ def _train(url: str, cache: str) -> None:
     from pgdefect.pipeline.options import TrainOptions
     from pgdefect.pipeline.train import train
 
-    report = train(Database(url), Settings(cache_dir=Path(cache)), CATEGORY, TrainOptions())
+    options = TrainOptions(max_vectors=None)  # a tenth of the patches, however many
+    report = train(Database(url), Settings(cache_dir=Path(cache)), CATEGORY, options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1 if sys.platform == "darwin" else 1024
     print(json.dumps({**asdict(report), "peak_bytes": peak * unit}))

@@ -332,6 +332,7 @@ def test_an_inspected_category_whose_files_are_gone(
         (("train", "parts", "--coreset-ratio", "0"), "--coreset-ratio"),
         (("train", "parts", "--coreset-ratio", "1.5"), "--coreset-ratio"),
         (("train", "parts", "--coreset-ratio", "nan"), "--coreset-ratio"),
+        (("train", "parts", "--max-vectors", "-1"), "--max-vectors"),
         (("train", "parts", "--holdout", "1.5"), "--holdout"),
         (("train", "parts", "--false-reject-rate", "2"), "--false-reject-rate"),
         (("train", "parts", "--num-neighbors", "0"), "--num-neighbors"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ import psycopg
 import pytest
 from PIL import Image
 
+from pgdefect.cli import training
 from pgdefect.db.engine import Database
+from pgdefect.pipeline.options import TrainOptions
 
 from .conftest import PROGRAM, Cli, bundled_path, contents, start, value
 
@@ -227,6 +231,27 @@ def test_move_root(good: Cli, database: Database, parts: Path, tmp_path: Path) -
 
 
 # -- train -------------------------------------------------------------------------------
+
+
+def test_the_memory_bank_has_no_more_vectors_than_asked_for(good: Cli, trained: Database) -> None:
+    [report] = good(trained, "train", "parts", *TINY, "--max-vectors", "30", "--json").json
+    assert report["bank_vectors"] == 30
+    ratio = value(
+        trained,
+        f"SELECT coreset_ratio FROM defect.banks WHERE bank_id = {report['detector_id']}",
+    )
+    assert ratio == pytest.approx(30 / (256 * report["training_images"]))
+
+
+def test_options_left_out_are_those_of_a_call_without_them() -> None:
+    defaults = {
+        name: option.default
+        for name, option in inspect.signature(training.train).parameters.items()
+    }
+    options = asdict(TrainOptions())
+    same = defaults.keys() & options.keys() - {"layers", "image_size", "resize", "holdout"}
+    assert len(same) >= 18
+    assert {name: defaults[name] for name in same} == {name: options[name] for name in same}
 
 
 def test_train_prints_one_json_document(good: Cli, trained: Database) -> None:

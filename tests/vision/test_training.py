@@ -521,6 +521,8 @@ def test_what_there_is_not_is_refused_naming_what_there_is(
         {"pca_dim": 0},
         {"seed": -1},
         {"max_patches": 0},
+        {"max_vectors": 0},
+        {"whiten": 1.5},
         {"metric": "manhattan"},
         {"transform": "none"},
         {"image_size": (5000, 128)},

@@ -26,6 +26,7 @@ OPTIONS_OF = {
         "layers",
         "weights",
         "coreset_ratio",
+        "max_vectors",
         "num_neighbors",
         "transform",
         "pca_dim",
@@ -98,6 +99,9 @@ def train(
     coreset_ratio: Annotated[
         float, typer.Option(help="Share of the patches that becomes the memory bank.")
     ] = 0.1,
+    max_vectors: Annotated[
+        int, typer.Option(help="The memory bank's, at most; 0 for no limit.")
+    ] = 20_000,
     num_neighbors: Annotated[
         int, typer.Option(help="PatchCore's score re-weighting; 1 leaves it out.")
     ] = 1,
@@ -129,7 +133,7 @@ def train(
             help="How far the centered transform evens out its axes: 0 not at all, 1 to the same "
             "variance."
         ),
-    ] = 0.0,
+    ] = 0.25,
     metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
     precision: Annotated[str, typer.Option(help="half or single: what is stored.")] = "half",
     max_patches: Annotated[
@@ -206,6 +210,7 @@ def train(
             resize=resize or ("stretch" if cropped or "x" in image_size.lower() else "keep"),  # type: ignore[arg-type]
             local_contrast=local_contrast or None,
             coreset_ratio=coreset_ratio,
+            max_vectors=max_vectors or None,
             num_neighbors=num_neighbors,
             worst_share=worst_share,
             holdout=TrainOptions.holdout if holdout is None else holdout,

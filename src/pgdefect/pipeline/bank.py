@@ -126,9 +126,11 @@ def build_bank(
         embeddings[part] = as_stored(
             apply_transform(transform, block.astype(np.float32)), options.precision
         )
+    wanted = max(1, round(options.coreset_ratio * len(embeddings)))
+    num_vectors = min(wanted, options.max_vectors or wanted)
     coreset = k_center_greedy(
         embeddings,
-        max(1, round(options.coreset_ratio * len(embeddings))),
+        num_vectors,
         seed=options.seed,
         progress=lambda done, total: progress("coreset", done, total),
         device=None if options.device == "cpu" else options.device,
@@ -144,7 +146,9 @@ def build_bank(
         transform=transform,
         metric=metric,
         precision=options.precision,
-        coreset_ratio=options.coreset_ratio,
+        coreset_ratio=(
+            options.coreset_ratio if num_vectors == wanted else num_vectors / len(embeddings)
+        ),
         covering_radius=coreset.covering_radius,
         num_neighbors=options.num_neighbors,
         worst_share=options.worst_share,

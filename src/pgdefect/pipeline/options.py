@@ -16,6 +16,8 @@ from pgdefect.vision.preprocess import MAX_SIZE, MIN_LOCAL_CONTRAST
 from pgdefect.vision.transform import DEFAULT_PCA_DIM, DEFAULT_WHITEN
 
 DEFAULT_LOCAL_CONTRAST = 0.1
+DEFAULT_MAX_VECTORS = 20_000
+"""More made detectors of magnetic tiles slower and not better (docs/accuracy.md)."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class TrainOptions:
     resize: Literal["keep", "stretch"] = "keep"
     local_contrast: float | None = DEFAULT_LOCAL_CONTRAST
     coreset_ratio: float = 0.1
+    max_vectors: int | None = DEFAULT_MAX_VECTORS
     num_neighbors: int = 1
     worst_share: float = 0.0
     holdout: float = 1.0
@@ -58,6 +61,10 @@ class TrainOptions:
             raise UsageError(
                 "--worst-share averages the worst patches and --num-neighbors re-weights the worst "
                 "one: choose one of them"
+            )
+        if self.max_vectors is not None and self.max_vectors < 1:
+            raise UsageError(
+                f"--max-vectors must be at least 1, or 0 for no limit, not {self.max_vectors}"
             )
         if self.max_patches is not None and self.max_patches < 1:
             raise UsageError(f"--max-patches must be at least 1, not {self.max_patches}")

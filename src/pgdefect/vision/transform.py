@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 DEFAULT_PCA_DIM = 64
-DEFAULT_WHITEN = 0.0
+DEFAULT_WHITEN = 0.25
 LEAST_VARIANCE = 1e-4
 """Of the largest: an axis of hardly any variance holds rounding, which whitening would blow up."""
 CONSTANT_OVER_MEDIAN_NORM = 2.0
