@@ -161,7 +161,9 @@ def _trained_template(
 
     database = new_database(_template)
     ingest(database, parts, "parts")
-    train(database, settings, "parts", TrainOptions(image_size=TINY))
+    # Expectations of where nine tiny defects are found were written without whitening: with it one
+    # more of them lies beside the region that is named. (Of 27, four do with it and five without.)
+    train(database, settings, "parts", TrainOptions(image_size=TINY, whiten=0.0))
     inspect(database, settings, "parts", split="test")
     return database
 

@@ -323,7 +323,9 @@ def _calibrate(
 
     def recall(ef: int) -> float:
         alone = recall_alone(ef)
-        return min(alone, recall_of_images(ef)) if calibration.grids else alone
+        if alone < RECALL_TARGET or not calibration.grids:
+            return alone
+        return min(alone, recall_of_images(ef))
 
     raw.execute("SET LOCAL enable_seqscan = off")
     fast, _ = _least_ef(
