@@ -247,9 +247,12 @@ def test_every_other_patch_is_beside_each_that_is_left_out(rows: int, cols: int)
 
 
 @each_kind
+@pytest.mark.parametrize("sent", [64, 2], ids="sent {}".format)
 def test_the_largest_distance_is_proven_with_any_ef_search(
-    crowd: Crowd, kind: tuple[str, Precision]
+    crowd: Crowd, kind: tuple[str, Precision], sent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whether all of an image's patches are sent, or the few worst and then more of them."""
+    monkeypatch.setattr("pgdefect.db.queries._SENT_TO_PROVE", sent)
     info, bank = crowd.banks[kind]
     queries = queries_for(bank.embeddings, 300, info.precision)
     expected, exact = nearest_vectors(queries, bank.embeddings, bank.metric)
