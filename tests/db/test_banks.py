@@ -49,8 +49,9 @@ from pgdefect.errors import (
     UsageError,
 )
 from pgdefect.pipeline.options import TrainOptions
+from pgdefect.pipeline.patch_search import SqlSearch
 from pgdefect.pipeline.train import train
-from pgdefect.types import MemoryBank
+from pgdefect.types import BankInfo, MemoryBank
 from pgdefect.vision.extractor import Extractor
 from pgdefect.vision.image import load_image
 from pgdefect.vision.transform import apply_transform
@@ -525,25 +526,11 @@ def test_calibration_takes_the_least_ef_search_that_reaches_the_target(
     monkeypatch.setattr(banks, "EF_SEARCH_CHOICES", (1, 2, 4, *banks.EF_SEARCH_CHOICES))
     queries = as_stored(unit_vectors(4, 300, 24), "half")
     nearest = banks.Calibration(queries, banks.np.asarray(_exact(queries, bank), dtype=np.float32))
-    with shop.database.connect() as connection:
-        category = catalog.category_id(connection, "parts")
-    detector = store_detector(
-        shop.database,
-        category_id=category,
-        extractor_id=shop.extractor_id,
-        bank=bank,
-        threshold=banks.Threshold(0.5, 0.1, {}),
-        calibration=nearest,
-        settings={},
-        metrics={},
-        library_versions={},
-    )
-    info = active_detector(shop.database, "parts").bank
-    assert info.id == detector
+    info = stored_with(shop, bank, nearest)
     with shop.database.connect() as connection:
         stored = connection.scalar(
             text("SELECT ef_search_recall FROM pgdefect.memory_bank WHERE id = :id"),
-            {"id": detector},
+            {"id": info.id},
         )
         driver(connection).execute("SET LOCAL enable_seqscan = off")
 
@@ -556,6 +543,56 @@ def test_calibration_takes_the_least_ef_search_that_reaches_the_target(
         slightly_less = range(info.ef_search - max(1, info.ef_search // 20), info.ef_search)
         assert min(map(recall, slightly_less)) < banks.RECALL_TARGET
         assert stored >= banks.RECALL_TARGET
+
+
+def test_calibration_on_images_is_of_the_way_they_are_searched(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other patch is asked for: what is stored reaches the target so, and less does not."""
+    bank = memory_bank(unit_vectors(2, 3000, 24), shop.images)
+    monkeypatch.setattr(banks, "EF_SEARCH_CHOICES", (1, 2, 4, *banks.EF_SEARCH_CHOICES))
+    monkeypatch.setattr(banks, "LEAST_EF_SEARCH_FAST", 1)
+    grids = [(12, 10), (6, 17)]
+    patches = []
+    for seed, (rows, cols) in enumerate(grids):
+        # Four by four patches resemble one another.
+        coarse = unit_vectors(seed, 30, 24).reshape(3, 10, 24).repeat(4, 0).repeat(4, 1)
+        fine = 0.5 * unit_vectors(seed + 10, rows * cols, 24).reshape(rows, cols, 24)
+        patches.append(as_stored((coarse[:rows, :cols] + fine).reshape(-1, 24), "half"))
+    queries = np.concatenate(patches)
+    exact = np.asarray(_exact(queries, bank), dtype=np.float32)
+    info = stored_with(shop, bank, banks.Calibration(queries, exact, grids))
+
+    def recall(ef: int) -> float:
+        found = [
+            SqlSearch(shop.database, info, ef).nearest(image, grid)[1]
+            for image, grid in zip(patches, grids, strict=True)
+        ]
+        return float((np.concatenate(found) <= exact * (1 + 1e-4) + 1e-6).mean())
+
+    assert 1 < info.ef_search_fast <= info.ef_search
+    assert recall(info.ef_search_fast) >= banks.FAST_RECALL_TARGET
+    assert recall(info.ef_search) >= banks.RECALL_TARGET
+    assert recall(info.ef_search_fast // 2) < banks.FAST_RECALL_TARGET
+
+
+def stored_with(shop: Shop, bank: MemoryBank, calibration: banks.Calibration) -> BankInfo:
+    with shop.database.connect() as connection:
+        category = catalog.category_id(connection, "parts")
+    detector = store_detector(
+        shop.database,
+        category_id=category,
+        extractor_id=shop.extractor_id,
+        bank=bank,
+        threshold=banks.Threshold(0.5, 0.1, {}),
+        calibration=calibration,
+        settings={},
+        metrics={},
+        library_versions={},
+    )
+    info = active_detector(shop.database, "parts").bank
+    assert info.id == detector
+    return info
 
 
 def _exact(queries: Any, bank: MemoryBank) -> Any:
