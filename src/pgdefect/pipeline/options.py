@@ -13,9 +13,10 @@ from pgdefect.vision.backbone import DEFAULT_BACKBONE
 from pgdefect.vision.efficient_ad_files import ModelSize
 from pgdefect.vision.extractor import BATCH_SIZE
 from pgdefect.vision.preprocess import MAX_SIZE, MIN_LOCAL_CONTRAST
-from pgdefect.vision.transform import DEFAULT_PCA_DIM, DEFAULT_WHITEN
+from pgdefect.vision.transform import DEFAULT_PCA_DIM
 
 DEFAULT_LOCAL_CONTRAST = 0.1
+DEFAULT_WHITEN = 0.25
 DEFAULT_MAX_VECTORS = 20_000
 """More made detectors of magnetic tiles slower and not better (docs/accuracy.md)."""
 

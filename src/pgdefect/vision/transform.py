@@ -19,14 +19,12 @@ from pgdefect.types import EmbeddingTransform, Float32
 
 __all__ = [
     "DEFAULT_PCA_DIM",
-    "DEFAULT_WHITEN",
     "apply_transform",
     "fit_transform",
     "transformed_dim",
 ]
 
 DEFAULT_PCA_DIM = 64
-DEFAULT_WHITEN = 0.25
 LEAST_VARIANCE = 1e-4
 """Of the largest: an axis of hardly any variance holds rounding, which whitening would blow up."""
 CONSTANT_OVER_MEDIAN_NORM = 2.0
@@ -40,7 +38,7 @@ def fit_transform(
     *,
     kind: Literal["none", "unit", "centered"] = "centered",
     pca_dim: int | None = DEFAULT_PCA_DIM,
-    whiten: float = DEFAULT_WHITEN,
+    whiten: float = 0.0,
 ) -> EmbeddingTransform:
     """Fit the transform on raw patch embeddings `(num_patches, raw_dim)`.
 
