@@ -1,8 +1,11 @@
-"""Judging images: in SQL, and with the bank in memory, against anomalib's Engine.predict.
+"""Judging images: by the index, and with the bank in memory, against anomalib's Engine.predict.
+
+By the index means that SQL finds the bank vectors near every other patch and proves the worst
+one; in between all patches are compared with what was found, by one product in NumPy.
 
 Both score the patches of the same image files against the same bank: anomalib compares the
 raw vectors of the very patches that pgdefect picked (`pgdefect export` writes them, read
-again from their images), pgdefect compares them transformed, as it stores them by default.
+again from their images), pgdefect compares them transformed, as it stores them, but not whitened.
 anomalib's components that make pictures and metrics are off.
 """
 

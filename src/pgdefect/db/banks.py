@@ -285,29 +285,28 @@ def _calibrate(
     dim = bank.embeddings.shape[1]
     kind = indexed_type(bank.precision, dim)
     distance = f"{index_expression(kind, dim)} {bank.metric.operator} q.v"
+    # The limit is written out: a plan for any limit might sort the bank and not ask the index.
     statement = f"""
         SELECT q.n::integer - 1, p.position
         FROM (SELECT n, v::{kind}({dim}) AS v FROM unnest(%s) WITH ORDINALITY u(v, n) OFFSET 0) q
         CROSS JOIN LATERAL (
             SELECT position
-            FROM pgdefect.{partition_name(bank_id)} ORDER BY {distance} LIMIT %s
-        ) p"""
+            FROM pgdefect.{partition_name(bank_id)} ORDER BY {distance} LIMIT """
     raw = driver(connection)
     # A tie, or a distance equal to rounding, is as good as the nearest.
     good_enough = calibration.distances * (1 + 1e-4) + 1e-6
-    vectors = bank.embeddings.astype(np.float32, copy=False)
 
     def near(queries: Float32, ef: int, count: int) -> NDArray[np.int32]:
         """Rows of a query's number and a position, `(n, 2)`."""
         raw.execute("SELECT set_config('hnsw.ef_search', %s, true)", [str(ef)])
-        rows = raw.execute(statement, [VectorArray(queries), count], binary=True).fetchall()
+        rows = raw.execute(f"{statement}{count}) p", [VectorArray(queries)], binary=True).fetchall()
         return np.array(rows, dtype=np.int32).reshape(-1, 2)
 
     def recall_alone(ef: int) -> float:
         queries = slice(None, None, 2 if calibration.grids else 1)
         alone = calibration.queries[queries]
         numbers, positions = near(alone, ef, 1).T
-        distances = row_distances(alone[numbers], vectors[positions], bank.metric)
+        distances = row_distances(alone[numbers], bank.embeddings[positions], bank.metric)
         return float((distances <= good_enough[queries][numbers]).sum() / len(alone))
 
     def recall_of_images(ef: int) -> float:
@@ -316,24 +315,18 @@ def _calibrate(
         for end, (rows, cols) in zip(ends.tolist(), calibration.grids, strict=True):
             image = slice(end - rows * cols, end)
             asked = calibration.queries[image][every_other((rows, cols))]
-            candidates = vectors[np.unique(near(asked, ef, ef)[:, 1])]
+            candidates = bank.embeddings[np.unique(near(asked, ef, ef)[:, 1])]
             _, distances = nearest_vectors(calibration.queries[image], candidates, bank.metric)
             found += int((distances <= good_enough[image]).sum())
         return found / len(calibration.queries)
 
-    def recall(ef: int) -> float:
-        alone = recall_alone(ef)
-        if alone < RECALL_TARGET or not calibration.grids:
-            return alone
-        return min(alone, recall_of_images(ef))
-
     raw.execute("SET LOCAL enable_seqscan = off")
-    fast, _ = _least_ef(
-        recall_of_images if calibration.grids else recall_alone,
-        FAST_RECALL_TARGET,
-        LEAST_EF_SEARCH_FAST,
-    )
-    ef_search, reached = _least_ef(recall, RECALL_TARGET, LEAST_EF_SEARCH)
+    of_images = recall_of_images if calibration.grids else recall_alone
+    fast, _ = _least_ef(of_images, FAST_RECALL_TARGET, LEAST_EF_SEARCH_FAST)
+    ef_search, reached = _least_ef(recall_alone, RECALL_TARGET, LEAST_EF_SEARCH)
+    if calibration.grids:
+        ef_search, together = _least_ef(recall_of_images, RECALL_TARGET, ef_search)
+        reached = min(reached, together)
     raw.execute("SET LOCAL enable_seqscan = on")
     return _Chosen(ef_search, reached, min(fast, ef_search))
 

@@ -236,7 +236,7 @@ def calibrate(
             "none can be compared with another for the threshold; add images of other parts"
         )
     threshold = false_reject_rate(list(scores.values()), options.false_reject_rate)
-    some = [windows[n] for n in spread(range(len(windows)), CALIBRATION_IMAGES)]
+    some = [windows[n] for n in _spread(range(len(windows)), CALIBRATION_IMAGES)]
     return threshold, scores, calibration_of(some)
 
 
@@ -252,11 +252,11 @@ def learn_defect_space(
     bank's vectors of other parts.
     """
     look, glance = (DefectView(view), DefectView(view, orientations=1)) if view else (None, None)
-    chosen = spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
+    chosen = _spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
     # Statistics of one orientation serve as well as those of all, in a quarter of the time.
     features = [glance(load_image(images[n].path)) if glance else [] for n in chosen]
     compared = []
-    for n in spread(chosen, COMPARED_IMAGES):
+    for n in _spread(chosen, COMPARED_IMAGES):
         raw = spool.patches_of(n, n + 1).astype(np.float32)
         others = np.flatnonzero(_of_other_parts(bank, images, n))
         if not len(others):
@@ -271,7 +271,7 @@ def learn_defect_space(
     return fit_defect_space(compared, features)
 
 
-def spread(numbers: Sequence[int], count: int) -> list[int]:
+def _spread(numbers: Sequence[int], count: int) -> list[int]:
     """At most `count` of the numbers, evenly spread over them."""
     places = np.unique(np.linspace(0, len(numbers) - 1, count).round().astype(int))
     return [numbers[place] for place in places]
