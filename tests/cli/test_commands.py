@@ -710,7 +710,16 @@ def test_demo(
 
     # Again, for people: it replaces its detectors and prints all of it.
     monkeypatch.chdir(tmp_path)
+    # The same package in another virtual environment: no image is there twice.
+    root = value(trained, "SELECT path FROM pgdefect.image_root WHERE path ~ '/elpv_dataset/data$'")
+    (elsewhere := tmp_path / "elpv_dataset" / "data").mkdir(parents=True)
+    good(trained, "move-root", root, elsewhere)
+    images = value(trained, "SELECT count(*) FROM pgdefect.image")
     text = good(trained, "demo").out
+    assert value(trained, "SELECT count(*) FROM pgdefect.image") == images
+    roots = value(trained, "SELECT array_agg(path) FROM pgdefect.image_root")
+    assert root in roots
+    assert str(elsewhere) not in roots
     for part in ("image AUROC", "Seconds per stage", "ANOMALOUS: ", "worst patch", "rank"):
         assert part in text
     assert str(tmp_path / "pgdefect-demo" / "contact_sheet.png") in text

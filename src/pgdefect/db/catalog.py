@@ -265,6 +265,11 @@ def set_category_retired(database: Database, name: str, retired: bool) -> None:
         )
 
 
+def image_roots(connection: Connection) -> list[str]:
+    """The folders that images were ingested from, in order."""
+    return list(connection.scalars(select(ImageRoot.path).order_by(ImageRoot.path)))
+
+
 def move_root(database: Database, old: str, new: str) -> int:
     """Re-point an image root; returns how many images it holds.
 
@@ -273,8 +278,7 @@ def move_root(database: Database, old: str, new: str) -> int:
     with database.begin() as connection:
         root = connection.scalar(select(ImageRoot.id).where(ImageRoot.path == old))
         if root is None:
-            roots = connection.scalars(select(ImageRoot.path).order_by(ImageRoot.path)).all()
-            listing = ", ".join(roots) if roots else "there is none yet"
+            listing = ", ".join(image_roots(connection)) or "there is none yet"
             raise NotFound(f"no images were ingested from {old}; known roots: {listing}")
         if connection.scalar(select(ImageRoot.id).where(ImageRoot.path == new)) is not None:
             raise Conflict(f"{new} is an image root already; delete its images first")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pgdefect.config import Settings
-from pgdefect.db.catalog import delete_detector
+from pgdefect.db.catalog import delete_detector, image_roots, move_root
 from pgdefect.db.detectors import store_metrics
 from pgdefect.db.engine import Database
 from pgdefect.db.summaries import list_detectors
@@ -72,10 +72,7 @@ class DemoReport:
 
 def solar_cells(category: str) -> Dataset:
     """The demo's split of one category. Raises MissingExtra without the package."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra("the demo", PACKAGE, "demo")
-    root = Path(spec.submodule_search_locations[0]) / "data"
+    root = _root()
     with open(root / "labels.csv", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file, delimiter=" ", skipinitialspace=True) if row]
     cells = [
@@ -94,6 +91,21 @@ def solar_cells(category: str) -> Dataset:
     return Dataset(root, tuple(sorted(records, key=lambda r: r.path)), "manifest", ())
 
 
+def _root() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtra("the demo", PACKAGE, "demo")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def _follow_the_package(database: Database) -> None:
+    root = str(_root())
+    with database.connect() as connection:
+        known = [path for path in image_roots(connection) if path.endswith(f"/{PACKAGE}/data")]
+    if known and root not in known:
+        move_root(database, known[-1], root)
+
+
 def run_demo(
     database: Database,
     settings: Settings,
@@ -103,10 +115,13 @@ def run_demo(
 ) -> DemoReport:
     """Train, ingest and inspect both categories, then search for one defective cell.
 
-    Detectors of earlier runs are deleted. The contact sheet is written into `folder`.
+    Detectors of earlier runs are deleted. Images of a run with the package in another place, as of
+    a second clone, are the same ones: they are found in the new place from now on. The contact
+    sheet is written into `folder`.
     """
     start = time.perf_counter()
     writable_folder(folder)
+    _follow_the_package(database)
     results = [_run_category(database, settings, name, progress) for name in CELL_TYPES]
     # The clearest defect of the first category: the verdict a newcomer can check by eye.
     _, judged = results[0]
