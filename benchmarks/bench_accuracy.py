@@ -24,6 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "both": UNWHITENED,
     "both, whiten": ALL,
     "both, whiten, max vectors (the default)": {},
+    **{f"the default, seed {seed}": {"seed": seed} for seed in (1, 2, 3)},
     "the default, backbone lite2": {"backbone": "efficientnet_lite2"},
 }
 WORST_SHARE = 0.01

@@ -29,7 +29,6 @@ def measure(context: Context) -> Report:
     from pgdefect.config import Settings
     from pgdefect.db.queries import images_of
     from pgdefect.evaluation import image_auroc
-    from pgdefect.pipeline.bank import choose_images
     from pgdefect.pipeline.export_anomalib import export_anomalib
     from pgdefect.pipeline.ingest import ingest_dataset
     from pgdefect.pipeline.inspect import inspect
@@ -49,12 +48,9 @@ def measure(context: Context) -> Report:
         ingest_dataset(database, images.dataset, CATEGORY)
         # As anomalib does, whose distances no axis is stretched for.
         options = TrainOptions(resize="stretch", local_contrast=None, whiten=0.0)
-        normal = [
-            i for i in images_of(database, CATEGORY) if (i.split, i.label) == ("train", "normal")
-        ]
-        kept, _, _ = choose_images(normal, options.holdout, options.seed)
-        context.say(f"training on {len(kept)} images, {num_vectors:,} vectors")
-        ratio = num_vectors / (len(kept) * 1024)
+        learned = images_of(database, CATEGORY, split="train", label="normal")
+        context.say(f"training on {len(learned)} images, {num_vectors:,} vectors")
+        ratio = num_vectors / (len(learned) * 1024)
         options = replace(options, coreset_ratio=ratio, max_vectors=None)
         trained = train(database, settings, CATEGORY, options)
         checkpoint = context.folder / "bench.ckpt"

@@ -32,14 +32,13 @@ def measure(context: Context) -> Report:
     from pgdefect.config import Settings
     from pgdefect.db.queries import images_of
     from pgdefect.evaluation import image_auroc
-    from pgdefect.pipeline.bank import choose_images
     from pgdefect.pipeline.ingest import ingest_dataset
     from pgdefect.pipeline.inspect import inspect
     from pgdefect.pipeline.options import TrainOptions
     from pgdefect.pipeline.train import train
 
     num_train, num_vectors = (24, 256) if context.quick else (NUM_TRAIN, NUM_VECTORS)
-    images = context.images.limited(train=round(num_train / 0.8), test=8 if context.quick else None)
+    images = context.images.limited(train=num_train, test=8 if context.quick else None)
     test = [*images.paths("test", "normal"), *images.paths("test", "anomalous")]
     anomalous = [path in set(images.paths("test", "anomalous")) for path in test]
     settings = Settings(cache_dir=context.folder)
@@ -48,13 +47,10 @@ def measure(context: Context) -> Report:
     seconds: dict[str, float] = {}
     with server() as database:
         ingest_dataset(database, images.dataset, CATEGORY)
-        normal = [
-            i for i in images_of(database, CATEGORY) if (i.split, i.label) == ("train", "normal")
-        ]
-        kept, _, _ = choose_images(normal, plain.holdout, plain.seed)
+        learned = images_of(database, CATEGORY, split="train", label="normal")
         for name, way in WAYS.items():
-            context.say(f"{name}: training on {len(kept)} images, {num_vectors:,} vectors")
-            ratio = num_vectors / (len(kept) * 1024)
+            context.say(f"{name}: training on {len(learned)} images, {num_vectors:,} vectors")
+            ratio = num_vectors / (len(learned) * 1024)
             options = replace(plain, coreset_ratio=ratio, **way)
             seconds[name], trained = timed(
                 lambda options=options: train(database, settings, CATEGORY, options)
@@ -69,17 +65,17 @@ def measure(context: Context) -> Report:
             )
             scores = np.array([i.raw_score for i in found.inspections])
             auroc[name] = image_auroc(scores, anomalous)
-    context.say(f"anomalib: {len(kept)} images, {trained.bank_vectors:,} vectors")
+    context.say(f"anomalib: {len(learned)} images, {trained.bank_vectors:,} vectors")
     seconds["anomalib"], theirs = timed(
         lambda: anomalib_scores(
-            [image.path for image in kept], test, trained.bank_vectors, context.folder
+            [image.path for image in learned], test, trained.bank_vectors, context.folder
         )
     )
     auroc["anomalib"] = image_auroc(theirs, anomalous)
 
     report = Report(
         "parity",
-        f"{len(kept)} training and {len(test)} test images of {images.name}, "
+        f"{len(learned)} training and {len(test)} test images of {images.name}, "
         f"{trained.bank_vectors:,} bank vectors, {plain.backbone}",
     )
     report.check(

@@ -36,7 +36,7 @@ from pgdefect.db.engine import Database, driver
 from pgdefect.db.extractors import load_extractor
 from pgdefect.db.queries import score_patches, stored_images
 from pgdefect.db.summaries import list_detectors
-from pgdefect.distance import COSINE, L2, as_stored
+from pgdefect.distance import COSINE, L2, as_stored, nearest_vectors
 from pgdefect.errors import (
     Busy,
     Conflict,
@@ -574,6 +574,39 @@ def test_calibration_on_images_is_of_the_way_they_are_searched(
     assert recall(info.ef_search_fast) >= banks.FAST_RECALL_TARGET
     assert recall(info.ef_search) >= banks.RECALL_TARGET
     assert recall(info.ef_search_fast // 2) < banks.FAST_RECALL_TARGET
+
+
+def test_calibration_is_against_the_index_without_what_is_left_out_for_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queries are vectors of the bank: were they in the index, each would find itself."""
+    monkeypatch.setattr(banks, "EF_SEARCH_CHOICES", (1, 2, 4, *banks.EF_SEARCH_CHOICES))
+    monkeypatch.setattr(banks, "LEAST_EF_SEARCH", 1)
+    bank = memory_bank(unit_vectors(2, 3200, 24), shop.images)
+    left_out = np.arange(len(bank.embeddings)) % 16 == 3
+    queries = bank.embeddings[left_out]
+    _, exact = nearest_vectors(queries, bank.embeddings[~left_out], bank.metric)
+    with_them = stored_with(shop, bank, banks.Calibration(queries, np.zeros_like(exact)))
+    info = stored_with(shop, bank, banks.Calibration(queries, exact, left_out=left_out))
+    assert info.ef_search > 2 * with_them.ef_search
+
+    # Afterwards all of them are there, each at its place, and found by the index.
+    with shop.database.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT position, image_id, embedding::vector::real[] AS v "
+                "FROM pgdefect.memory_bank_patch WHERE bank_id = :id ORDER BY position"
+            ),
+            {"id": info.id},
+        ).all()
+        driver(connection).execute("SET LOCAL enable_seqscan = off")
+        found, distances = score_patches(connection, info, queries, ef=200)
+    assert [row.position for row in rows] == list(range(3200))
+    assert [row.image_id for row in rows] == bank.image_ids.tolist()
+    stored = np.array([row.v for row in rows], dtype=np.float32)
+    np.testing.assert_array_equal(stored, bank.embeddings)
+    assert (found == np.flatnonzero(left_out)).mean() > 0.99
+    assert np.median(distances) < 1e-6
 
 
 def stored_with(shop: Shop, bank: MemoryBank, calibration: banks.Calibration) -> BankInfo:

@@ -58,12 +58,15 @@ class Calibration:
 
     queries: `(n, embedding_dim)` transformed and rounded as stored; distances: `(n,)`. grids:
     of each image or part of one, whose patches lie in the queries row by row, one image after
-    the other; none where the queries are no images.
+    the other; none where the queries are no images. left_out: which of the bank's vectors are
+    of the same parts as the queries, `(num_vectors,)`: the distances are to the others, and the
+    index has none of them until ef_search is chosen.
     """
 
     queries: Float32
     distances: Float32
     grids: Sequence[tuple[int, int]] = ()
+    left_out: NDArray[np.bool_] | None = None
 
 
 class _Chosen(NamedTuple):
@@ -104,9 +107,19 @@ def store_detector(
         known = bank.image_ids[bank.image_ids != UNKNOWN_IMAGE]
         # The lock keeps the images until the bank can be seen, and with it what forbids deletion.
         keep_images(connection, {*known.tolist(), *holdout_scores})
-        _load(connection, detector_id, bank, progress)
+        left_out = calibration.left_out
+        connection.execute(
+            text(
+                f"CREATE TABLE pgdefect.{partition_name(detector_id)} "
+                "(LIKE pgdefect.memory_bank_patch)"
+            )
+        )
+        first = None if left_out is None else np.flatnonzero(~left_out)
+        _load(connection, detector_id, bank, first, progress)
         _index(connection, detector_id, bank, progress)
         chosen = _calibrate(connection, detector_id, bank, calibration)
+        if left_out is not None:
+            _load(connection, detector_id, bank, np.flatnonzero(left_out), progress)
         if bank.raw_embeddings is not None:
             _load_raw(connection, detector_id, bank.raw_embeddings)
         add_detector(
@@ -206,13 +219,18 @@ def _load_raw(connection: Connection, bank_id: int, vectors: NDArray[np.float16]
     connection.execute(text(f"ANALYZE pgdefect.{table}"))
 
 
-def _load(connection: Connection, bank_id: int, bank: MemoryBank, progress: Progress) -> None:
-    table = partition_name(bank_id)
+def _load(
+    connection: Connection,
+    bank_id: int,
+    bank: MemoryBank,
+    positions: NDArray[np.intp] | None,
+    progress: Progress,
+) -> None:
+    """Copy vectors, all or those of some positions, into the bank's table and its indexes."""
     count = len(bank.embeddings)
-    connection.execute(text(f"CREATE TABLE pgdefect.{table} (LIKE pgdefect.memory_bank_patch)"))
     copy_rows(
         driver(connection),
-        sql.Identifier("pgdefect", table),
+        sql.Identifier("pgdefect", partition_name(bank_id)),
         [
             ("bank_id", np.full(count, bank_id, dtype=np.int64)),
             ("position", np.arange(count, dtype=np.int32)),
@@ -221,6 +239,7 @@ def _load(connection: Connection, bank_id: int, bank: MemoryBank, progress: Prog
             ("col", bank.cols.astype(np.int16)),
             ("embedding", bank.embeddings),
         ],
+        rows=positions,
         progress=lambda done, total: progress("load", done, total),
     )
 

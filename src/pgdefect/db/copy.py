@@ -28,20 +28,22 @@ def copy_rows(
     table: sql.Composable,
     columns: Sequence[Column],
     *,
+    rows: NDArray[np.intp] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """COPY equally long columns into `table`; returns the number of rows.
 
     A 1-D integer array becomes smallint, integer or bigint by its item size; a 2-D float32
-    array becomes ``vector``, a 2-D float16 array ``halfvec``.
+    array becomes ``vector``, a 2-D float16 array ``halfvec``. rows: numbers of those to copy,
+    instead of all.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
         table, sql.SQL(", ").join(sql.Identifier(name) for name, _ in columns)
     )
-    num_rows = len(columns[0][1])
+    num_rows = len(columns[0][1] if rows is None else rows)
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(_HEADER)
-        for done, block in _encode([values for _, values in columns]):
+        for done, block in _encode([values for _, values in columns], rows):
             copy.write(block)
             if progress is not None:
                 progress(done, num_rows)
@@ -49,7 +51,9 @@ def copy_rows(
     return num_rows
 
 
-def _encode(columns: Sequence[NDArray[Any]]) -> Iterator[tuple[int, bytes]]:
+def _encode(
+    columns: Sequence[NDArray[Any]], rows: NDArray[np.intp] | None
+) -> Iterator[tuple[int, bytes]]:
     fields: list[tuple[str, Any] | tuple[str, Any, tuple[int, ...]]] = [("count", ">i2")]
     for index, values in enumerate(columns):
         fields.append((f"length{index}", ">i4"))
@@ -59,14 +63,15 @@ def _encode(columns: Sequence[NDArray[Any]]) -> Iterator[tuple[int, bytes]]:
         else:
             fields.append((f"value{index}", values.dtype.newbyteorder(">")))
     row = np.dtype(fields)
-    num_rows = len(columns[0])
+    num_rows = len(columns[0] if rows is None else rows)
     step = max(1, _CHUNK_BYTES // row.itemsize)
     for start in range(0, num_rows, step):
         stop = min(start + step, num_rows)
         block = np.zeros(stop - start, dtype=row)
         block["count"] = len(columns)
+        chosen = slice(start, stop) if rows is None else rows[start:stop]
         for index, values in enumerate(columns):
-            block[f"value{index}"] = values[start:stop]
+            block[f"value{index}"] = values[chosen]
             width = values.dtype.itemsize
             if values.ndim == 2:
                 width = 4 + width * values.shape[1]

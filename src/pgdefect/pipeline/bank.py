@@ -28,7 +28,6 @@ from pgdefect.types import (
     DefectViewArtifact,
     Float32,
     MemoryBank,
-    PatchScores,
     StoredImage,
     Threshold,
 )
@@ -39,16 +38,16 @@ from pgdefect.vision.image import load_image
 from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.transform import BLOCK, apply_transform, fit_transform, transformed_dim
 
-UNSEEN_SHARE = 0.05
-MAX_UNSEEN = 16
-"""Images that are in no bank: ef_search is chosen by their patches. In an index that holds
-vectors of the same part a patch finds its nearest far more easily than a new image's does
-(ef_search 10, 20,000 vectors of magnetic tiles: 99 % against 94 %)."""
 MAX_SCORED = 200
 """Images the threshold comes from; each is compared with the whole bank (1,024 patches with
 71,000 vectors: 0.1 s of one core)."""
 CALIBRATION_IMAGES, CALIBRATION_SIDE = 8, 32
 """Images to choose ef_search by, and how many patches high and wide a part of a large one is."""
+MAX_LEFT_OUT = 0.05
+"""Of the bank's vectors, those missing from the index while ef_search is chosen: those of the
+parts that the images show. In an index that holds vectors of the same part a patch finds its
+nearest far more easily than a new image's does (ef_search 10, 20,000 vectors of magnetic tiles:
+99 % against 94 %)."""
 SPACE_IMAGES, COMPARED_IMAGES = 240, 48
 """Images that the space of defect embeddings is learned from, and those of them that are compared
 with the bank, which takes longer. The deep layers' covariances want many: with 64 images of tiles
@@ -87,20 +86,14 @@ def split_holdout(
     return sorted(kept, key=lambda i: i.id), sorted(out, key=lambda i: i.id)
 
 
-def choose_images(
-    images: Sequence[StoredImage], holdout: float, seed: int
-) -> tuple[list[StoredImage], list[StoredImage], set[int]]:
-    """Images for the bank, the few that stay out of it, and the ids of those to score.
+def images_to_score(images: Sequence[StoredImage], holdout: float, seed: int) -> set[int]:
+    """Ids of the images that the threshold comes from: a share of `holdout`, by whole groups.
 
-    Scored are the unseen ones and, up to a share of `holdout` and to MAX_SCORED images, some of
-    the bank's, by whole groups. Raises TooFewImages where all share one group.
+    MAX_SCORED or so at most. Raises TooFewImages where all images share one group.
     """
-    unseen_share = min(UNSEEN_SHARE, MAX_UNSEEN / len(images))
-    kept, unseen = split_holdout(images, unseen_share, seed)
-    share = max(unseen_share, min(holdout, MAX_SCORED / len(images)))
-    # With the same seed a larger share holds all that a smaller one does.
-    _, scored = split_holdout(images, share, seed)
-    return kept, unseen, {image.id for image in scored}
+    share = min(holdout, MAX_SCORED / len(images))
+    rest, scored = split_holdout(images, share, seed)
+    return {image.id for image in ([*rest, *scored] if share == 1.0 else scored)}
 
 
 def build_bank(
@@ -108,7 +101,7 @@ def build_bank(
 ) -> MemoryBank:
     """Transform all patches, pick the coreset among them, remember where each came from.
 
-    The bank's images are the first ones of the spool.
+    image_ids: of the spool's images, in order.
     """
     metric = metric_named(options.metric)
     flat = spool.patches_of(0, len(image_ids))
@@ -173,71 +166,95 @@ class CalibrationWindow(NamedTuple):
 
 
 def calibration_window(
-    rng: np.random.Generator, vectors: Float32, scores: PatchScores
+    rng: np.random.Generator, vectors: Float32, distances: Float32
 ) -> CalibrationWindow:
-    """An image's patches, or of a large one a part that lies anywhere."""
-    rows, cols = grid = scores.distances.shape
+    """An image's patches, or of a large one a part that lies anywhere.
+
+    vectors: `(rows * cols, dim)`; distances: to their nearest, `(rows, cols)`.
+    """
+    rows, cols = grid = distances.shape
     high, wide = min(rows, CALIBRATION_SIDE), min(cols, CALIBRATION_SIDE)
     top, left = int(rng.integers(rows - high + 1)), int(rng.integers(cols - wide + 1))
     here = np.arange(rows * cols).reshape(grid)[top : top + high, left : left + wide].reshape(-1)
-    return CalibrationWindow(vectors[here], scores.distances.reshape(-1)[here], (high, wide))
+    return CalibrationWindow(vectors[here], distances.reshape(-1)[here], (high, wide))
 
 
-def calibration_of(windows: Sequence[CalibrationWindow]) -> Calibration:
-    """The queries of all windows, one after the other."""
+def calibration_of(
+    windows: Sequence[CalibrationWindow], left_out: NDArray[np.bool_] | None = None
+) -> Calibration:
+    """The queries of all windows, one after the other, and the vectors left out for them."""
     vectors, distances, grids = zip(*windows, strict=True)
-    return Calibration(np.concatenate(vectors), np.concatenate(distances), grids)
+    return Calibration(np.concatenate(vectors), np.concatenate(distances), grids, left_out)
 
 
-def calibrate(
+def score_others(
     bank: MemoryBank,
     spool: PatchSpool,
     images: Sequence[StoredImage],
     scored: Set[int],
     options: TrainOptions,
     progress: Progress,
-) -> tuple[Threshold, dict[int, float], Calibration]:
-    """The threshold, the raw scores by image id it came from, and queries for ef_search.
+) -> tuple[Threshold, dict[int, float]]:
+    """The threshold, and the raw scores by image id that it came from.
 
-    images: those of the spool in order, the bank's first; `scored` names the ones to score.
-    Each is compared exactly with the bank's vectors of *other* parts: not of its group, nor of
-    a copy of its file. Without its own part's vectors the coreset covers an image a little less
-    than it would have, had the part never been there: the scores are slightly high, so that a
-    threshold from them rejects fewer normal images than it allows for.
+    images: those of the spool in order; `scored` names the ones to score. Each is compared
+    exactly with the bank's vectors of *other* parts: not of its group, nor of a copy of its
+    file. Without its own part's vectors the coreset covers an image a little less than it would
+    have, had the part never been there: the scores are slightly high, so that a threshold from
+    them rejects fewer normal images than it allows for.
 
     Raises TooFewImages where no image has vectors of another part to be compared with.
     """
     chosen = [n for n, image in enumerate(images) if image.id in scored]
-    rng = np.random.default_rng(options.seed)
 
-    def score(n: int) -> tuple[Float32, PatchScores | None]:
-        patches = spool.patches_of(n, n + 1).astype(np.float32)
-        vectors = as_stored(apply_transform(bank.transform, patches), bank.precision)
+    def score(n: int) -> float | None:
         others = bank.embeddings[_of_other_parts(bank, images, n)]
         if not len(others):
-            return vectors, None
+            return None
         search = BankSearch(others, bank.metric, bank.num_neighbors, bank.worst_share)
-        return vectors, score_image(search, vectors, spool.grids[n])
+        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n]).raw_score
 
     scores: dict[int, float] = {}
-    windows: list[CalibrationWindow] = []
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
-        for done, (n, (vectors, result)) in enumerate(
+        for done, (n, result) in enumerate(
             zip(chosen, pool.map(score, chosen), strict=True), start=1
         ):
             if result is not None:
-                scores[images[n].id] = result.raw_score
-                if n >= bank.num_images:
-                    windows.append(calibration_window(rng, vectors, result))
+                scores[images[n].id] = result
             progress("threshold", done, len(chosen))
-    if not windows:
+    if not scores:
         raise TooFewImages(
             "all training images that can be read are of one part, or copies of one file, so that "
             "none can be compared with another for the threshold; add images of other parts"
         )
-    threshold = false_reject_rate(list(scores.values()), options.false_reject_rate)
-    some = [windows[n] for n in _spread(range(len(windows)), CALIBRATION_IMAGES)]
-    return threshold, scores, calibration_of(some)
+    return false_reject_rate(list(scores.values()), options.false_reject_rate), scores
+
+
+def calibration_for(
+    bank: MemoryBank, spool: PatchSpool, images: Sequence[StoredImage], seed: int
+) -> Calibration:
+    """Queries to choose ef_search by: patches of a few images, without the vectors of their parts.
+
+    images: those of the spool in order, of two parts or more.
+    """
+    rng = np.random.default_rng(seed)
+    chosen: list[int] = []
+    left_out = np.zeros(len(bank.embeddings), dtype=np.bool_)
+    for n in rng.permutation(len(images)).tolist():
+        without = left_out | ~_of_other_parts(bank, images, n)
+        most = MAX_LEFT_OUT if chosen else np.nextafter(1.0, 0.0)
+        if without.mean() <= most and not any(_same_part(images[n], images[c]) for c in chosen):
+            chosen.append(n)
+            left_out = without
+        if len(chosen) == CALIBRATION_IMAGES:
+            break
+    others = bank.embeddings[~left_out]
+    windows = []
+    for n in chosen:
+        vectors = _stored_patches(bank, spool, n)
+        _, distances = nearest_vectors(vectors, others, bank.metric)
+        windows.append(calibration_window(rng, vectors, distances.reshape(spool.grids[n])))
+    return calibration_of(windows, left_out)
 
 
 def learn_defect_space(
@@ -257,11 +274,11 @@ def learn_defect_space(
     features = [glance(load_image(images[n].path)) if glance else [] for n in chosen]
     compared = []
     for n in _spread(chosen, COMPARED_IMAGES):
-        raw = spool.patches_of(n, n + 1).astype(np.float32)
         others = np.flatnonzero(_of_other_parts(bank, images, n))
         if not len(others):
             continue
-        vectors = as_stored(apply_transform(bank.transform, raw), bank.precision)
+        raw = spool.patches_of(n, n + 1).astype(np.float32)
+        vectors = _stored_patches(bank, spool, n)
         positions, distances = nearest_vectors(vectors, bank.embeddings[others], bank.metric)
         raw_bank = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
         nearest = raw_bank[others[positions]].astype(np.float32)
@@ -275,6 +292,12 @@ def _spread(numbers: Sequence[int], count: int) -> list[int]:
     """At most `count` of the numbers, evenly spread over them."""
     places = np.unique(np.linspace(0, len(numbers) - 1, count).round().astype(int))
     return [numbers[place] for place in places]
+
+
+def _stored_patches(bank: MemoryBank, spool: PatchSpool, n: int) -> Float32:
+    """The n-th image's patches, transformed and rounded as the bank's vectors are."""
+    patches = spool.patches_of(n, n + 1).astype(np.float32)
+    return as_stored(apply_transform(bank.transform, patches), bank.precision)
 
 
 def _of_other_parts(bank: MemoryBank, images: Sequence[StoredImage], n: int) -> NDArray[np.bool_]:

@@ -200,7 +200,7 @@ class _HeldOut:
         kept, seen = self.windows[learned], self.learned if learned else self.scored - self.learned
         place = len(kept) if seen <= CALIBRATION_IMAGES else int(rng.integers(seen))
         if place < CALIBRATION_IMAGES:
-            kept[place : place + 1] = [calibration_window(rng, vectors, scores)]
+            kept[place : place + 1] = [calibration_window(rng, vectors, scores.distances)]
 
     def calibration(self) -> Calibration:
         """Of images the bank was not made from, where there are any: theirs are harder to find."""

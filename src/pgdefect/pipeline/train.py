@@ -26,7 +26,13 @@ from pgdefect.db.extractors import (
 from pgdefect.db.queries import images_of
 from pgdefect.db.roles import require_owner
 from pgdefect.errors import ImageError, TooFewImages
-from pgdefect.pipeline.bank import build_bank, calibrate, choose_images, learn_defect_space
+from pgdefect.pipeline.bank import (
+    build_bank,
+    calibration_for,
+    images_to_score,
+    learn_defect_space,
+    score_others,
+)
 from pgdefect.pipeline.extraction import Extracted, extract_patches, spool_key
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.progress import Progress, silent
@@ -54,10 +60,10 @@ MIN_IMAGES = 5
 class TrainReport:
     """What a training made; seconds by stage.
 
-    training_images are in the bank. held_out_images set the threshold: most of them are in the
-    bank too and were held out of it one part at a time. taken_up_images: of extracted_images,
-    those that a training which was cut short had extracted; stored_before: it had stored the
-    detector, too.
+    training_images were learned from. held_out_images, some of them, set the threshold: each was
+    compared with the bank without the vectors of its own part. taken_up_images: of
+    extracted_images, those that a training which was cut short had extracted; stored_before: it
+    had stored the detector, too.
     """
 
     category: str
@@ -87,8 +93,8 @@ def train(
 ) -> TrainReport:
     """Learn what is normal for a category from its normal training images.
 
-    All but a few go into the bank. For the threshold some (`holdout`, by group) are scored
-    against the vectors of other parts. The new detector replaces the active one in the
+    All go into the bank. For the threshold some (`holdout`, by group) are scored against the
+    vectors of other parts. The new detector replaces the active one in the
     transaction that stores it; interrupted at any moment before, nothing changes. Killed, or cut
     off from the database, it is taken up when it is called again: images are not extracted twice,
     and with the same `run` a detector that was stored is not made again.
@@ -117,13 +123,11 @@ def _train(
     clock = Clock()
     everything = images_of(database, category)
     normal = learnable(category, everything)
-    bank_images, unseen, scored = choose_images(normal, options.holdout, options.seed)
+    images_to_score(normal, options.holdout, options.seed)  # rather than after hours of extraction
 
     with clock("extractor"):
         extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
-    bank_images = by_input_size(bank_images, extractor.preprocessing)
-    unseen = by_input_size(unseen, extractor.preprocessing)
-    images = [*bank_images, *unseen]
+    images = by_input_size(normal, extractor.preprocessing)
     key = spool_key(database, category, extractor, images, options)
     with PatchSpool(settings.cache_dir, options.precision, key) as spool:
         extracted = Extracted()
@@ -138,19 +142,18 @@ def _train(
             with clock("extract"):
                 extracted = extract_patches(embedder, extractor, images, spool, options, progress)
             means = extracted.means
-            bank_ids = [image.id for image in bank_images if image.id in means]
             readable = [image for image in images if image.id in means]
-            if len(means) < MIN_IMAGES or not 0 < len(bank_ids) < len(readable):
+            if len(readable) < MIN_IMAGES:
                 raise TooFewImages(
-                    f"only {len(means)} of {len(normal)} training images of {category!r} can be "
+                    f"only {len(readable)} of {len(normal)} training images of {category!r} can be "
                     f"read, and {MIN_IMAGES} are needed; first: {extracted.failed[0][1]}"
                 )
             with clock("coreset"):
-                bank = build_bank(spool, bank_ids, options, progress)
+                bank = build_bank(spool, [image.id for image in readable], options, progress)
             with clock("threshold"):
-                threshold, scores, calibration = calibrate(
-                    bank, spool, readable, scored, options, progress
-                )
+                scored = images_to_score(readable, options.holdout, options.seed)
+                threshold, scores = score_others(bank, spool, readable, scored, options, progress)
+                calibration = calibration_for(bank, spool, readable, options.seed)
             with clock("defects"):
                 ensure_defect_space(
                     database,
