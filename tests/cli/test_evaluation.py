@@ -165,6 +165,24 @@ def test_an_image_that_was_trained_on_leaks_wherever_it_has_gone(
     assert leak["paths"][0].endswith("train/good/003.png")
 
 
+def test_a_photograph_that_gave_nothing_to_the_bank_is_no_leak_of_its_part(
+    cli: Cli, trained: Database
+) -> None:
+    """It was scored without its part's vectors, as those were that gave some."""
+    where = "(SELECT id FROM pgdefect.image WHERE path = 'train/good/{}.png')"
+    change(
+        trained,
+        "UPDATE pgdefect.image SET group_name = 'twins' "
+        "WHERE path IN ('train/good/003.png', 'train/good/004.png')",
+    )
+    change(
+        trained,
+        f"UPDATE pgdefect.memory_bank_patch SET image_id = {where.format('004')} "
+        f"WHERE image_id = {where.format('003')}",
+    )
+    assert evaluated(cli, trained)["leaks"] == []
+
+
 def test_anomalous_images_without_a_mask_take_no_part_in_pixel_figures(
     cli: Cli, trained: Database
 ) -> None:

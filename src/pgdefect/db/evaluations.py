@@ -61,26 +61,25 @@ def stored_scores(
 def images_learned(database: Database, detector_id: int) -> tuple[set[int], set[int]]:
     """Ids of the images a detector has learned from, and of others its threshold came from.
 
-    A memory bank names its images by its vectors, a network by its settings. An image of the
-    bank that set the threshold too was compared with other parts alone, and counts as learned.
+    A network names its images by its settings, a memory bank by its vectors. An image that set
+    the threshold was compared with a bank's other parts alone: it counts as learned, whether or
+    not the coreset took anything of it.
     """
     with database.connect() as connection:
-        bank = connection.scalars(
-            text(
-                "SELECT DISTINCT image_id FROM pgdefect.memory_bank_patch "
-                "WHERE bank_id = :detector AND image_id <> 0 "
-                "UNION SELECT t.id::bigint FROM pgdefect.detector d, "
+        learned_by_network, in_bank, held_out = (
+            set(connection.scalars(text(statement), {"detector": detector_id}))
+            for statement in (
+                "SELECT t.id::bigint FROM pgdefect.detector d, "
                 "jsonb_array_elements_text(d.settings->'training_images') t(id) "
-                "WHERE d.id = :detector"
-            ),
-            {"detector": detector_id},
+                "WHERE d.id = :detector",
+                "SELECT DISTINCT image_id FROM pgdefect.memory_bank_patch "
+                "WHERE bank_id = :detector AND image_id <> 0",
+                "SELECT image_id FROM pgdefect.holdout_score WHERE detector_id = :detector",
+            )
         )
-        learned = set(bank)
-        held_out = connection.scalars(
-            text("SELECT image_id FROM pgdefect.holdout_score WHERE detector_id = :detector"),
-            {"detector": detector_id},
-        )
-        return learned, set(held_out) - learned
+    if in_bank:
+        return in_bank | held_out, set()
+    return learned_by_network, held_out
 
 
 def store_evaluation(
