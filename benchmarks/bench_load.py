@@ -67,7 +67,7 @@ class Traffic:
 
 @dataclass
 class Look:
-    """Memory at one time, in bytes: resident in the process, private to the server's sessions.
+    """Memory at one time, in bytes: resident in the process, of the server's sessions' own.
 
     server: while no statement runs, so that what stays is told from what a search needs while
     it lasts; server_at_work: a moment before, with whatever runs.
@@ -227,14 +227,14 @@ class Line:
                 "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
             ).fetchall()
 
-        def private() -> int:
-            return sum(memory_of(pid, private=True) or 0 for (pid,) in rows)
+        def of_sessions() -> int:
+            return sum(memory_of(pid, anonymous=True) or 0 for (pid,) in rows)
 
-        at_work = private()
+        at_work = of_sessions()
         with ExitStack() as held:
             for lock in self.searching:
                 held.enter_context(lock)
-            at_rest = private()
+            at_rest = of_sessions()
         own = memory_of(os.getpid()) or 0
         return Look(passed, len(traffic.inspections), own, at_rest, at_work, len(rows))
 
@@ -260,17 +260,18 @@ def count_rows(database: Any) -> dict[str, int]:
         }
 
 
-def memory_of(pid: int, *, private: bool = False) -> int | None:
-    """Bytes resident, or of these what no other process shares; None where /proc does not say.
+def memory_of(pid: int, *, anonymous: bool = False) -> int | None:
+    """Bytes resident, or of these the anonymous ones; None where /proc does not say.
 
-    Of a server's session the private ones: shared buffers fill with what is read.
+    A server's session fills its anonymous memory alone. The private pages are more: a page of the
+    shared buffers counts as private for as long as no other process has touched it.
     """
-    wanted = ("Private_Clean:", "Private_Dirty:") if private else ("Rss:",)
+    wanted = "Anonymous:" if anonymous else "Rss:"
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return None
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(wanted))
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(wanted)), None)
 
 
 def _fill(report: Report, traffic: Traffic, looks: list[Look], inspected: int) -> None:
@@ -334,10 +335,10 @@ def _fill(report: Report, traffic: Traffic, looks: list[Look], inspected: int) -
             f"1,000 inspections over all, {growth[side]:+.2f} in the second half"
             for side, where in (
                 ("client", "resident in the process"),
-                ("server", f"private to the server's {last.sessions} sessions, at rest"),
+                ("server", f"of the server's {last.sessions} sessions' own, at rest"),
             )
         ),
-        f"the most that was private to the sessions while they worked: "
+        f"the most that the sessions had while they worked: "
         f"{report.facts['server_at_work_mib']:.0f} MiB",
     ]
     report.check(f"errors: {len(traffic.errors)}", not traffic.errors)

@@ -262,6 +262,12 @@ def test_who_connects_while_the_server_recovers_waits_for_it(data: Path) -> None
     assert refused > 0
 
 
+def test_the_servers_allocator_gives_memory_back(running: EmbeddedServer) -> None:
+    environment = Path(f"/proc/{running.status().pid}/environ").read_bytes().split(b"\0")
+    assert b"MALLOC_TRIM_THRESHOLD_=131072" in environment
+    assert b"MALLOC_MMAP_THRESHOLD_=131072" in environment
+
+
 def test_pid_file_whose_pid_another_program_has(data: Path) -> None:
     server = EmbeddedServer(data)
     server.start()

@@ -67,6 +67,9 @@ _READY_SECONDS = 60
 _RECOVERY_SECONDS = 600
 _LEFTOVER_SECONDS = 15
 _LOG_LIMIT = 16 << 20
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(128 << 10), "MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+"""Bytes, for glibc's allocator: what it starts with. Unless told it raises both with the largest
+block that was ever freed, and each session keeps what its greatest statement needed."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ class EmbeddedServer:
             try:
                 before = os.fstat(log).st_size
                 # PGDATA and not -D: pg_ctl would put the path into a shell's command line.
-                environment = {"PGDATA": str(self._pgdata)}
+                environment = {"PGDATA": str(self._pgdata), **_MALLOC}
                 owner.run(command, env=environment, output=log)
             finally:
                 os.close(log)
