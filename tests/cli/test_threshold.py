@@ -14,7 +14,7 @@ def test_the_present_threshold_is_explained(trained: Database, good: Cli) -> Non
     now = value(trained, "SELECT threshold FROM defect.threshold_for(1, 0.05)")
     assert now == value(trained, "SELECT threshold FROM pgdefect.detector")
     assert result.out.startswith(f"parts, detector 1: threshold {now:.4g}")
-    assert "reject at most 5 % of normal images; from 15 held-out normal images" in result.out
+    assert "reject at most 5 % of normal images; from 16 held-out normal images" in result.out
     # Of 15 images the largest: Beta(1, 15), so 1 - 0.975^(1/15) to 1 - 0.025^(1/15).
     assert "the true false-reject rate is 0.169 to 21.8 %, with 95 % confidence" in result.out
     assert "too few held-out images to promise that rate: 19 would be needed" in result.out
