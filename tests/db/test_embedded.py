@@ -23,7 +23,6 @@ import pytest
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.embedded_cluster import wheel_bin_dir
 from pgdefect.db.embedded_settings import Machine, parse_address, settings_text
-from pgdefect.db.engine import Database
 from pgdefect.errors import EmbeddedServerError, UsageError
 
 NOBODY = 65534
@@ -238,28 +237,6 @@ def test_killed_server_waits_for_a_backend_still_at_work(data: Path) -> None:
     )
     worker.join()
     connection.close()
-
-
-def test_who_connects_while_the_server_recovers_waits_for_it(data: Path) -> None:
-    """A process of the server that dies, as where memory ran out, ends all sessions with it."""
-    server = EmbeddedServer(data)
-    server.start()
-    database = Database(server.url())
-
-    def kill_sessions() -> None:
-        for _ in range(3):
-            with suppress(psycopg.Error), psycopg.connect(server.url()) as connection:
-                os.kill(connection.info.backend_pid, signal.SIGKILL)
-            time.sleep(1.0)
-
-    killer = threading.Thread(target=kill_sessions)
-    killer.start()
-    while killer.is_alive():
-        with database.autocommit():
-            pass
-    killer.join()
-    refused = server.status().log_file.read_text().count("FATAL:  the database system is ")
-    assert refused > 0
 
 
 def test_the_servers_allocator_gives_memory_back(running: EmbeddedServer) -> None:

@@ -14,8 +14,7 @@ from urllib.parse import unquote
 
 import psycopg
 from psycopg.adapt import Dumper
-from psycopg.conninfo import make_conninfo
-from psycopg.pq import Format, PGconn, Ping
+from psycopg.pq import Format
 from sqlalchemy import Connection, Engine, create_engine
 
 from pgdefect import errors
@@ -32,11 +31,6 @@ MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
 PATIENCE = 30.0
 """Seconds that a thread waits for one of the process's connections to be free."""
-RESTART_PATIENCE = 15.0
-"""Seconds that a server may take which does not let anybody in yet: it starts, or one of its
-processes has died, as where memory ran out, and it recovers, mostly within a second."""
-OTHER_ANSWERS, SLOW_REFUSAL = 3, 1.0
-"""Shortly before and after it recovers a server gives other answers, a few and at once."""
 ATTEMPTS = 5
 """Of a transaction that the server undoes for the sake of others."""
 PAUSE = 0.1
@@ -98,8 +92,7 @@ class Database:
     `url` is a libpq URI (``postgresql://user@host/name``). Of connections there are never more
     than `max_connections` at once: a thread that finds none free waits for `patience` seconds,
     then NoConnectionFree is raised. Not counted are those of `autocommit` and `lock`, one each.
-    Nobody who has a connection asks for a second one, so that nobody waits for himself. A server
-    that starts or recovers is waited for.
+    Nobody who has a connection asks for a second one, so that nobody waits for himself.
     """
 
     def __init__(
@@ -145,27 +138,6 @@ class Database:
         return translated(self.safe_url, self.max_connections, self.patience)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        begun = time.monotonic()
-        other_answers = 0
-        while True:
-            attempt = time.monotonic()
-            try:
-                return self._connect_now()
-            except (errors.DatabaseUnavailable, psycopg.OperationalError):
-                now = time.monotonic()
-                where = make_conninfo(self.url, connect_timeout=2)
-                rejects = PGconn.ping(where.encode()) == Ping.REJECT
-                # Otherwise it has recovered meanwhile, has not noticed yet, or is not there.
-                other_answers = 0 if rejects else other_answers + 1
-                if (
-                    other_answers > OTHER_ANSWERS
-                    or now - attempt > SLOW_REFUSAL
-                    or now - begun > RESTART_PATIENCE
-                ):
-                    raise
-            time.sleep(0.1)
-
-    def _connect_now(self) -> psycopg.Connection[Any]:
         try:
             connection = psycopg.connect(self.url, application_name="pgdefect", connect_timeout=10)
         except psycopg.ProgrammingError:
