@@ -136,6 +136,10 @@ class DatabaseUnavailable(DatabaseError):
     pass
 
 
+class ServerRecovers(DatabaseUnavailable):
+    pass
+
+
 class AuthenticationFailed(DatabaseError):
     pass
 

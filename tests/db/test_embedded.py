@@ -23,7 +23,8 @@ import pytest
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.embedded_cluster import wheel_bin_dir
 from pgdefect.db.embedded_settings import Machine, parse_address, settings_text
-from pgdefect.errors import EmbeddedServerError, UsageError
+from pgdefect.db.engine import Database
+from pgdefect.errors import DatabaseError, EmbeddedServerError, UsageError
 
 NOBODY = 65534
 
@@ -243,6 +244,34 @@ def test_the_servers_allocator_gives_memory_back(running: EmbeddedServer) -> Non
     environment = Path(f"/proc/{running.status().pid}/environ").read_bytes().split(b"\0")
     assert b"MALLOC_TRIM_THRESHOLD_=131072" in environment
     assert b"MALLOC_MMAP_THRESHOLD_=131072" in environment
+
+
+def test_who_connects_while_the_server_recovers_waits_for_it(data: Path) -> None:
+    """A process of the server that dies, as where memory ran out, ends all sessions with it."""
+    server = EmbeddedServer(data)
+    server.start()
+    database = Database(server.url())
+
+    def kill_sessions() -> None:
+        for _ in range(3):
+            with suppress(psycopg.Error), psycopg.connect(server.url()) as connection:
+                os.kill(connection.info.backend_pid, signal.SIGKILL)
+            time.sleep(1.0)
+
+    killer = threading.Thread(target=kill_sessions)
+    killer.start()
+    failed = []
+    while killer.is_alive():
+        # Who is inside at that moment is cut off like all others, and may say so.
+        try:
+            with database.autocommit():
+                pass
+        except (DatabaseError, psycopg.Error) as error:
+            failed.append(str(error))
+    killer.join()
+    refusal = "the database system is "
+    assert server.status().log_file.read_text().count(f"FATAL:  {refusal}") > 0
+    assert not [message for message in failed if refusal in message]
 
 
 def test_pid_file_whose_pid_another_program_has(data: Path) -> None:

@@ -6,6 +6,7 @@ import random
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from pgdefect.db.catalog import delete_category, ensure_category
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import ATTEMPTS, Database, open_database
 from pgdefect.db.reviews import review_image
-from pgdefect.errors import Busy, Conflict, NoConnectionFree, Undone, UsageError
+from pgdefect.errors import Busy, Conflict, NoConnectionFree, ServerRecovers, Undone, UsageError
 from pgdefect.pipeline.embed import embed
 from pgdefect.pipeline.evaluate import evaluate
 from pgdefect.pipeline.ingest import ingest
@@ -74,6 +75,37 @@ def test_whoever_finds_no_connection_free_is_told_in_the_end(database: Database)
         assert refused.value.__cause__ is not None
         with few.begin() as again:
             assert again.scalar(text("SELECT 1")) == 1
+
+
+def test_sessions_make_way_for_new_ones(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def session_of(opened: Database) -> int:
+        with opened.connect() as connection:
+            return int(connection.scalar(text("SELECT pg_backend_pid()")))
+
+    with limited(database, 1, 1.0) as lasting:
+        assert len({session_of(lasting) for _ in range(3)}) == 1
+    monkeypatch.setattr(engine, "SESSION_LIFE", 0.05)
+    with limited(database, 1, 1.0) as renewed:
+        first = session_of(renewed)
+        time.sleep(0.1)
+        assert session_of(renewed) != first
+        assert backends(database) == 1
+
+
+def test_a_server_that_stays_in_recovery_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise psycopg.OperationalError("FATAL:  the database system is in recovery mode")
+
+    monkeypatch.setattr(psycopg, "connect", refuse)
+    monkeypatch.setattr(engine, "RECOVERY", 0.25)
+    with pytest.raises(ServerRecovers, match=r"lets nobody in yet: .*in recovery mode"):
+        Database("postgresql://somebody@somewhere/parts").connect().__enter__()
+    assert len(asked) > 2
 
 
 def test_many_threads_share_few_connections(database: Database) -> None:

@@ -31,6 +31,12 @@ MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
 PATIENCE = 30.0
 """Seconds that a thread waits for one of the process's connections to be free."""
+SESSION_LIFE = 300.0
+"""Seconds after which a pooled session makes way for a new one. What a session has learned of
+tables and statements it never forgets, and in a process that inspects for weeks that adds up."""
+RECOVERY = 30.0
+"""Seconds that a server may take which lets nobody in yet: it starts, or one of its processes has
+died, as where memory ran out, and it recovers, mostly within a second."""
 ATTEMPTS = 5
 """Of a transaction that the server undoes for the sake of others."""
 PAUSE = 0.1
@@ -92,7 +98,8 @@ class Database:
     `url` is a libpq URI (``postgresql://user@host/name``). Of connections there are never more
     than `max_connections` at once: a thread that finds none free waits for `patience` seconds,
     then NoConnectionFree is raised. Not counted are those of `autocommit` and `lock`, one each.
-    Nobody who has a connection asks for a second one, so that nobody waits for himself.
+    Nobody who has a connection asks for a second one, so that nobody waits for himself. A server
+    that says it is starting or recovering is waited for.
     """
 
     def __init__(
@@ -127,6 +134,7 @@ class Database:
             max_overflow=0,
             pool_timeout=self.patience,
             pool_use_lifo=True,
+            pool_recycle=SESSION_LIFE,
             pool_logging_name=_POOL_LOGGER.rpartition(".")[2],
         )
         # It logs an error that is raised as well, with a traceback on stderr: of a connection that
@@ -138,6 +146,16 @@ class Database:
         return translated(self.safe_url, self.max_connections, self.patience)
 
     def _connect(self) -> psycopg.Connection[Any]:
+        deadline = time.monotonic() + RECOVERY
+        while True:
+            try:
+                return self._connect_now()
+            except errors.ServerRecovers:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(PAUSE)
+
+    def _connect_now(self) -> psycopg.Connection[Any]:
         try:
             connection = psycopg.connect(self.url, application_name="pgdefect", connect_timeout=10)
         except psycopg.ProgrammingError:

@@ -21,6 +21,7 @@ _NO_SLOT = (
     "connection slots are reserved",
     "no more connections allowed",
 )
+_NOT_YET = ("system is starting up", "not yet accepting connections", "in recovery mode")
 
 
 def cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
@@ -29,6 +30,11 @@ def cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
     lowered = text.lower()
     if any(phrase in lowered for phrase in _NO_SLOT):
         return _no_slot(text, where)
+    if any(phrase in lowered for phrase in _NOT_YET):
+        return errors.ServerRecovers(
+            f"the server at {where} lets nobody in yet: {text}. Run the command again when it has "
+            "started; its log says what it is doing"
+        )
     if any(phrase in lowered for phrase in _REFUSED_LOGIN):
         return errors.AuthenticationFailed(
             f"{where} refuses this login: {text}. Check user and password in the URL, "
