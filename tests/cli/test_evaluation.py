@@ -165,6 +165,36 @@ def test_an_image_that_was_trained_on_leaks_wherever_it_has_gone(
     assert leak["paths"][0].endswith("train/good/003.png")
 
 
+def test_a_part_that_may_have_been_learned_under_another_name_is_named(
+    cli: Cli, trained: Database
+) -> None:
+    change(
+        trained,
+        "UPDATE pgdefect.image SET group_name = 'pair ' || substr(path, 12, 3)::integer / 2 "
+        "WHERE path LIKE 'train/good/%'",
+    )
+    assert evaluated(cli, trained)["look_alikes"] == []
+    change(
+        trained,
+        "UPDATE pgdefect.image_embedding e SET embedding = o.embedding "
+        "FROM pgdefect.image_embedding o, pgdefect.image i, pgdefect.image j "
+        "WHERE e.image_id = i.id AND o.image_id = j.id AND e.extractor_id = o.extractor_id "
+        "AND i.path = 'test/good/001.png' AND j.path = 'train/good/003.png'",
+    )
+    [pair] = evaluated(cli, trained)["look_alikes"]
+    assert pair["path"].endswith("test/good/001.png")
+    assert pair["other_path"].endswith("train/good/003.png")
+    assert (pair["group"], pair["other_group"]) == (None, "pair 1")
+    assert abs(pair["distance"]) < 1e-5 < pair["usual"]
+    warned = cli(trained, "evaluate", "parts", *QUICK).err
+    assert "warning: parts: 1 test parts may have been learned from under other names" in warned
+    assert "test/good/001.png is like " in warned
+    assert "(part 'pair 1')" in warned
+    settings = value(trained, "SELECT settings FROM defect.evaluations ORDER BY 1 DESC LIMIT 1")
+    assert settings["look_alikes"] == [pair]
+    assert value(trained, "SELECT sum(leaks) FROM defect.evaluations") == 0
+
+
 def test_a_photograph_that_gave_nothing_to_the_bank_is_no_leak_of_its_part(
     cli: Cli, trained: Database
 ) -> None:

@@ -26,6 +26,8 @@ FIGURES = {
     "detection_rate": "detection rate",
     "false_reject_rate": "false-reject rate",
 }
+MOST_PAIRS = 10
+"""Named of the parts that may leak."""
 
 
 def register(app: typer.Typer) -> None:
@@ -171,6 +173,7 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
         "intervals": evaluation.intervals,
         "defect_types": evaluation.defect_types,
         "leaks": evaluation.leaks,
+        "look_alikes": evaluation.look_alikes,
         "dropped_images": evaluation.dropped_images,
         "notes": evaluation.notes,
         "failed": [{"path": path, "reason": reason} for path, reason in evaluation.failed],
@@ -254,6 +257,17 @@ def _remarks(evaluations: list[Evaluation], drop_leaks: bool) -> None:
     for item in evaluations:
         for text in item.notes:
             note(f"{item.category}: {text}")
+        if item.look_alikes:
+            note(
+                f"warning: {item.category}: {len(item.look_alikes)} {item.split} parts may have "
+                "been learned from under other names: their photographs are more alike than "
+                "those of one part mostly are. Where a pair shows one part, give it one group, "
+                "ingest again and train again:"
+            )
+        for pair in item.look_alikes[:MOST_PAIRS]:
+            note(f"  {pair}")
+        if len(item.look_alikes) > MOST_PAIRS:
+            note(f"  and {len(item.look_alikes) - MOST_PAIRS} more; --json has all")
         if not item.leaks:
             continue
         flattered = sum(leak.sides[0] == item.split for leak in item.leaks)

@@ -21,7 +21,7 @@ from pgdefect.db.evaluations import (
     stored_scores,
 )
 from pgdefect.db.extractors import load_extractor
-from pgdefect.db.queries import images_of, stored_images
+from pgdefect.db.queries import image_embeddings_of, images_of, stored_images
 from pgdefect.errors import Conflict, DatasetError, UsageError
 from pgdefect.evaluation import (
     FPR_LIMIT,
@@ -38,7 +38,7 @@ from pgdefect.pipeline.figures import (
     type_figures,
 )
 from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.leaks import Leak, find_leaks
+from pgdefect.pipeline.leaks import Leak, LookAlike, find_leaks, find_look_alikes
 from pgdefect.pipeline.patch_search import SearchKind
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.types import Detector, DetectorKind, StoredImage
@@ -84,6 +84,7 @@ class Evaluation:
     judgements: tuple[Judgement, ...] = field(repr=False)
     preprocessing: Preprocessing
     leaks: tuple[Leak, ...]
+    look_alikes: tuple[LookAlike, ...]
     dropped_images: int
     notes: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
@@ -136,7 +137,8 @@ def evaluate(
     detector = active_detector(database, category, options.kind)
     labelled = [i for i in images_of(database, category, split=options.split) if i.label]
     notes: list[str] = []
-    leaks = _leaks(database, detector, category, labelled, options.split)
+    training, calibration = _learned(database, detector, category)
+    leaks = find_leaks(labelled, calibration, training, options.split)
     leaking = {id_ for leak in leaks if leak.sides[0] == options.split for id_ in leak.image_ids}
     kept = [i for i in labelled if not (options.drop_leaks and i.id in leaking)]
     _require_both(category, options.split, kept, dropped=len(labelled) - len(kept))
@@ -148,6 +150,12 @@ def evaluate(
     _require_both(category, options.split, [j.image for j in judgements], failed=failed)
     artifact = load_extractor(database, detector.extractor_id, settings.cache_dir)
     preprocessing = Preprocessing.from_dict(artifact.spec.preprocessing)
+
+    learned = [*training, *calibration]
+    embeddings = image_embeddings_of(
+        database, detector.extractor_id, [image.id for image in [*kept, *learned]]
+    )
+    look_alikes = find_look_alikes([i for i in kept if i.id not in leaking], learned, embeddings)
 
     figures, replicates = image_figures(
         judgements, detector.threshold, options.bootstrap, options.seed
@@ -166,6 +174,7 @@ def evaluate(
         "groups": len({*group_numbers([j.image.group for j in judgements]).tolist()}),
         "reused_inspections": reused,
         "leaks": [asdict(leak) for leak in leaks],
+        "look_alikes": [asdict(pair) for pair in look_alikes],
         "dropped_images": len(labelled) - len(kept),
         "failed": [list(item) for item in failed],
         "notes": notes,
@@ -198,6 +207,7 @@ def evaluate(
         judgements=judgements,
         preprocessing=preprocessing,
         leaks=leaks,
+        look_alikes=look_alikes,
         dropped_images=len(labelled) - len(kept),
         notes=tuple(notes),
         failed=tuple(failed),
@@ -225,13 +235,10 @@ def mean_figures(
     return means, intervals_of(replicates)
 
 
-def _leaks(
-    database: Database,
-    detector: Detector,
-    category: str,
-    evaluated: Sequence[StoredImage],
-    split: str,
-) -> tuple[Leak, ...]:
+def _learned(
+    database: Database, detector: Detector, category: str
+) -> tuple[list[StoredImage], list[StoredImage]]:
+    """The images that a detector has seen in training, and others that set its threshold."""
     bank, held_out = images_learned(database, detector.id)
     with database.connect() as connection:
         learned = stored_images(connection, sorted(bank | held_out))
@@ -243,7 +250,7 @@ def _leaks(
     }
     train |= {id_: learned[id_] for id_ in bank if id_ in learned}
     calibration = [learned[id_] for id_ in sorted(held_out) if id_ in learned]
-    return find_leaks(evaluated, calibration, list(train.values()), split)
+    return list(train.values()), calibration
 
 
 def _require_both(

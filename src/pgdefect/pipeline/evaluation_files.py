@@ -139,6 +139,7 @@ def results_markdown(evaluations: Sequence[Evaluation]) -> str:
     text += "\n" + _markdown(head, types)
     remarks = [f"- {e.category}: {note}." for e in evaluations for note in e.notes]
     remarks += [f"- {e.category}: leak: {leak}." for e in evaluations for leak in e.leaks]
+    remarks += [f"- {e.category}: perhaps a leak: {p}." for e in evaluations for p in e.look_alikes]
     resamples = evaluations[0].settings["bootstrap"]
     if resamples:
         remarks.insert(
