@@ -23,6 +23,7 @@
     └── DatabaseError
         ├── EmbeddedServerError       the embedded Postgres cannot be set up or started
         ├── DatabaseUnavailable       nothing answers at the URL
+        │   └── ServerRecovers        it lets nobody in yet
         ├── AuthenticationFailed
         ├── PermissionDenied          this login may not do that
         ├── UnsupportedServer         Postgres or pgvector is too old or missing

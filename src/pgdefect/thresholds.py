@@ -93,7 +93,9 @@ def outcome(threshold: float, normal: ArrayLike, anomalous: ArrayLike = ()) -> O
 def false_reject_rate(normal: ArrayLike, rate: float = DEFAULT_FALSE_REJECT_RATE) -> Threshold:
     """The threshold that rejects at most a fraction `rate` of normal images.
 
-    From raw scores `(n,)` of held-out normal images: the r-th smallest, r = ⌈(n + 1)(1 - rate)⌉,
+    From raw scores `(n,)` of held-out normal images, or of images each compared with a bank's
+    vectors of other parts, which are a little higher than a new image's (the true rate is then
+    rather below the interval than in it): the r-th smallest, r = ⌈(n + 1)(1 - rate)⌉,
     which a new normal image exceeds with probability at most `rate` (split conformal
     prediction; Vovk et al.). Never below the median. Over the draw of the held-out images the
     true rate is Beta(n + 1 - r, r) distributed; the rule's ``false_reject_interval`` holds the

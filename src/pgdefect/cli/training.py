@@ -115,8 +115,8 @@ def train(
     holdout: Annotated[
         float | None,
         typer.Option(
-            help="Share of the normal images that sets the threshold. PatchCore learns from most "
-            "of them too and compares each with other parts alone: all, up to 200 images. "
+            help="Share of the normal images that sets the threshold. PatchCore learns from them "
+            "too and compares each with other parts alone: all, up to 200 images. "
             "EfficientAD does not learn from them: 0.2."
         ),
     ] = None,

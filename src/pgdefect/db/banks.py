@@ -37,8 +37,8 @@ for it: on 20,000 vectors a search takes four fifths of the time at recall 0.99,
 patches seem farther than the image's worst. The build takes as long."""
 EF_SEARCH_CHOICES = (6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 80, 120, 160, 320, 640, 1000)
 RECALL_TARGET, FAST_RECALL_TARGET = 0.992, 0.955
-"""Of patches of normal images that are not in the bank; for 0.99 and 0.95 of all patches of new
-images, normal and anomalous."""
+"""Of patches of normal images whose parts are left out of the index; for 0.99 and 0.95 of all
+patches of new images, normal and anomalous."""
 LEAST_EF_SEARCH, LEAST_EF_SEARCH_FAST = 30, 6
 """An anomalous patch far from everything is harder to place than any normal one, which no sample
 of normal images shows. On solar cells, half of the images anomalous, ef_search 4 and 8 reach
@@ -93,8 +93,9 @@ def store_detector(
 ) -> int:
     """Store a trained detector and make it the category's active one; returns its id.
 
-    One transaction: rows by binary COPY into a table of their own, primary key, HNSW index,
-    statistics, the choice of ef_search, and at the end the attachment to the parent. Until
+    One transaction: rows by binary COPY into a table of their own, primary key, HNSW index, the
+    choice of ef_search, the rows that the calibration left out, statistics, and at the end the
+    attachment to the parent. Until
     it commits nobody sees any of it, and if it does not, nothing remains. Nobody waits for it
     either, but for whoever deletes a training image or the category, until that end.
 
@@ -116,10 +117,12 @@ def store_detector(
         )
         first = None if left_out is None else np.flatnonzero(~left_out)
         _load(connection, detector_id, bank, first, progress)
-        _index(connection, detector_id, bank, progress)
+        num_indexed = len(bank.embeddings) if first is None else len(first)
+        _index(connection, detector_id, bank, num_indexed, progress)
         chosen = _calibrate(connection, detector_id, bank, calibration)
         if left_out is not None:
             _load(connection, detector_id, bank, np.flatnonzero(left_out), progress)
+            connection.execute(text(f"ANALYZE pgdefect.{partition_name(detector_id)}"))
         if bank.raw_embeddings is not None:
             _load_raw(connection, detector_id, bank.raw_embeddings)
         add_detector(
@@ -226,7 +229,9 @@ def _load(
     positions: NDArray[np.intp] | None,
     progress: Progress,
 ) -> None:
-    """Copy vectors, all or those of some positions, into the bank's table and its indexes."""
+    """Copy vectors, all or those of some positions, into the bank's table and what indexes it
+    has.
+    """
     count = len(bank.embeddings)
     copy_rows(
         driver(connection),
@@ -244,7 +249,9 @@ def _load(
     )
 
 
-def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Progress) -> None:
+def _index(
+    connection: Connection, bank_id: int, bank: MemoryBank, num_vectors: int, progress: Progress
+) -> None:
     table = partition_name(bank_id)
     dim = bank.embeddings.shape[1]
     kind = indexed_type(bank.precision, dim)
@@ -262,7 +269,7 @@ def _index(connection: Connection, bank_id: int, bank: MemoryBank, progress: Pro
         f"CREATE INDEX {table}_hnsw ON pgdefect.{table} "
         f"USING hnsw (({index_expression(kind, dim)}) {bank.metric.operator_class(kind)}) "
         f"WITH ({INDEX_OPTIONS})",
-        len(bank.embeddings),
+        num_vectors,
     )
     connection.execute(text(f"ANALYZE pgdefect.{table}"))
     progress("index", 1, 1)

@@ -34,9 +34,10 @@ PATIENCE = 30.0
 SESSION_LIFE = 300.0
 """Seconds after which a pooled session makes way for a new one. What a session has learned of
 tables and statements it never forgets, and in a process that inspects for weeks that adds up."""
-RECOVERY = 30.0
+RECOVERY = 10.0
 """Seconds that a server may take which lets nobody in yet: it starts, or one of its processes has
-died, as where memory ran out, and it recovers, mostly within a second."""
+died, as where memory ran out, and it recovers, mostly within a second. Less than `PATIENCE`: who
+waits for a connection meanwhile shall be told of the server, and not that there are too few."""
 ATTEMPTS = 5
 """Of a transaction that the server undoes for the sake of others."""
 PAUSE = 0.1

@@ -101,7 +101,7 @@ def check_recall(
     categories: those of their active detectors only; empty for all. sample: queries for each
     index. fix: store the ef_search that reaches `TARGET` where the one in force does not; for
     searches among images also where a smaller one does. Banks keep a higher one: they were
-    calibrated on patches of images held out of training, which are harder to find.
+    calibrated on patches of parts left out of the index, which are harder to find.
 
     Raises NotFound for a category that is not there.
     """

@@ -30,15 +30,15 @@ def cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
     lowered = text.lower()
     if any(phrase in lowered for phrase in _NO_SLOT):
         return _no_slot(text, where)
-    if any(phrase in lowered for phrase in _NOT_YET):
-        return errors.ServerRecovers(
-            f"the server at {where} lets nobody in yet: {text}. Run the command again when it has "
-            "started; its log says what it is doing"
-        )
     if any(phrase in lowered for phrase in _REFUSED_LOGIN):
         return errors.AuthenticationFailed(
             f"{where} refuses this login: {text}. Check user and password in the URL, "
             "PGPASSWORD or ~/.pgpass"
+        )
+    if any(phrase in lowered for phrase in _NOT_YET):
+        return errors.ServerRecovers(
+            f"the server at {where} lets nobody in yet: {text}. Run the command again when it has "
+            "started; its log says what it is doing"
         )
     return errors.DatabaseUnavailable(
         f"no database at {where}: {text}. Check PGDEFECT_DATABASE_URL or --database-url; "

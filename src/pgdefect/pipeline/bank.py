@@ -237,21 +237,32 @@ def calibration_for(
 ) -> Calibration:
     """Queries to choose ef_search by: patches of a few images, without the vectors of their parts.
 
-    images: those of the spool in order, of two parts or more.
+    images: those of the spool in order, of two parts or more. Of as many parts as `MAX_LEFT_OUT`
+    allows, and then more images of these; where parts are so few that it allows none, of the part
+    that gave least to the bank.
     """
     rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images)).tolist()
     chosen: list[int] = []
     left_out = np.zeros(len(bank.embeddings), dtype=np.bool_)
-    for tried, n in enumerate(rng.permutation(len(images)).tolist()):
-        if len(chosen) == CALIBRATION_IMAGES or (chosen and tried >= MAX_TRIED):
+    least, least_left_out = order[0], np.ones_like(left_out)
+    for n in order[:MAX_TRIED]:
+        if len(chosen) == CALIBRATION_IMAGES:
             break
-        if any(_same_part(images[n], images[other]) for other in chosen):
-            continue
-        without = left_out | ~_of_other_parts(bank, images, n)
-        # The first of them may leave out any share that leaves something.
-        if without.mean() <= MAX_LEFT_OUT or not (chosen or without.all()):
+        own = ~_of_other_parts(bank, images, n)
+        if own.sum() < least_left_out.sum():
+            least, least_left_out = n, own
+        different = not any(_same_part(images[n], images[other]) for other in chosen)
+        if different and (left_out | own).mean() <= MAX_LEFT_OUT:
             chosen.append(n)
-            left_out = without
+            left_out = left_out | own
+    if not chosen:
+        chosen, left_out = [least], least_left_out
+    for n in order:
+        if len(chosen) == CALIBRATION_IMAGES:
+            break
+        if n not in chosen and not (left_out < ~_of_other_parts(bank, images, n)).any():
+            chosen.append(n)
     others = bank.embeddings[~left_out]
     windows = []
     for n in chosen:

@@ -22,6 +22,7 @@ from pgdefect.config import Settings
 from pgdefect.db.catalog import delete_detector, image_roots, move_root
 from pgdefect.db.detectors import store_metrics
 from pgdefect.db.engine import Database
+from pgdefect.db.roles import require_owner
 from pgdefect.db.summaries import list_detectors
 from pgdefect.errors import MissingExtra
 from pgdefect.evaluation import image_auroc
@@ -121,6 +122,7 @@ def run_demo(
     """
     start = time.perf_counter()
     writable_folder(folder)
+    require_owner(database, "training")
     _follow_the_package(database)
     results = [_run_category(database, settings, name, progress) for name in CELL_TYPES]
     # The clearest defect of the first category: the verdict a newcomer can check by eye.

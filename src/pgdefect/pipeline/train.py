@@ -148,10 +148,10 @@ def _train(
                     f"only {len(readable)} of {len(normal)} training images of {category!r} can be "
                     f"read, and {MIN_IMAGES} are needed; first: {extracted.failed[0][1]}"
                 )
+            scored = images_to_score(readable, options.holdout, options.seed)
             with clock("coreset"):
                 bank = build_bank(spool, [image.id for image in readable], options, progress)
             with clock("threshold"):
-                scored = images_to_score(readable, options.holdout, options.seed)
                 threshold, scores = score_others(bank, spool, readable, scored, options, progress)
                 calibration = calibration_for(bank, spool, readable, options.seed)
             with clock("defects"):
