@@ -95,9 +95,9 @@ def store_detector(
 
     One transaction: rows by binary COPY into a table of their own, primary key, HNSW index, the
     choice of ef_search, the rows that the calibration left out, statistics, and at the end the
-    attachment to the parent. Until
-    it commits nobody sees any of it, and if it does not, nothing remains. Nobody waits for it
-    either, but for whoever deletes a training image or the category, until that end.
+    attachment to the parent. Until it commits nobody sees any of it, and if it does not, nothing
+    remains. Nobody waits for it either, but for whoever deletes a training image or the category,
+    until that end.
 
     holdout_scores: raw score by image id of the normal training images the threshold is from,
     each compared with vectors of other parts alone.
@@ -108,20 +108,28 @@ def store_detector(
         known = bank.image_ids[bank.image_ids != UNKNOWN_IMAGE]
         # The lock keeps the images until the bank can be seen, and with it what forbids deletion.
         keep_images(connection, {*known.tolist(), *holdout_scores})
-        left_out = calibration.left_out
+        count = len(bank.embeddings)
+        left_out = (
+            np.zeros(count, np.bool_) if calibration.left_out is None else calibration.left_out
+        )
+        indexed, rest = np.flatnonzero(~left_out), np.flatnonzero(left_out)
         connection.execute(
             text(
                 f"CREATE TABLE pgdefect.{partition_name(detector_id)} "
                 "(LIKE pgdefect.memory_bank_patch)"
             )
         )
-        first = None if left_out is None else np.flatnonzero(~left_out)
-        _load(connection, detector_id, bank, first, progress)
-        num_indexed = len(bank.embeddings) if first is None else len(first)
-        _index(connection, detector_id, bank, num_indexed, progress)
+        _load(connection, detector_id, bank, indexed, lambda n: progress("load", n, count))
+        _index(connection, detector_id, bank, len(indexed), progress)
         chosen = _calibrate(connection, detector_id, bank, calibration)
-        if left_out is not None:
-            _load(connection, detector_id, bank, np.flatnonzero(left_out), progress)
+        if len(rest):
+            _load(
+                connection,
+                detector_id,
+                bank,
+                rest,
+                lambda n: progress("load", len(indexed) + n, count),
+            )
             connection.execute(text(f"ANALYZE pgdefect.{partition_name(detector_id)}"))
         if bank.raw_embeddings is not None:
             _load_raw(connection, detector_id, bank.raw_embeddings)
@@ -226,12 +234,10 @@ def _load(
     connection: Connection,
     bank_id: int,
     bank: MemoryBank,
-    positions: NDArray[np.intp] | None,
-    progress: Progress,
+    positions: NDArray[np.intp],
+    loaded: Callable[[int], None],
 ) -> None:
-    """Copy vectors, all or those of some positions, into the bank's table and what indexes it
-    has.
-    """
+    """Copy the vectors of some positions into the bank's table and what indexes it has."""
     count = len(bank.embeddings)
     copy_rows(
         driver(connection),
@@ -245,7 +251,7 @@ def _load(
             ("embedding", bank.embeddings),
         ],
         rows=positions,
-        progress=lambda done, total: progress("load", done, total),
+        progress=lambda done, total: loaded(done),
     )
 
 
