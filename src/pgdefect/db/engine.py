@@ -31,7 +31,7 @@ MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
 PATIENCE = 30.0
 """Seconds that a thread waits for one of the process's connections to be free."""
-SESSION_LIFE = 300.0
+SESSION_LIFE = 120.0
 """Seconds after which a pooled session makes way for a new one. What a session has learned of
 tables and statements it never forgets, and in a process that inspects for weeks that adds up."""
 RECOVERY = 10.0
