@@ -46,9 +46,8 @@ from pgdefect.types import (
     StoredImage,
 )
 from pgdefect.vision import patchcore
-from pgdefect.vision.backbone import find_backbones
+from pgdefect.vision.backbone import find_backbone
 from pgdefect.vision.deep_layers import export_defect_view
-from pgdefect.vision.ensemble import build_ensemble
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.preprocess import Batch, Preprocessing, batches
@@ -211,9 +210,7 @@ def _defect_space(
     options: TrainOptions,
     spec: ExtractorSpec,
 ) -> tuple[DefectSpace, DefectViewArtifact | None]:
-    # Of an ensemble the first one looks a second time.
-    backbone = find_backbones(options.backbone)[0]
-    view = export_defect_view(backbone, options.weights, spec.weights_sha256)
+    view = export_defect_view(find_backbone(options.backbone), options.weights, spec.weights_sha256)
     return learn_defect_space(bank, spool, images, view), view
 
 
@@ -267,7 +264,7 @@ def _extractor(
 ) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
     progress("extractor", 0, 0)
     check_device(options.device)
-    backbone, *others = find_backbones(options.backbone)
+    backbone = find_backbone(options.backbone)
     preprocessing = Preprocessing(
         image_size=options.image_size,
         center_crop=options.center_crop,
@@ -276,12 +273,9 @@ def _extractor(
         resize=options.resize,
         local_contrast=options.local_contrast,
     )
-    if others:
-        embedder = build_ensemble([backbone, *others], preprocessing)
-    else:
-        embedder = patchcore.build_embedder(
-            backbone, options.layers or backbone.layers, preprocessing, options.weights
-        )
+    embedder = patchcore.build_embedder(
+        backbone, options.layers or backbone.layers, preprocessing, options.weights
+    )
     extractor_id = find_extractor(database, embedder.spec.fingerprint)
     if extractor_id is None:
         extractor_id = store_extractor(database, embedder.export())
