@@ -108,10 +108,9 @@ def store_detector(
         known = bank.image_ids[bank.image_ids != UNKNOWN_IMAGE]
         # The lock keeps the images until the bank can be seen, and with it what forbids deletion.
         keep_images(connection, {*known.tolist(), *holdout_scores})
-        count = len(bank.embeddings)
-        left_out = (
-            np.zeros(count, np.bool_) if calibration.left_out is None else calibration.left_out
-        )
+        left_out = calibration.left_out
+        if left_out is None:
+            left_out = np.zeros(len(bank.embeddings), dtype=np.bool_)
         indexed, rest = np.flatnonzero(~left_out), np.flatnonzero(left_out)
         connection.execute(
             text(
@@ -119,17 +118,11 @@ def store_detector(
                 "(LIKE pgdefect.memory_bank_patch)"
             )
         )
-        _load(connection, detector_id, bank, indexed, lambda n: progress("load", n, count))
+        _load(connection, detector_id, bank, indexed, 0, progress)
         _index(connection, detector_id, bank, len(indexed), progress)
         chosen = _calibrate(connection, detector_id, bank, calibration)
         if len(rest):
-            _load(
-                connection,
-                detector_id,
-                bank,
-                rest,
-                lambda n: progress("load", len(indexed) + n, count),
-            )
+            _load(connection, detector_id, bank, rest, len(indexed), progress)
             connection.execute(text(f"ANALYZE pgdefect.{partition_name(detector_id)}"))
         if bank.raw_embeddings is not None:
             _load_raw(connection, detector_id, bank.raw_embeddings)
@@ -235,9 +228,12 @@ def _load(
     bank_id: int,
     bank: MemoryBank,
     positions: NDArray[np.intp],
-    loaded: Callable[[int], None],
+    before: int,
+    progress: Progress,
 ) -> None:
-    """Copy the vectors of some positions into the bank's table and what indexes it has."""
+    """Copy the vectors of some positions into the bank's table and what indexes it has, where
+    there are others `before`.
+    """
     count = len(bank.embeddings)
     copy_rows(
         driver(connection),
@@ -251,7 +247,7 @@ def _load(
             ("embedding", bank.embeddings),
         ],
         rows=positions,
-        progress=lambda done, total: loaded(done),
+        progress=lambda done, _: progress("load", before + done, count),
     )
 
 

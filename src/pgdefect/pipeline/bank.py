@@ -261,7 +261,10 @@ def calibration_for(
     for n in order:
         if len(chosen) == CALIBRATION_IMAGES:
             break
-        if n not in chosen and not (left_out < ~_of_other_parts(bank, images, n)).any():
+        if n in chosen or not any(_same_part(images[n], images[other]) for other in chosen):
+            continue
+        # A copy of a file may be of another group too, of which more is in the bank.
+        if not (~_of_other_parts(bank, images, n) & ~left_out).any():
             chosen.append(n)
     others = bank.embeddings[~left_out]
     windows = []

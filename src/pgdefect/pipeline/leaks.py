@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pgdefect.evaluation import group_numbers
 from pgdefect.types import Float32, StoredImage
+from pgdefect.vision.extractor import unit_vectors
 
 __all__ = ["Leak", "LookAlike", "find_leaks", "find_look_alikes"]
 
@@ -108,13 +109,14 @@ def find_look_alikes(
     if np.count_nonzero(counts > 1) < LEAST_PARTS:
         return ()
     vectors = np.stack([embeddings[image.id] for image in [*evaluated, *learned]])
-    vectors = vectors - vectors[len(evaluated) :].mean(axis=0)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    queries, bank = np.split(vectors, [len(evaluated)])
+    centered = unit_vectors(vectors - vectors[len(evaluated) :].mean(axis=0))
+    queries, bank = np.split(centered, [len(evaluated)])
 
     sample = np.arange(0, len(learned), -(-len(learned) // SAMPLE))
     sampled = (bank[sample], parts_learned[sample], bank, parts_learned)
     own = _nearest(*sampled, of_own_part=True, themselves=sample)[1]
+    if not np.isfinite(own).any():
+        return ()
     usual = float(np.median(own[np.isfinite(own)]))
     limit = min(usual, float(np.median(_nearest(*sampled, of_own_part=False)[1])) / 2)
 
