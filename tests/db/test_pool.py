@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import tempfile
@@ -92,6 +93,24 @@ def test_sessions_make_way_for_new_ones(
         time.sleep(0.1)
         assert session_of(renewed) != first
         assert backends(database) == 1
+
+
+def test_a_new_connection_leaves_no_class_behind(database: Database) -> None:
+    """The driver keeps every class that it was given: connections made anew would add up."""
+
+    def classes() -> int:
+        gc.collect()
+        return len(
+            engine._VectorArrayDumper.__subclasses__() + engine._VectorDumper.__subclasses__()
+        )
+
+    with database.autocommit():
+        before = classes()
+    for _ in range(5):
+        with database.autocommit():
+            pass
+    assert before > 0
+    assert classes() == before
 
 
 def test_a_server_that_stays_in_recovery_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
@@ -191,11 +191,8 @@ class Database:
             )
         if extension is not None:
             check_pgvector(extension, self.safe_url)
-            dumper = type(
-                "VectorArrayDumper", (_VectorArrayDumper,), {"oid": array_oid, "element_oid": oid}
-            )
-            connection.adapters.register_dumper(VectorArray, dumper)
-            dumper = type("VectorDumper", (_VectorDumper,), {"oid": oid})
+            array_dumper, dumper = _dumpers(array_oid, oid)
+            connection.adapters.register_dumper(VectorArray, array_dumper)
             connection.adapters.register_dumper(Vector, dumper)
 
     @property
@@ -322,6 +319,18 @@ class _VectorDumper(Dumper):
         from pgdefect.db.copy import vector_binary
 
         return vector_binary(obj.values)
+
+
+@cache
+def _dumpers(array_oid: int, oid: int) -> tuple[type[Dumper], type[Dumper]]:
+    """Of ``vector[]`` and ``vector``, which have other numbers in each database.
+
+    Made once: the driver keeps every class that it was ever given.
+    """
+    return (
+        type("VectorArrayDumper", (_VectorArrayDumper,), {"oid": array_oid, "element_oid": oid}),
+        type("VectorDumper", (_VectorDumper,), {"oid": oid}),
+    )
 
 
 def _is_secret(parameter: str) -> bool:
