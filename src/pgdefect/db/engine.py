@@ -35,7 +35,8 @@ SESSION_LIFE = 300.0
 """Seconds after which a pooled session makes way for a new one. What a session has learned of
 tables and statements it never forgets, and in a process that inspects for weeks that adds up.
 Renewed every 120 seconds the process itself grew by 3.7 MiB per 1,000 inspections in the second
-half of an hour's line (`python -m benchmarks load`), every 300 by 1.8, and that is not understood."""
+half of an hour's line (`python -m benchmarks load`), every 300 by 1.8; why is not understood.
+"""
 RECOVERY = 10.0
 """Seconds that a server may take which lets nobody in yet: it starts, or one of its processes has
 died, as where memory ran out, and it recovers, mostly within a second. Less than `PATIENCE`: who
