@@ -65,7 +65,11 @@ def train(
     all_categories: Annotated[bool, typer.Option("--all", help="Train every category.")] = False,
     model: Annotated[str, typer.Option(help="patchcore or efficient_ad.")] = "patchcore",
     backbone: Annotated[
-        str, typer.Option(help="A name of `pgdefect backbones`, or any timm network.")
+        str,
+        typer.Option(
+            help="A name of `pgdefect backbones`, or any timm network; several joined by + are an "
+            "ensemble."
+        ),
     ] = "efficientnet_lite0",
     layers: Annotated[
         str | None, typer.Option(help="Layers to tap, separated by commas; default by backbone.")
@@ -387,6 +391,7 @@ def backbones(json: Json = False) -> None:
         [tuple(row.values()) for row in rows],
     )
     note("Any other timm network works by its name, with --layers; --weights FILE loads a file.")
+    note("An ensemble joins names: --backbone efficientnet_lite0+efficientnet_lite2.")
 
 
 def size_of(option: str, text: str) -> tuple[int, int]:

@@ -69,6 +69,11 @@ def export_anomalib(
     bank = detector.bank
     artifact = load_extractor(database, detector.extractor_id, settings.cache_dir)
     spec = artifact.spec
+    if "+" in spec.backbone:
+        raise UsageError(
+            f"the detector of {category!r} is an ensemble ({spec.backbone}), and anomalib's "
+            "checkpoints hold one backbone; export its vectors with --to parquet or --to numpy"
+        )
     preprocessing = Preprocessing.from_dict(spec.preprocessing)
     if preprocessing.resize != "stretch" or preprocessing.local_contrast is not None:
         raise UsageError(

@@ -54,6 +54,11 @@ class TrainOptions:
                 f"--coreset-ratio must be above 0 and at most 1, not {self.coreset_ratio}"
             )
         _check_rates(self.holdout, self.false_reject_rate)
+        if "+" in self.backbone and (self.layers or self.weights):
+            raise UsageError(
+                f"each backbone of an ensemble ({self.backbone}) has its own layers and weights: "
+                "leave out --layers and --weights"
+            )
         if self.num_neighbors < 1:
             raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
         if not 0.0 <= self.worst_share <= 1.0:

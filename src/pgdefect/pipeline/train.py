@@ -46,8 +46,9 @@ from pgdefect.types import (
     StoredImage,
 )
 from pgdefect.vision import patchcore
-from pgdefect.vision.backbone import find_backbone
+from pgdefect.vision.backbone import find_backbones
 from pgdefect.vision.deep_layers import export_defect_view
+from pgdefect.vision.ensemble import build_ensemble
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patch_spool import PatchSpool
 from pgdefect.vision.preprocess import Batch, Preprocessing, batches
@@ -210,7 +211,9 @@ def _defect_space(
     options: TrainOptions,
     spec: ExtractorSpec,
 ) -> tuple[DefectSpace, DefectViewArtifact | None]:
-    view = export_defect_view(find_backbone(options.backbone), options.weights, spec.weights_sha256)
+    # Of an ensemble the first one looks a second time.
+    backbone = find_backbones(options.backbone)[0]
+    view = export_defect_view(backbone, options.weights, spec.weights_sha256)
     return learn_defect_space(bank, spool, images, view), view
 
 
@@ -264,7 +267,7 @@ def _extractor(
 ) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
     progress("extractor", 0, 0)
     check_device(options.device)
-    backbone = find_backbone(options.backbone)
+    backbone, *others = find_backbones(options.backbone)
     preprocessing = Preprocessing(
         image_size=options.image_size,
         center_crop=options.center_crop,
@@ -273,9 +276,12 @@ def _extractor(
         resize=options.resize,
         local_contrast=options.local_contrast,
     )
-    embedder = patchcore.build_embedder(
-        backbone, options.layers or backbone.layers, preprocessing, options.weights
-    )
+    if others:
+        embedder = build_ensemble([backbone, *others], preprocessing)
+    else:
+        embedder = patchcore.build_embedder(
+            backbone, options.layers or backbone.layers, preprocessing, options.weights
+        )
     extractor_id = find_extractor(database, embedder.spec.fingerprint)
     if extractor_id is None:
         extractor_id = store_extractor(database, embedder.export())

@@ -29,6 +29,7 @@ __all__ = [
     "StateDict",
     "backbone_of_timm",
     "find_backbone",
+    "find_backbones",
     "load_weights",
     "state_sha256",
 ]
@@ -121,6 +122,25 @@ def find_backbone(name: str) -> Backbone:
         )
     mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
     return Backbone(name, name, (), mean=tuple(mean), std=tuple(std))
+
+
+def find_backbones(names: str) -> tuple[Backbone, ...]:
+    """The backbones of an ensemble, whose names are joined by ``+``; mostly one.
+
+    Raises:
+        UsageError: timm does not know a name, a name comes twice, or a backbone of an ensemble
+            has no layers of its own.
+    """
+    found = tuple(find_backbone(name) for name in names.split("+"))
+    if len(set(found)) < len(found):
+        raise UsageError(f"--backbone {shown(names)} names a backbone twice")
+    for backbone in found:
+        if len(found) > 1 and not backbone.layers:
+            raise UsageError(
+                f"backbone {backbone.name} can be part of no ensemble, for which layers it is "
+                "tapped at is not known; take those that `pgdefect backbones` lists"
+            )
+    return found
 
 
 def backbone_of_timm(timm_name: str) -> Backbone:

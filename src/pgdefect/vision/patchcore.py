@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from pgdefect.vision.training import export_onnx, interruptible, quiet
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PatchEmbedder", "build_embedder", "run_engine"]
+__all__ = ["PatchEmbedder", "build_embedder", "run_engine", "side_by_side"]
 
 EXPORT_TOLERANCE = 1e-5
 
@@ -254,3 +254,52 @@ def _network(patchcore_model: nn.Module) -> nn.Module:
             return model.generate_embedding(pooled).permute(0, 2, 3, 1)
 
     return PatchNetwork().eval()
+
+
+Normalization = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of the pixels a network was trained on, by channel."""
+
+
+def side_by_side(
+    networks: Sequence[nn.Module], normalizations: Sequence[Normalization]
+) -> nn.Module:
+    """Images, normalized for the first network, to the embeddings of all, one after another.
+
+    Each network's embedding of a patch has length 1; the patch grid is the first one's.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    first_mean, first_std = (torch.tensor(values) for values in normalizations[0])
+
+    class SideBySide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.networks = nn.ModuleList(networks)
+
+        def forward(self, images: Any) -> Any:
+            found: list[Any] = []
+            for network, normalization in zip(self.networks, normalizations, strict=True):
+                embeddings = functional.normalize(
+                    network(renormalized(images, *normalization)), dim=-1
+                )
+                if found:
+                    maps = functional.interpolate(
+                        embeddings.permute(0, 3, 1, 2),
+                        size=found[0].shape[1:3],
+                        mode="bilinear",
+                        align_corners=False,
+                    )
+                    embeddings = maps.permute(0, 2, 3, 1)
+                found.append(embeddings)
+            return torch.cat(found, dim=-1)
+
+    def renormalized(images: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+        if (mean, std) == tuple(normalizations[0]):
+            return images
+        scale = first_std / torch.tensor(std)
+        offset = (first_mean - torch.tensor(mean)) / torch.tensor(std)
+        return images * scale.reshape(1, 3, 1, 1).to(images) + offset.reshape(1, 3, 1, 1).to(images)
+
+    return SideBySide().eval()
