@@ -35,6 +35,10 @@ STORED_IMAGE = """
 _SENT_TO_PROVE = 64
 """Patches that are sent to have the worst one proven: few, for arrays take time to send."""
 
+_IN_A_ROW = 1024
+"""Positions of a bank whose vectors come in one row of a result. A connection keeps a buffer as
+large as the largest row it received: all in one row were 2 MiB, in each session for its life."""
+
 
 def score_patches(
     connection: Connection,
@@ -84,17 +88,18 @@ def near_vectors(
     patch, as the HNSW index finds them.
     """
     statement = (
-        "SELECT array_agg(near_position ORDER BY near_position), "
+        "SELECT string_agg(int4send(near_position), '' ORDER BY near_position), "
         "string_agg(vector_send(embedding), '' ORDER BY near_position) "
-        "FROM pgdefect.near_vectors(%s, %s, %s)"
+        f"FROM pgdefect.near_vectors(%s, %s, %s) GROUP BY near_position / {_IN_A_ROW} "
+        f"ORDER BY near_position / {_IN_A_ROW}"
     )
     parameters = [bank.id, VectorArray(as_stored(patches, bank.precision)), ef]
     # In the instant of its commit a new bank is named before its partition is seen: ask twice.
     for _ in range(2):
-        row = driver(connection).execute(statement, parameters, binary=True).fetchone()
-        assert row is not None
-        if row[0]:
-            return np.array(row[0], dtype=np.int32), vectors_sent(row[1])
+        rows = driver(connection).execute(statement, parameters, binary=True).fetchall()
+        if rows:
+            positions, vectors = (b"".join(column) for column in zip(*rows, strict=True))
+            return np.frombuffer(positions, ">i4").astype(np.int32), vectors_sent(vectors)
     raise _no_vectors(bank)
 
 
