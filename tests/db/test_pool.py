@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import shutil
 import tempfile
@@ -112,27 +111,6 @@ def test_a_new_connection_leaves_no_class_behind(database: Database) -> None:
             pass
     assert before > 0
     assert classes() == before
-
-
-@pytest.mark.skipif(engine._malloc_trim() is None, reason="the C library is not glibc")
-def test_memory_goes_back_to_the_system_with_a_session(database: Database) -> None:
-    """Freed blocks that lie between others stay with the process else."""
-
-    def resident() -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    with limited(database, 1, 1.0) as opened:
-        with opened.connect() as connection:
-            connection.execute(text("SELECT 1"))
-        blocks = [bytearray(5_000) for _ in range(20_000)]
-        between = blocks[::100]
-        full = resident()
-        del blocks
-        assert full - resident() < 20_000_000, "nothing lies between: the test tests nothing"
-        opened.dispose()
-        assert full - resident() > 80_000_000
-    assert len(between) == 200
 
 
 def test_a_server_that_stays_in_recovery_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

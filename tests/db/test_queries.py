@@ -218,9 +218,11 @@ def test_patch_boxes_in_sql_equal_grid_to_pixels(
 
 
 @each_kind
+@pytest.mark.parametrize("in_a_row", [1024, 7], ids="{} in a row".format)
 def test_near_vectors_are_those_near_to_any_each_once(
-    crowd: Crowd, kind: tuple[str, Precision]
+    crowd: Crowd, kind: tuple[str, Precision], in_a_row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pgdefect.db.queries._IN_A_ROW", in_a_row)
     info, bank = crowd.banks[kind]
     queries = queries_for(bank.embeddings, 20, info.precision)
     nearest = np.argsort(pairwise(bank.metric, queries, bank.embeddings), axis=1)[:, :4]

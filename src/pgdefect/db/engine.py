@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine
 
 from pgdefect import errors
 from pgdefect.config import MAX_CONNECTIONS, Settings
@@ -31,7 +31,7 @@ MIN_POSTGRES = 16
 MIN_PGVECTOR = (0, 8, 4)
 PATIENCE = 30.0
 """Seconds that a thread waits for one of the process's connections to be free."""
-SESSION_LIFE = 300.0
+SESSION_LIFE = 120.0
 """Seconds after which a pooled session makes way for a new one. What a session has learned of
 tables and statements it never forgets, and in a process that inspects for weeks that adds up.
 """
@@ -142,7 +142,6 @@ class Database:
         # It logs an error that is raised as well, with a traceback on stderr: of a connection that
         # was lost, it cannot roll back.
         logging.getLogger(_POOL_LOGGER).setLevel(logging.CRITICAL)
-        event.listen(engine, "close", lambda *_: give_back_memory())
         return engine
 
     def _translated(self) -> AbstractContextManager[None]:
@@ -338,28 +337,6 @@ def _dumpers(array_oid: int, oid: int) -> tuple[type[Dumper], type[Dumper]]:
 def _is_secret(parameter: str) -> bool:
     """Also one that is misspelt or has a stray character before it: libpq refuses it later."""
     return any(secret in parameter.lower() for secret in SECRET)
-
-
-def give_back_memory() -> None:
-    """What was freed, and the C library keeps for later, goes back to the system.
-
-    The buffers of a session's connection, 2 MiB of them, lie between others in the library's
-    heaps, and each renewal leaves them a little more broken up: after 900 renewals no more is
-    in use, and yet the process has grown by 38 MiB. Takes some milliseconds. Only glibc can.
-    """
-    if (trim := _malloc_trim()) is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    import ctypes
-
-    try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return None
-    return trim
 
 
 def driver(connection: Connection) -> psycopg.Connection[Any]:
