@@ -110,6 +110,7 @@ class Report:
             "rows": [row.to_dict() for row in self.rows],
             "checks": [{"requirement": text, "holds": bool(holds)} for text, holds in self.checks],
             "facts": self.facts,
+            "notes": self.notes,
         }
 
 

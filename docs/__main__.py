@@ -1,4 +1,4 @@
-"""Write the generated pages anew: analysts.md, schema.md, cookbook.md.
+"""Write the generated pages anew: analysts.md, schema.md, cookbook.md, benchmarks.md.
 
 ``python -m docs`` makes all, ``python -m docs analysts schema`` those two, in seconds.
 """
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from docs.benchmarks import benchmarks_page
 from docs.cookbook import cookbook_page, recipes, run_recipe
 from docs.reference import analysts_page, schema_page
 from docs.scene import two_weeks
@@ -21,7 +22,7 @@ from pgdefect.db.schema import upgrade
 from pgdefect.vision.synthetic import Texture
 
 HERE = Path(__file__).parent
-PAGES = ("analysts", "schema", "cookbook")
+PAGES = ("analysts", "schema", "cookbook", "benchmarks")
 PRODUCTS: dict[str, Texture] = {"cover_plate": "brushed", "seat_cloth": "woven"}
 SIZE = (192, 192)
 
@@ -43,6 +44,8 @@ def main(names: list[str]) -> None:
                 _write("analysts", analysts_page(connection))
         if "schema" in wanted:
             _write("schema", schema_page())
+        if "benchmarks" in wanted:
+            _write("benchmarks", benchmarks_page())
         if "cookbook" in wanted:
             for product, texture in PRODUCTS.items():
                 _produce(database, folder / product, product, texture)

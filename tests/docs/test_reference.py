@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import psycopg
 import pytest
+from docs.benchmarks import benchmarks_page
 from docs.reference import analysts_page, examples, schema_page
 from sqlalchemy import text
 
@@ -114,6 +116,35 @@ def test_the_schema_page_is_what_the_models_say() -> None:
         assert f"    {table.name} {{" in page
         for column in table.columns:
             assert f" {column.name}" in page
+
+
+def test_the_page_of_benchmarks_is_what_was_kept() -> None:
+    page = benchmarks_page()
+    assert page == (DOCS / "benchmarks.md").read_text(encoding="utf-8"), "run: make docs"
+    for kept in (DOCS.parent / "benchmarks" / "results").glob("*.json"):
+        assert f"\n## {kept.stem}\n" in page
+
+
+def test_what_is_behind_is_said_first(tmp_path: Path) -> None:
+    kept = json.loads((DOCS.parent / "benchmarks" / "results" / "start.json").read_text())
+    report = kept["reports"][0]
+    slow, fast = report["rows"]
+    slow |= {"ratio": 0.5, "what": "a | b", "met": None}
+    fast |= {"ratio": 7.0, "met": True}
+    report["checks"] = [{"requirement": "errors: 0", "holds": False}]
+    (tmp_path / "start.json").write_text(json.dumps(kept))
+    (tmp_path / "start.quick.json").write_text(json.dumps(kept | {"quick": True}))
+    page = benchmarks_page(tmp_path)
+    behind = page.partition("## Where we are not ahead")[2].partition("\n## ")[0]
+    assert behind.count("\n- ") == 2
+    assert "a | b, 0.50 times as fast as" in behind
+    assert "missed: errors: 0" in behind
+    assert "| a \\| b |" in page
+    assert "| errors: 0 | **missed** |" in page
+    slow |= {"ratio": 2.0}
+    report["checks"] = []
+    (tmp_path / "start.json").write_text(json.dumps(kept))
+    assert "## Where we are not ahead\n\nNowhere.\n" in benchmarks_page(tmp_path)
 
 
 def test_examples_are_cut_out_of_comments() -> None:
