@@ -279,11 +279,11 @@ def print_report(report: Report) -> None:
         print(header + "\n" + "-" * len(header))
     for row in report.rows:
         target = "-" if row.target is None else f"{row.target:g}"
-        floor = "-" if row.floor_seconds is None else _seconds(row.floor_seconds)
+        floor = "-" if row.floor_seconds is None else spelled_seconds(row.floor_seconds)
         over = "-" if row.floor_seconds is None else f"{row.seconds / row.floor_seconds:.1f}"
         missed = row.target is not None and row.ratio < row.target
         print(
-            f"{row.what:52}{_seconds(row.seconds):>10}{_seconds(row.peer_seconds):>10}"
+            f"{row.what:52}{spelled_seconds(row.seconds):>10}{spelled_seconds(row.peer_seconds):>10}"
             f"{row.ratio:8.1f}{target:>10}{floor:>10}{over:>9}{'  missed' if missed else ''}"
         )
     print()
@@ -306,5 +306,6 @@ def write_results(name: str, reports: Sequence[Report], quick: bool, folder: Pat
     return path
 
 
-def _seconds(value: float) -> str:
+def spelled_seconds(value: float) -> str:
+    """To three digits, in ms below a second."""
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"

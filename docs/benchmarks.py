@@ -9,9 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import RESULTS, ROOT, spelled_seconds
+
 from docs.reference import GENERATED
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TOLD_ELSEWHERE = {"accuracy": "accuracy.md", "defects": "retrieval.md"}
 """Benchmarks whose figures are no ratios, with the page that explains them."""
 
@@ -26,7 +27,7 @@ machine reached in that run; below 1, work that the floor counts could be left o
 """.strip()
 
 
-def benchmarks_page(results: Path = BENCHMARKS / "results") -> str:
+def benchmarks_page(results: Path = RESULTS) -> str:
     """Every kept benchmark; before them, whatever is behind a peer or less than was asked for."""
     kept = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     kept = {name: content for name, content in kept.items() if not content["quick"]}
@@ -75,7 +76,7 @@ def _report(report: dict[str, Any]) -> Iterator[str]:
         for row in rows:
             asked = "" if row["target"] is None else f"{row['target']:g}"
             floor = row["floor_seconds"] and f"{row['seconds'] / row['floor_seconds']:.3g}"
-            times = (_time(row["seconds"]), _time(row["peer_seconds"]))
+            times = (spelled_seconds(row["seconds"]), spelled_seconds(row["peer_seconds"]))
             yield _line(row["what"], *times, _ratio(row), asked, floor or "")
     if notes := report.get("notes"):
         yield from ("", *(f"- {note}" for note in notes))
@@ -91,7 +92,9 @@ def _line(*cells: str) -> str:
 
 def _what(name: str) -> str:
     """What the benchmark's module says of itself, first paragraph."""
-    text = ast.get_docstring(ast.parse((BENCHMARKS / f"bench_{name}.py").read_text())) or ""
+    text = (
+        ast.get_docstring(ast.parse((ROOT / "benchmarks" / f"bench_{name}.py").read_text())) or ""
+    )
     return " ".join(text.partition("\n\n")[0].split())
 
 
@@ -103,7 +106,3 @@ def _machine(facts: dict[str, Any]) -> str:
 def _ratio(row: dict[str, Any]) -> str:
     ratio: float = row["ratio"]
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
-
-
-def _time(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
