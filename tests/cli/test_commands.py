@@ -537,6 +537,9 @@ def test_db_upgrade_and_check(good: Cli, cli: Cli, empty_database: Database) -> 
     broken = cli(empty_database, "db", "check")
     assert broken.code == 1
     assert "defect.find_image is missing" in broken.out
+    with psycopg.connect(empty_database.url) as connection:
+        connection.execute("DROP INDEX pgdefect.ix_image_created_at")
+    assert "built: ix_image_created_at\n" in good(empty_database, "db", "upgrade").out
 
 
 def test_db_status_and_url_of_the_embedded_server(

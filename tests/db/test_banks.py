@@ -34,6 +34,7 @@ from pgdefect.db.catalog import (
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.extractors import load_extractor
+from pgdefect.db.hnsw import build_index
 from pgdefect.db.queries import score_patches, stored_images
 from pgdefect.db.summaries import list_detectors
 from pgdefect.distance import COSINE, L2, as_stored, nearest_vectors
@@ -687,4 +688,4 @@ def test_a_server_lost_while_an_index_is_built_is_said(database: Database) -> No
         connection.execute(text("CREATE TABLE public.some (embedding vector(2))"))
     ends = "SELECT pg_terminate_backend(pg_backend_pid())"
     with pytest.raises(DatabaseUnavailable), database.begin() as connection:
-        banks.build_index(connection, "public.some", ends, 1)
+        build_index(connection, "public.some", ends, 1)

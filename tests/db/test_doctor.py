@@ -18,10 +18,11 @@ from sqlalchemy import text
 from pgdefect.config import Settings
 from pgdefect.db.catalog import delete_detector
 from pgdefect.db.detectors import active_detector
-from pgdefect.db.doctor import indexes, partitions, server
+from pgdefect.db.doctor import indexes, server
 from pgdefect.db.doctor.findings import FIX, Finding
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import find_extractor, load_extractor, store_extractor
+from pgdefect.db.partitions import SEARCHED, UNSEARCHED
 from pgdefect.db.queries import score_patches
 from pgdefect.pipeline.doctor import examine
 from pgdefect.types import ExtractorArtifact, ExtractorSpec
@@ -209,7 +210,7 @@ def test_every_parent_with_vectors_is_searched_or_said_not_to_be(database: Datab
             WHERE c.relnamespace = 'pgdefect'::regnamespace AND t.typname IN ('vector', 'halfvec')
             """)
         ).all()
-    assert set(parents) <= partitions.SEARCHED | partitions.UNSEARCHED
+    assert set(parents) <= SEARCHED | UNSEARCHED
     assert {"memory_bank_patch", "image_embedding"} <= set(parents)
 
 

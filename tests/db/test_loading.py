@@ -10,11 +10,14 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from rows import add_embeddings, add_extractor, add_images, count, unit_vectors
 from sqlalchemy import text
 
 from pgdefect.db.engine import Database
+from pgdefect.db.hnsw import extractor_index
+from pgdefect.db.indexes import concurrently
 from pgdefect.db.loading import load_image_embeddings
 from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.errors import Busy, Conflict, NotFound, UsageError
@@ -91,6 +94,27 @@ def test_a_killed_load_goes_on_where_it_was(database: Database, tmp_path: Path) 
     assert [row[0] for row in rows] == ids.tolist()
     np.testing.assert_array_equal(np.array([row[1] for row in rows], np.float16), vectors)
     assert load_image_embeddings(database, extractor, ids, vectors) == 0
+
+
+def test_an_index_whose_build_was_interrupted_is_built_anew(database: Database) -> None:
+    ids = np.array(add_images(database, "parts", 20))
+    extractor = add_extractor(database, 8)
+    add_embeddings(database, extractor, ids[:10].tolist(), unit_vectors(1, 10, 8))
+    table = f"image_embedding_{extractor}"
+    valid = text(
+        f"SELECT indisvalid FROM pg_index WHERE indexrelid = 'pgdefect.{table}_hnsw'::regclass"
+    )
+    with psycopg.connect(database.url) as writer, database.autocommit() as builder:
+        builder.execute(f"DROP INDEX pgdefect.{table}_hnsw".encode())
+        builder.execute("SET lock_timeout = '50ms'")
+        writer.execute(f"LOCK TABLE pgdefect.{table} IN ROW EXCLUSIVE MODE".encode())
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            builder.cursor().execute(concurrently(extractor_index(table, 8)).encode())
+    with database.connect() as connection:
+        assert connection.scalar(valid) is False
+    assert load_image_embeddings(database, extractor, ids, unit_vectors(2, 20, 8)) == 10
+    with database.connect() as connection:
+        assert connection.scalar(valid) is True
 
 
 def test_images_that_have_an_embedding_keep_it(database: Database) -> None:

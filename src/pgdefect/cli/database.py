@@ -213,10 +213,15 @@ def restore(
 
 @app.command(epilog="Example:  pgdefect db upgrade")
 def upgrade(context: typer.Context, json: Json = False) -> None:
-    """Create or update tables, functions and views."""
+    """Create or update tables, functions and views, then build indexes that are not there.
+
+    The first is all or nothing. Large indexes are built afterwards, while others go on reading
+    and writing; if that is cut short, the same command goes on with it.
+    """
     from pgdefect.db.schema import upgrade as apply
 
-    report = apply(current(context).bare_database)
+    with progress_bars() as progress:
+        report = apply(current(context).bare_database, progress=progress)
     if json:
         print_json(report)
         return
@@ -225,6 +230,8 @@ def upgrade(context: typer.Context, json: Json = False) -> None:
     else:
         before = report.revision_before or "nothing"
         typer.echo(f"revision {before} -> {report.revision}, {len(report.sql_files)} SQL files")
+    if report.indexes:
+        typer.echo(f"built: {', '.join(report.indexes)}")
 
 
 @app.command(epilog="Example:  pgdefect db check")

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
-from sqlalchemy import Connection, exc, insert, text
+from sqlalchemy import Connection, insert, text
 
 from pgdefect.db.copy import copy_rows
 from pgdefect.db.detectors import add_detector, reserve_detector
 from pgdefect.db.engine import Database, VectorArray, driver
+from pgdefect.db.hnsw import bank_index, build_index
 from pgdefect.db.models import MemoryBank as MemoryBankRow
 from pgdefect.db.order import keep_images
 from pgdefect.db.queries import every_other
@@ -31,10 +32,6 @@ from pgdefect.types import (
 
 BANK_TABLES = ("memory_bank_patch", "memory_bank_raw")
 """Parents with a partition for each bank."""
-INDEX_OPTIONS = "m = 12, ef_construction = 112"
-"""Fewer links than pgvector's 16 make a search shorter, and looking longer for them (64) makes up
-for it: on 20,000 vectors a search takes four fifths of the time at recall 0.99, and half as many
-patches seem farther than the image's worst. The build takes as long."""
 EF_SEARCH_CHOICES = (6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 80, 120, 160, 320, 640, 1000)
 RECALL_TARGET, FAST_RECALL_TARGET = 0.992, 0.955
 """Of patches of normal images whose parts are left out of the index; for 0.99 and 0.95 of all
@@ -46,9 +43,6 @@ the targets on normal images, and 6 and 25 what they are for (25 only just)."""
 MIN_GAIN = 0.0005
 GIVE_UP_AT = 4
 """Times the last ef_search that gained anything."""
-PARALLEL_WORKERS = 8
-"""Asked for; max_parallel_maintenance_workers decides."""
-PARALLEL_VECTORS = 5_000
 Progress = Callable[[str, int, int], None]
 
 
@@ -268,38 +262,11 @@ def _index(
     build_index(
         connection,
         f"pgdefect.{table}",
-        f"CREATE INDEX {table}_hnsw ON pgdefect.{table} "
-        f"USING hnsw (({index_expression(kind, dim)}) {bank.metric.operator_class(kind)}) "
-        f"WITH ({INDEX_OPTIONS})",
+        bank_index(table, kind, dim, bank.metric),
         num_vectors,
     )
     connection.execute(text(f"ANALYZE pgdefect.{table}"))
     progress("index", 1, 1)
-
-
-def build_index(connection: Connection, table: str, statement: str, num_vectors: int) -> None:
-    """Build an HNSW index with several processes, where the table is large enough for that.
-
-    table: with its schema, as SQL has it; new in this transaction.
-    """
-    workers = PARALLEL_WORKERS if num_vectors >= PARALLEL_VECTORS else 0
-    try:
-        # Left to itself the server builds tables of less than 8 MB alone.
-        _set_workers(connection, table, workers)
-        with connection.begin_nested():
-            connection.exec_driver_sql(statement)
-    except exc.OperationalError as error:
-        # Workers share memory, and a container may have too little of it (class 53). What else
-        # there is, a lost connection or a statement's time limit, would only happen again.
-        if not str(getattr(error.orig, "sqlstate", "")).startswith("53"):
-            raise
-        _set_workers(connection, table, 0)
-        connection.exec_driver_sql(statement)
-    connection.execute(text(f"ALTER TABLE {table} RESET (parallel_workers)"))
-
-
-def _set_workers(connection: Connection, table: str, workers: int) -> None:
-    connection.execute(text(f"ALTER TABLE {table} SET (parallel_workers = {workers})"))
 
 
 def _calibrate(

@@ -339,6 +339,11 @@ def _is_secret(parameter: str) -> bool:
     return any(secret in parameter.lower() for secret in SECRET)
 
 
+def is_locked(connection: Connection, subject: str) -> bool:
+    """Whether somebody holds the lock of that name; see `Database.lock`."""
+    return driver(connection).execute(_LOCK_HOLDER, {"subject": subject}).fetchone() is not None
+
+
 def driver(connection: Connection) -> psycopg.Connection[Any]:
     """The psycopg connection beneath, for COPY and binary parameters."""
     raw = connection.connection.driver_connection

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, func, select, text, update
 from pgdefect.claims import claimed, remove_unclaimed
 from pgdefect.db.copy import copy_rows
 from pgdefect.db.engine import Database, driver
+from pgdefect.db.hnsw import extractor_index
 from pgdefect.db.models import Extractor
-from pgdefect.distance import COSINE, index_expression, indexed_type
 from pgdefect.errors import DatabaseError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 
@@ -101,22 +101,11 @@ def create_extractor_partition(
             CONSTRAINT ck_{name}_dim CHECK (vector_dims(embedding) = {dim})
         )""")
     )
-    create_hnsw_index(connection, name, dim)
+    connection.execute(text(extractor_index(name, dim)))
     connection.execute(
         text(
             f"ALTER TABLE pgdefect.{parent} ATTACH PARTITION pgdefect.{name} "
             f"FOR VALUES IN ({extractor_id})"
-        )
-    )
-
-
-def create_hnsw_index(connection: Connection, partition: str, dim: int) -> None:
-    """Index the vectors of an extractor's partition; raises UsageError for too many dimensions."""
-    kind = indexed_type("half", dim)
-    connection.execute(
-        text(
-            f"CREATE INDEX {partition}_hnsw ON pgdefect.{partition} "
-            f"USING hnsw (({index_expression(kind, dim)}) {COSINE.operator_class(kind)})"
         )
     )
 

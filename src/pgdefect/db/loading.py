@@ -14,10 +14,12 @@ from sqlalchemy import Connection, text
 from pgdefect.db.copy import copy_rows
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.extractors import (
-    create_hnsw_index,
     images_without_embedding,
     store_image_embeddings,
 )
+from pgdefect.db.hnsw import extractor_index
+from pgdefect.db.indexes import concurrently, run_beside
+from pgdefect.db.partitions import loading
 from pgdefect.errors import NotFound, UsageError
 
 __all__ = ["load_image_embeddings"]
@@ -70,7 +72,7 @@ def load_image_embeddings(
                 f"{embeddings.shape[1]}"
             )
     stored = 0
-    with database.lock(f"loading embeddings of extractor {extractor_id}"):
+    with database.lock(loading(extractor_id)):
         missing = _missing(database, extractor_id, image_ids, chunk_rows)
         _defer_index(database, extractor_id, int(missing.sum()))
         for start in range(0, len(image_ids), chunk_rows):
@@ -156,11 +158,16 @@ def _defer_index(database: Database, extractor_id: int, new: int) -> None:
 
 def _build_index(database: Database, extractor_id: int, dim: int, progress: Progress) -> None:
     name = f"image_embedding_{extractor_id}"
-    with database.begin() as connection:
-        if connection.scalar(text(f"SELECT to_regclass('pgdefect.{name}_hnsw')")) is not None:
-            return
-        progress("index", 0, 1)
-        connection.execute(text("SET LOCAL lock_timeout = '30s'"))
-        create_hnsw_index(connection, name, dim)
-        connection.execute(text(f"ANALYZE pgdefect.{name}"))
-        progress("index", 1, 1)
+    with database.connect() as connection:
+        valid = connection.scalar(
+            text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:index)"),
+            {"index": f"pgdefect.{name}_hnsw"},
+        )
+    if valid:
+        return
+    progress("index", 0, 1)
+    # Left by a load that ended while it built.
+    leftover = [] if valid is None else [f"DROP INDEX CONCURRENTLY pgdefect.{name}_hnsw"]
+    build = [*leftover, concurrently(extractor_index(name, dim)), f"ANALYZE pgdefect.{name}"]
+    run_beside(database, build, "the load")
+    progress("index", 1, 1)

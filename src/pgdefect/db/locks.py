@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, exc, text
+from sqlalchemy import exc
 
 from pgdefect.db.engine import Database
 from pgdefect.errors import Busy, PgdefectError
 
+LOCK_WAIT = 30.0
+"""Seconds that a change of the schema waits for each lock that others hold."""
 _LOOK_EVERY = 1.0
 _BLOCKERS = """
     SELECT a.pid, a.usename, nullif(a.application_name, ''), a.state,
@@ -22,19 +25,25 @@ _BLOCKERS = """
 
 @contextmanager
 def waiting_for_locks(
-    database: Database, connection: Connection, task: str, seconds: float
+    database: Database,
+    connection: psycopg.Connection[Any],
+    task: str,
+    seconds: float,
+    done: str = "Nothing was changed",
 ) -> Iterator[None]:
-    """For the block, statements of `connection`'s transaction wait this long for each lock.
+    """For the block, statements of `connection` wait this long for each lock.
 
-    A second session looks once a second for whom they wait: after the server has given up,
-    nobody can tell any more.
+    That is for its transaction, where it has one, and for its session where it commits each. A
+    second session looks once a second for whom they wait: after the server has given up, nobody
+    can tell any more.
 
     Raises:
-        Busy: a lock was held for longer; the message names `task` and the sessions that held it.
+        Busy: a lock was held for longer; the message names `task`, the sessions that held it and
+            what was `done`.
     """
-    connection.execute(text(f"SET LOCAL lock_timeout = {max(1, round(seconds * 1000))}"))
-    pid = connection.scalar(text("SELECT pg_backend_pid()"))
-    watch = _Watch(database, int(pid or 0), min(_LOOK_EVERY, seconds / 4))
+    local = "" if connection.autocommit else "LOCAL "
+    connection.execute(f"SET {local}lock_timeout = {max(1, round(seconds * 1000))}")
+    watch = _Watch(database, connection.info.backend_pid, min(_LOOK_EVERY, seconds / 4))
     watch.start()
     try:
         yield
@@ -45,8 +54,8 @@ def waiting_for_locks(
         who = "; ".join(watch.holders) or "a session that has gone since"
         raise Busy(
             f"{task} gave up after {seconds:g} seconds of waiting for a lock, held by {who}. "
-            "Nothing was changed. Have that end, or end it with pg_terminate_backend, and run the "
-            "command again"
+            f"{done}. Have that end, or end it with pg_terminate_backend, and run the command "
+            "again"
         ) from error
     finally:
         watch.end()

@@ -19,10 +19,10 @@ import psycopg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.db.archive import Archive, Statement, open_archive
-from pgdefect.db.banks import build_index
 from pgdefect.db.engine import Database, driver
+from pgdefect.db.hnsw import build_index, give_memory
+from pgdefect.db.locks import LOCK_WAIT
 from pgdefect.db.schema import (
-    LOCK_WAIT,
     begin_exclusive,
     bring_up,
     ensure_pgvector,
@@ -295,7 +295,7 @@ def _finish(
     progress: Progress,
 ) -> None:
     """Indexes, constraints and triggers, then statistics for the planner."""
-    _give_memory(connection)
+    give_memory(driver(connection))
     total = sum(statement.kind in BUILT for statement in statements)
     done = 0
     progress("indexes", 0, total)
@@ -317,21 +317,3 @@ def _finish(
     ).all()
     for table in tables:
         connection.execute(text(f"ANALYZE {table}"))
-
-
-def _give_memory(connection: Connection) -> None:
-    """Let index builds take what the largest graph needs, up to a quarter of the cache's size.
-
-    effective_cache_size is what the server's administrator says there is for caches in all. A
-    graph in memory has links beside its vectors: about as much again for short ones.
-    """
-    connection.execute(
-        text("""
-        SELECT set_config('maintenance_work_mem', greatest(
-            pg_size_bytes(current_setting('maintenance_work_mem')),
-            least(
-                pg_size_bytes(current_setting('effective_cache_size')) / 4,
-                (SELECT 2 * max(pg_relation_size(oid)) + (64 << 20) FROM pg_class
-                 WHERE relnamespace = 'pgdefect'::regnamespace AND relkind = 'r')
-            )) / 1024 || 'kB', true)""")
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,18 @@ from psycopg import errors as pg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.db.engine import Database, check_pgvector, driver, try_again
-from pgdefect.db.locks import waiting_for_locks
+from pgdefect.db.locks import LOCK_WAIT, waiting_for_locks
 from pgdefect.db.roles import renew_grants
 from pgdefect.db.sql_files import apply_sql_files, missing_objects, resource_dir, stale_files
-from pgdefect.errors import DatabaseError, SchemaOutOfDate, UnsupportedServer
+from pgdefect.errors import Busy, DatabaseError, SchemaOutOfDate, UnsupportedServer
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from pgdefect.db.indexes import Progress
+
 SCHEMA = "pgdefect"
 ANALYST_SCHEMA = "defect"
-LOCK_WAIT = 30.0
-"""Seconds that a change of the schema waits for each lock that others hold."""
 # Locks, cancellation, a full disk, a lost connection, rights: not the migration's fault.
 _SAID_OTHERWISE = (pg.OperationalError, pg.InsufficientPrivilege)
 _REVISION = re.compile(r"^(revision|down_revision) = (\S+)", re.MULTILINE)
@@ -49,11 +49,12 @@ class SchemaReport:
 
 @dataclass(frozen=True)
 class UpgradeReport:
-    """What :func:`upgrade` did."""
+    """What :func:`upgrade` did; indexes: those built after its transaction."""
 
     revision_before: str | None
     revision: str
     sql_files: tuple[str, ...]
+    indexes: tuple[str, ...] = ()
 
 
 def is_ours(
@@ -67,26 +68,44 @@ def is_ours(
     return True
 
 
-def upgrade(database: Database, *, lock_wait: float = LOCK_WAIT) -> UpgradeReport:
-    """Apply migrations and changed SQL files, in one transaction.
+def upgrade(
+    database: Database,
+    *,
+    lock_wait: float = LOCK_WAIT,
+    progress: Progress = lambda stage, done, total: None,
+) -> UpgradeReport:
+    """Apply migrations and changed SQL files, in one transaction; then build what is not there.
 
-    Where the database has the roles reader and writer, they get what is new.
+    Where the database has the roles reader and writer, they get what is new. Indexes of large
+    tables are built after the transaction, while others read and write; until then searches
+    scan, and find the same. Whatever ends a build, the same call goes on with it.
 
     lock_wait: seconds to wait for each lock that others hold.
 
     Raises:
         UnsupportedServer: pgvector is missing or too old.
-        Busy: others held a lock for longer; the message says who. As after any error, the
-            database is what it was.
-        DatabaseError: a migration failed.
+        Busy: others held a lock for longer; the message says who. As after any error of the
+            transaction's, the database is what it was.
+        DatabaseError: a migration failed, or the building of an index, which the message names.
     """
+    from pgdefect.db.indexes import build_missing
+
     report = try_again(partial(_upgrade, database, lock_wait))
     # A connection made before the extension existed does not know its types.
     database.dispose()
-    return report
+    try:
+        built = build_missing(database, lock_wait=lock_wait, progress=progress)
+    except (Busy, DatabaseError) as error:
+        raise type(error)(
+            f"the database is at revision {report.revision} and in use, but an index is missing, "
+            f"without which it is slower: {error}. pgdefect db upgrade goes on with it"
+        ) from error
+    return replace(report, indexes=built)
 
 
 def _upgrade(database: Database, lock_wait: float) -> UpgradeReport:
+    from pgdefect.db.indexes import put_off
+
     with begin_exclusive(database, "the upgrade", lock_wait) as connection:
         ensure_pgvector(connection, database)
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
@@ -97,7 +116,8 @@ def _upgrade(database: Database, lock_wait: float) -> UpgradeReport:
                 "'pgdefect for analysts: views and functions, no data.'"
             )
         )
-        return bring_up(connection)
+        with put_off(connection):
+            return bring_up(connection)
 
 
 @contextmanager
@@ -107,7 +127,10 @@ def begin_exclusive(database: Database, task: str, lock_wait: float) -> Iterator
     It waits for no lock longer than `lock_wait` seconds; `task` is what it is called where it
     has to give up. Raises Busy then, naming who held the lock.
     """
-    with database.begin() as connection, waiting_for_locks(database, connection, task, lock_wait):
+    with (
+        database.begin() as connection,
+        waiting_for_locks(database, driver(connection), task, lock_wait),
+    ):
         connection.execute(
             text("SELECT pg_advisory_xact_lock(hashtextextended('pgdefect db upgrade', 0))")
         )

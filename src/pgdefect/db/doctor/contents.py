@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, text
 
 from pgdefect.db.doctor.findings import FIX, Finding, psql, size
-from pgdefect.db.doctor.partitions import SEARCHED, leaves
+from pgdefect.db.partitions import SEARCHED, leaves
 
 BIG = 256 << 20
 """Bytes of a table that is read through only when asked to be thorough."""

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import psycopg
-
 from pgdefect.db.engine import Database
-from pgdefect.errors import DatabaseError
+from pgdefect.db.indexes import run_beside
 
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
@@ -42,18 +40,7 @@ class Finding:
 
 def sql_repair(*statements: str) -> Repair:
     """A repair by statements, each in a transaction of its own, that waits for no lock long."""
-
-    def run(database: Database) -> None:
-        with database.autocommit() as connection:
-            connection.execute("SET lock_timeout = '30s'")
-            try:
-                for statement in statements:
-                    connection.execute(statement)
-            except psycopg.Error as error:
-                said = error.diag.message_primary or str(error)
-                raise DatabaseError(f"{statement}: {said}") from error
-
-    return run
+    return lambda database: run_beside(database, statements, "the repair")
 
 
 def psql(statement: str) -> str:

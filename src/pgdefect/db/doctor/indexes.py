@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, text
 
 from pgdefect.db.doctor.findings import FIX, Finding, psql, size, sql_repair
+from pgdefect.db.indexes import invalid_indexes
 
 UNUSED_BYTES = 1 << 20
 UNUSED_DAYS = 7
@@ -17,44 +18,25 @@ CHANGED_SHARE = 0.2
 
 def check_invalid(connection: Connection) -> Iterator[Finding]:
     """Indexes that an interrupted build left unusable; one being built now is none."""
-    rows = connection.execute(
-        text("""
-        SELECT quote_ident(c.relname), t.relname, m.amname, c.relkind = 'I',
-               c.relname ~ '_cc(new|old)[0-9]*$'
-        FROM pg_index x
-        JOIN pg_class c ON c.oid = x.indexrelid
-        JOIN pg_class t ON t.oid = x.indrelid
-        JOIN pg_am m ON m.oid = c.relam
-        WHERE c.relnamespace = 'pgdefect'::regnamespace
-          AND NOT (x.indisvalid AND x.indisready AND x.indislive)
-          AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p
-                          WHERE p.index_relid = c.oid OR p.relid = t.oid)
-        ORDER BY 1""")
-    )
-    for name, table, method, is_parent, leftover in rows:
-        what = f"invalid {method} index of {table}"
-        if is_parent:
+    for index in invalid_indexes(connection):
+        what = f"invalid {index.method} index of {index.table}"
+        if index.rebuild is None:
             yield Finding(
                 "warning",
                 "invalid-index",
-                f"pgdefect.{name}",
+                f"pgdefect.{index.name}",
                 f"{what}: some partition has no such index",
-                psql(f"REINDEX TABLE pgdefect.{table}"),
+                psql(f"REINDEX TABLE pgdefect.{index.table}"),
             )
             continue
-        statement = (
-            f"DROP INDEX CONCURRENTLY pgdefect.{name}"
-            if leftover
-            else f"REINDEX INDEX CONCURRENTLY pgdefect.{name}"
-        )
         yield Finding(
             "fault",
             "invalid-index",
-            f"pgdefect.{name}",
-            f"{what}: left by a {'rebuild' if leftover else 'build'} that was interrupted, "
+            f"pgdefect.{index.name}",
+            f"{what}: left by a {'rebuild' if index.is_copy else 'build'} that was interrupted, "
             "never used by a search and kept up at every insert",
             FIX,
-            sql_repair(statement),
+            sql_repair(index.rebuild),
         )
 
 
