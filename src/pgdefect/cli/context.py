@@ -37,6 +37,7 @@ class Context:
     @cached_property
     def database(self) -> Database:
         """The database at the code's schema; a new embedded one is brought up to it."""
+        from pgdefect.cli.output import progress_bars
         from pgdefect.db.schema import require_current, upgrade
         from pgdefect.errors import SchemaOutOfDate
 
@@ -47,7 +48,8 @@ class Context:
             if self.settings.database_url is not None:
                 raise
             # The embedded server is ours alone: nobody else decides when it is upgraded.
-            upgrade(database)
+            with progress_bars() as progress:
+                upgrade(database, progress=progress)
         return database
 
     def close(self) -> None:
