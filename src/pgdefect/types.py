@@ -82,8 +82,8 @@ class EmbeddingTransform:
 
     kind: ``none`` leaves vectors as they are, ``unit`` scales them to unit length,
     ``centered`` is normalize([(x - mean) @ components.T, constant]).
-    mean: `(raw_dim,)`; components: `(pca_dim, raw_dim)`, orthogonal rows of unit length or
-    longer where axes are whitened, or None for no projection.
+    mean: `(raw_dim,)`; components: `(pca_dim, raw_dim)`, orthogonal rows of unit length, longer
+    where axes are whitened, with columns scaled where layers are weighted; None for no projection.
     """
 
     kind: Literal["none", "unit", "centered"]

@@ -249,7 +249,13 @@ def test_options_left_out_are_those_of_a_call_without_them() -> None:
         for name, option in inspect.signature(training.train).parameters.items()
     }
     options = asdict(TrainOptions())
-    same = defaults.keys() & options.keys() - {"layers", "image_size", "resize", "holdout"}
+    same = defaults.keys() & options.keys() - {
+        "layers",
+        "layer_weights",
+        "image_size",
+        "resize",
+        "holdout",
+    }
     assert len(same) >= 18
     assert {name: defaults[name] for name in same} == {name: options[name] for name in same}
 
@@ -266,6 +272,15 @@ def test_train_prints_one_json_document(good: Cli, trained: Database) -> None:
     assert named(detectors, "id", 1)["active"] is False
     good(trained, "activate", "--detector", "1")
     assert named(good(trained, "detectors", "--json").json, "id", 1)["active"] is True
+
+
+def test_train_weighs_layers(good: Cli, trained: Database) -> None:
+    weighted = (*TINY, "--coreset-ratio", "0.02", "--layer-weights", "blocks.2 = 1.5")
+    good(trained, "train", "parts", *weighted)
+    assert value(
+        trained,
+        "SELECT settings -> 'layer_weights' FROM pgdefect.detector ORDER BY id DESC LIMIT 1",
+    ) == {"blocks.2": 1.5}
 
 
 def test_train_several_ends_with_one_table(

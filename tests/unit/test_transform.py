@@ -48,6 +48,22 @@ def test_whitening_evens_out_the_axes(whiten: float, pca_dim: int | None) -> Non
     assert np.abs(off).max() < 0.01 * variances[0]
 
 
+@pytest.mark.parametrize(("whiten", "pca_dim"), [(0.0, None), (0.25, 5)])
+def test_scaled_dimensions_are_as_if_the_input_were(whiten: float, pca_dim: int | None) -> None:
+    raw = patches(0)
+    scales = np.linspace(0.5, 2.0, DIM).astype(np.float32)
+    scaled = fit_transform(raw, pca_dim=pca_dim, whiten=whiten, scales=scales)
+    other = fit_transform(raw * scales, pca_dim=pca_dim or DIM, whiten=whiten)
+    found = apply_transform(scaled, patches(1))
+    expected = apply_transform(other, patches(1) * scales)
+    for metric in (COSINE, L2):
+        np.testing.assert_allclose(
+            pairwise(metric, found, found), pairwise(metric, expected, expected), atol=2e-4
+        )
+    plain = apply_transform(fit_transform(raw, pca_dim=pca_dim, whiten=whiten), patches(1))
+    assert np.abs(pairwise(COSINE, plain, plain) - pairwise(COSINE, found, found)).max() > 0.01
+
+
 def test_whitening_does_not_blow_up_rounding() -> None:
     raw = patches(0)
     raw[:, 7] = 3.0

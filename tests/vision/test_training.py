@@ -218,6 +218,27 @@ def test_same_seed_same_bank(cells: Database, settings: Settings) -> None:
     assert not np.array_equal(bank_rows(cells, first)[1], bank_rows(cells, third)[1])
 
 
+def test_layers_are_weighted_in_the_transform(cells: Database, settings: Settings) -> None:
+    """The extractor is the same one, and its first dimensions, those of blocks.2, count more."""
+    plain = active_detector(cells, "cells")
+    weighted = replace(
+        TINY, layers=("blocks.4", "blocks.2", "blocks.4"), layer_weights={"blocks.2": 100.0}
+    )
+    train(cells, settings, "cells", weighted)
+    detector = active_detector(cells, "cells")
+    assert detector.extractor_id == plain.extractor_id
+    assert detector.bank.transform.components is not None
+    assert plain.bank.transform.components is not None
+    shares = [
+        float((transform[:, :40] ** 2).sum() / (transform**2).sum())
+        for transform in (plain.bank.transform.components, detector.bank.transform.components)
+    ]
+    assert shares[0] < 0.9
+    assert shares[1] > 0.999
+    report = inspect(cells, settings, "cells", split="test")
+    assert len(report.inspections) == 7
+
+
 def test_image_embedding_is_the_same_at_training_and_inspection(
     cells: Database, settings: Settings
 ) -> None:
@@ -504,6 +525,7 @@ def test_unreadable_images_are_left_out_and_listed(
         ({"backbone": "lite0"}, "tf_efficientnet_lite0"),
         ({"layers": ("blocks.2", "blocks.99")}, r"no layer blocks\.99; it has blocks\.0"),
         ({"backbone": "mobilenetv3_small_050"}, "name the layers of mobilenetv3_small_050"),
+        ({"layer_weights": {"blocks.3": 2.0}}, r"names blocks\.3; the layers tapped are blocks\.2"),
         ({"device": "cuda:7"}, "no device 'cuda:7' here; use --device cpu"),
         ({"device": "abacus"}, "no device 'abacus'"),
     ],
@@ -532,6 +554,10 @@ def test_what_there_is_not_is_refused_naming_what_there_is(
         {"max_patches": 0},
         {"max_vectors": 0},
         {"whiten": 1.5},
+        {"layer_weights": {"blocks.2": 0.0}},
+        {"layer_weights": {"blocks.2": float("nan")}},
+        {"layer_weights": {"blocks.2": 2.0}, "transform": "unit"},
+        {"layer_weights": {"blocks.2": 2.0}, "backbone": "efficientnet_lite0+efficientnet_lite1"},
         {"metric": "manhattan"},
         {"transform": "none"},
         {"image_size": (5000, 128)},

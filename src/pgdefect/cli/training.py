@@ -24,6 +24,7 @@ OPTIONS_OF = {
     "patchcore": (
         "backbone",
         "layers",
+        "layer_weights",
         "weights",
         "coreset_ratio",
         "max_vectors",
@@ -73,6 +74,14 @@ def train(
     ] = "efficientnet_lite0",
     layers: Annotated[
         str | None, typer.Option(help="Layers to tap, separated by commas; default by backbone.")
+    ] = None,
+    layer_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER=WEIGHT,...",
+            help="How much layers count in a distance, beside 1: their features are multiplied by "
+            "this.",
+        ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A state dict to use instead of the backbone's own.")
@@ -208,6 +217,7 @@ def train(
         options = TrainOptions(
             backbone=backbone,
             layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
+            layer_weights=_layer_weights(layer_weights),
             weights=weights,
             image_size=resized,
             center_crop=cropped,
@@ -324,6 +334,26 @@ def _trained(
         rows.append((r.category, r.training_images, r.held_out_images, *own, r.threshold, *seconds))
     headings = ("category", "images", "held out", *made, "threshold", *(f"{s} s" for s in stages))
     return headings, rows
+
+
+def _layer_weights(value: str | None) -> dict[str, float]:
+    from pgdefect.errors import UsageError
+
+    weights: dict[str, float] = {}
+    for part in value.split(",") if value else ():
+        layer, equals, weight = (word.strip() for word in part.partition("="))
+        try:
+            number = float(weight)
+        except ValueError:
+            number = None
+        if number is None or not layer or not equals:
+            raise UsageError(
+                f"--layer-weights is LAYER=WEIGHT, more of them separated by commas, not {part!r}"
+            )
+        if layer in weights:
+            raise UsageError(f"--layer-weights names {layer} twice")
+        weights[layer] = number
+    return weights
 
 
 def detectors(

@@ -99,18 +99,27 @@ def images_to_score(images: Sequence[StoredImage], holdout: float, seed: int) ->
 
 
 def build_bank(
-    spool: PatchSpool, image_ids: Sequence[int], options: TrainOptions, progress: Progress
+    spool: PatchSpool,
+    image_ids: Sequence[int],
+    options: TrainOptions,
+    progress: Progress,
+    *,
+    scales: Float32 | None = None,
 ) -> MemoryBank:
     """Transform all patches, pick the coreset among them, remember where each came from.
 
-    image_ids: of the spool's images, in order.
+    image_ids: of the spool's images, in order. scales: of the raw dimensions, `(raw_dim,)`.
     """
     metric = metric_named(options.metric)
     flat = spool.patches_of(0, len(image_ids))
     candidates = _candidates(len(flat), options)
     progress("coreset", 0, 0)
     transform = fit_transform(
-        flat, kind=options.transform, pca_dim=options.pca_dim, whiten=options.whiten
+        flat,
+        kind=options.transform,
+        pca_dim=options.pca_dim,
+        whiten=options.whiten,
+        scales=scales,
     )
     dim = transformed_dim(transform, flat.shape[1])
     index_expression(indexed_type(options.precision, dim), dim)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ class TrainOptions:
 
     backbone: str = DEFAULT_BACKBONE
     layers: tuple[str, ...] = ()
+    layer_weights: Mapping[str, float] = field(default_factory=dict)
     weights: Path | None = None
     image_size: tuple[int, int] = (256, 256)
     center_crop: tuple[int, int] | None = None
@@ -59,6 +62,7 @@ class TrainOptions:
                 f"each backbone of an ensemble ({self.backbone}) has its own layers and weights: "
                 "leave out --layers and --weights"
             )
+        self._check_layer_weights()
         if self.num_neighbors < 1:
             raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
         if not 0.0 <= self.worst_share <= 1.0:
@@ -98,6 +102,21 @@ class TrainOptions:
                 "cosine distance compares directions: use --transform centered (the default) or "
                 "unit with it, or --metric l2 with --transform none"
             )
+
+    def _check_layer_weights(self) -> None:
+        for layer, weight in self.layer_weights.items():
+            if not 0.0 < weight < math.inf:
+                raise UsageError(
+                    f"--layer-weights must be above 0, and {layer}'s is {weight:g}; leave a layer "
+                    "out with --layers"
+                )
+        if self.layer_weights and "+" in self.backbone:
+            raise UsageError(
+                f"the layers of an ensemble ({self.backbone}) have one weight: leave out "
+                "--layer-weights"
+            )
+        if self.layer_weights and self.transform != "centered":
+            raise UsageError("--layer-weights are part of --transform centered: use it with them")
 
     def recorded(self) -> dict[str, Any]:
         """The options as they are stored with the detector; of a file only its name."""

@@ -46,7 +46,7 @@ from pgdefect.types import (
     StoredImage,
 )
 from pgdefect.vision import patchcore
-from pgdefect.vision.backbone import find_backbones
+from pgdefect.vision.backbone import find_backbones, in_network_order
 from pgdefect.vision.deep_layers import export_defect_view
 from pgdefect.vision.ensemble import build_ensemble
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
@@ -151,7 +151,9 @@ def _train(
                 )
             scored = images_to_score(readable, options.holdout, options.seed)
             with clock("coreset"):
-                bank = build_bank(spool, [image.id for image in readable], options, progress)
+                ids = [image.id for image in readable]
+                scales = embedder.scales(options.layer_weights)
+                bank = build_bank(spool, ids, options, progress, scales=scales)
             with clock("threshold"):
                 threshold, scores = score_others(bank, spool, readable, scored, options, progress)
                 calibration = calibration_for(bank, spool, readable, options.seed)
@@ -280,8 +282,12 @@ def _extractor(
         embedder = build_ensemble([backbone, *others], preprocessing)
     else:
         embedder = patchcore.build_embedder(
-            backbone, options.layers or backbone.layers, preprocessing, options.weights
+            backbone,
+            in_network_order(backbone, options.layers or backbone.layers),
+            preprocessing,
+            options.weights,
         )
+    embedder.scales(options.layer_weights)  # refuses what it has to before anything is stored
     extractor_id = find_extractor(database, embedder.spec.fingerprint)
     if extractor_id is None:
         extractor_id = store_extractor(database, embedder.export())

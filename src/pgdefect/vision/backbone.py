@@ -30,6 +30,7 @@ __all__ = [
     "backbone_of_timm",
     "find_backbone",
     "find_backbones",
+    "in_network_order",
     "load_weights",
     "state_sha256",
 ]
@@ -165,6 +166,16 @@ def check_layers(backbone: Backbone, layers: tuple[str, ...]) -> None:
         raise UsageError(
             f"backbone {backbone.name} has no layer {', '.join(unknown)}; it has {', '.join(known)}"
         )
+
+
+def in_network_order(backbone: Backbone, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers, each once, in the order in which their features lie side by side.
+
+    anomalib gives them out in the network's order and calls them in the order it was given.
+    Raises what `check_layers` does.
+    """
+    check_layers(backbone, layers)
+    return tuple(layer for layer in known_layers(backbone) if layer in layers)
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgdefect.claims import scratch_folder
-from pgdefect.errors import TrainingError
+from pgdefect.errors import TrainingError, UsageError
 from pgdefect.types import ExtractorArtifact, ExtractorSpec, Float32
 from pgdefect.vision.backbone import (
     Backbone,
@@ -49,6 +49,28 @@ class PatchEmbedder:
     spec: ExtractorSpec
     lightning_model: Any
     network: nn.Module
+
+    def scales(self, weights: Mapping[str, float]) -> Float32 | None:
+        """What each dimension of a patch embedding is multiplied by, `(dim,)`, where its layer has
+        a weight; None without any.
+
+        Raises UsageError for a layer that is not tapped.
+        """
+        unknown = sorted(weights.keys() - set(self.spec.layers))
+        if unknown:
+            raise UsageError(
+                f"--layer-weights names {', '.join(unknown)}; the layers tapped are "
+                f"{', '.join(self.spec.layers)}"
+            )
+        if not weights:
+            return None
+        dims = self.lightning_model.model.feature_extractor.out_dims
+        return np.concatenate(
+            [
+                np.full(dim, weights.get(layer, 1.0), dtype=np.float32)
+                for layer, dim in zip(self.spec.layers, dims, strict=True)
+            ]
+        )
 
     def export(self) -> ExtractorArtifact:
         """The network as ONNX, with any batch size, and any size of images where their aspect

@@ -39,12 +39,14 @@ def fit_transform(
     kind: Literal["none", "unit", "centered"] = "centered",
     pca_dim: int | None = DEFAULT_PCA_DIM,
     whiten: float = 0.0,
+    scales: Float32 | None = None,
 ) -> EmbeddingTransform:
     """Fit the transform on raw patch embeddings `(num_patches, raw_dim)`.
 
     pca_dim is capped at raw_dim; None keeps every dimension. whiten divides each principal
     axis by its variance to the power of whiten / 2: 0 leaves the distances as they are, 1 gives
-    every axis the same variance, so that what normal patches seldom do counts more.
+    every axis the same variance, so that what normal patches seldom do counts more. scales
+    `(raw_dim,)` are what raw dimensions are multiplied by before anything else.
 
     Sums are in double precision over blocks, so that the input may be half precision or
     memory-mapped: beyond it the memory is O(raw_dim²) and 4 bytes a patch.
@@ -57,10 +59,12 @@ def fit_transform(
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(embeddings))
     mean = np.asarray(mean / len(embeddings), dtype=np.float32)
     components: Float32 | None = None
-    if whiten > 0.0 or (pca_dim is not None and pca_dim < raw_dim):
+    if whiten > 0.0 or scales is not None or (pca_dim is not None and pca_dim < raw_dim):
         covariance = np.zeros((raw_dim, raw_dim))
         for block in _blocks(embeddings):
             centered = block - mean
+            if scales is not None:
+                centered *= scales
             covariance += centered.T @ centered
         values, vectors = np.linalg.eigh(covariance)
         components = np.ascontiguousarray(vectors[:, ::-1][:, :pca_dim].T, dtype=np.float32)
@@ -70,6 +74,8 @@ def fit_transform(
         if whiten > 0.0 and values[-1] > 0.0:
             variances = (values[::-1][:pca_dim] / values[-1]).clip(LEAST_VARIANCE)
             components *= (variances ** (-whiten / 2)).astype(np.float32)[:, None]
+        if scales is not None:
+            components *= scales
     unscaled = EmbeddingTransform("centered", mean, components, None)
     norms = np.concatenate(
         [np.linalg.norm(_project(unscaled, block), axis=1) for block in _blocks(embeddings)]
