@@ -19,6 +19,7 @@ from pgdefect.cli import (
     catalog,
     database,
     demo,
+    detectors,
     doctor,
     evaluation,
     exchange,
@@ -52,6 +53,7 @@ app.add_typer(database.app, name="db")
 demo.register(app)
 catalog.register(app)
 training.register(app)
+detectors.register(app)
 inspection.register(app)
 search.register(app)
 retrieval.register(app)

@@ -170,10 +170,9 @@ def missing_indexes(connection: Connection) -> list[MissingIndex]:
     An invalid unique index that no model declares is somebody's own, and theirs to mend.
     """
     declared = {str(index.name): index for t in Base.metadata.sorted_tables for index in t.indexes}
-    invalid = list(invalid_indexes(connection))
     found = [
         MissingIndex(index.name, (index.rebuild,))
-        for index in invalid
+        for index in invalid_indexes(connection)
         if index.rebuild and (not index.unique or index.name in declared)
     ]
     for leaf, statement in unindexed(connection):
@@ -216,12 +215,12 @@ def _statements(connection: Connection, index: Index) -> tuple[str, ...]:
     """Of a partitioned table, each partition's first: the table's own then takes them over."""
     assert index.table is not None
     create = str(CreateIndex(index).compile(dialect=_DIALECT))
+    if not index.table.dialect_options["postgresql"]["partition_by"]:
+        return (concurrently(create),)
     leaves = connection.scalars(
         text("SELECT relid::regclass::text FROM pg_partition_tree(to_regclass(:t)) WHERE isleaf"),
         {"t": f"pgdefect.{index.table.name}"},
     ).all()
-    if not index.table.dialect_options["postgresql"]["partition_by"]:
-        return (concurrently(create),)
     columns = "_".join(column.name for column in index.columns)
     return (
         *(
