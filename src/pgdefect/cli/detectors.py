@@ -72,6 +72,8 @@ def backbones(json: Json = False) -> None:
         {
             "backbone": b.name + (" (default)" if b.name == DEFAULT_BACKBONE and not json else ""),
             "layers": ",".join(b.layers),
+            "layer_weights": ",".join(f"{layer}={weight:g}" for layer, weight in b.layer_weights)
+            or None,
             "embedding_dim": b.embedding_dim,
             "weights": b.source,
             "offline": b.available_offline,
@@ -82,7 +84,7 @@ def backbones(json: Json = False) -> None:
         print_json(rows)
         return
     print_table(
-        ("backbone", "layers", "dim", "weights from", "works offline"),
+        ("backbone", "layers", "layer weights", "dim", "weights from", "works offline"),
         [tuple(row.values()) for row in rows],
     )
     note("Any other timm network works by its name, with --layers; --weights FILE loads a file.")

