@@ -4,9 +4,10 @@
 -- patches   transformed patch embeddings, in one array
 -- known     the distance found for each, in the bank's metric
 --
--- Reads the whole bank, past the index. Returns one row per query vector that has a nearer one:
--- its place in the array (from 0), the position of the nearest vector in the bank, the distance.
--- Sifting a bank by a distance takes less than half the time of sorting it.
+-- Reads the whole bank once, past the index. Returns one row per query vector that has a nearer
+-- one: its place in the array (from 0), the position of the nearest vector in the bank, the
+-- distance. Sifting a bank by distances takes less than half the time of sorting it, and by
+-- several at once less than by one after the other.
 CREATE OR REPLACE FUNCTION pgdefect.nearer_patches(
     bank bigint,
     patches :"vector_schema".vector[],
@@ -18,19 +19,26 @@ ROWS 1
 SET search_path = pg_catalog, :"vector_schema"
 AS $$
 DECLARE
-    s record := pgdefect.bank_search(bank, '$2');
-    statement text := format(
-        'SELECT $1 - 1, position, (%1$s)::double precision
-         FROM pgdefect.memory_bank_patch
-         WHERE bank_id = %2$s AND (%1$s) < $3
-         ORDER BY %3$s
-         LIMIT 1',
-        s.distance, bank, s.exact_order
-    );
+    s record := pgdefect.bank_search(bank, '%1$s');
+    sieve text;
 BEGIN
-    FOR n IN 1 .. cardinality(patches) LOOP
-        RETURN QUERY EXECUTE statement USING n, patches[n], known[n];
-    END LOOP;
+    -- By subscript, so that each vector is a constant of the plan.
+    SELECT string_agg(format('%s < ($2)[%s]', format(s.distance, format('($1)[%s]', n)), n), ' OR ')
+    INTO sieve
+    FROM generate_series(1, cardinality(patches)) n;
+    IF sieve IS NULL THEN
+        RETURN;
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT DISTINCT ON (q.n) q.n::integer - 1, near.position, x.distance
+         FROM (SELECT position, embedding FROM pgdefect.memory_bank_patch
+               WHERE bank_id = %s AND (%s) OFFSET 0) near
+         CROSS JOIN unnest($1, $2) WITH ORDINALITY q(v, known, n)
+         CROSS JOIN LATERAL (SELECT (%s)::double precision AS distance) x
+         WHERE x.distance < q.known
+         ORDER BY q.n, x.distance, near.position',
+        bank, sieve, format(s.distance, 'q.v')
+    ) USING patches, known;
 END
 $$;
 

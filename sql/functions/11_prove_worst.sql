@@ -1,4 +1,4 @@
--- The largest distance of an image's patches made exact, from distances found with the index.
+-- The largest distances of an image's patches made exact, from distances found with the index.
 --
 -- bank       the memory bank's id
 -- patches    transformed patch embeddings of one image
@@ -7,8 +7,7 @@
 -- num_worst  how many of the largest distances the image's score is the mean of
 --
 -- positions and distances come back in the same order. The largest are looked up again, longer
--- and at last past the index, until the largest of all is proven. Where the score is a mean over
--- several, these are searched for longer and not proven.
+-- and at last past the index, until those that make the score are proven.
 CREATE OR REPLACE FUNCTION pgdefect.prove_worst(
     bank bigint,
     patches :"vector_schema".vector[],
@@ -29,6 +28,7 @@ DECLARE
     proven boolean[];
     worst integer[];
     doubtful integer[];
+    unproven integer[];
     n integer;
     nearer record;
 BEGIN
@@ -56,21 +56,27 @@ BEGIN
                     distances[nearer.patch] := nearer.distance;
                 END IF;
             END LOOP;
-        ELSIF num_worst > 1 OR proven[worst[1]] THEN
-            RETURN;
         ELSE
-            proven[worst[1]] := true;
-            SELECT s.nearest_position, s.distance INTO nearer
-            FROM pgdefect.nearer_patches(
-                bank, patches[worst[1]:worst[1]], distances[worst[1]:worst[1]]) s;
-            IF FOUND THEN
-                positions[worst[1]] := nearer.nearest_position;
-                distances[worst[1]] := nearer.distance;
+            unproven := ARRAY(SELECT w FROM unnest(worst[:num_worst]) w WHERE NOT proven[w]);
+            IF cardinality(unproven) = 0 THEN
+                RETURN;
             END IF;
+            FOREACH n IN ARRAY unproven LOOP
+                proven[n] := true;
+            END LOOP;
+            FOR nearer IN
+                SELECT unproven[s.patch + 1] AS patch, s.nearest_position, s.distance
+                FROM pgdefect.nearer_patches(
+                    bank, ARRAY(SELECT patches[u] FROM unnest(unproven) u),
+                    ARRAY(SELECT distances[u] FROM unnest(unproven) u)) s
+            LOOP
+                positions[nearer.patch] := nearer.nearest_position;
+                distances[nearer.patch] := nearer.distance;
+            END LOOP;
         END IF;
     END LOOP;
 END
 $$;
 
 COMMENT ON FUNCTION pgdefect.prove_worst IS
-'Makes the largest of the distances found for an image''s patches exact, and says which memory-bank vector is the nearest. Used by `pgdefect inspect` and defect.inspect; vectors must be transformed as the bank''s are.';
+'Makes the largest of the distances found for an image''s patches exact, as many as its score is the mean of, and says which memory-bank vector is the nearest. Used by `pgdefect inspect` and defect.inspect; vectors must be transformed as the bank''s are.';

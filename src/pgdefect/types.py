@@ -277,7 +277,7 @@ class PatchScores:
     """What a detector says of one image, patch by patch.
 
     distances: `(rows, cols)` float32, in the bank's metric; positions: `(rows, cols)`
-    int32, the nearest bank vector of each patch. The worst patch's distance is exact.
+    int32, the nearest bank vector of each patch. Distances that make the raw score are exact.
 
     EfficientAD has no bank: distances are then its anomaly map, positions None, the raw
     score the highest value of the map drawn out to the network's input, and the worst patch

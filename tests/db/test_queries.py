@@ -278,21 +278,39 @@ def test_the_largest_distance_is_proven_with_any_ef_search(
 
 
 @each_kind
-def test_the_worst_patches_of_a_mean_are_searched_for_longer(
-    crowd: Crowd, kind: tuple[str, Precision]
+@pytest.mark.parametrize(("num_patches", "num_worst"), [(20, 5), (200, 40), (200, 200)])
+@pytest.mark.parametrize("sent", [64, 2], ids="sent {}".format)
+def test_the_distances_that_a_mean_is_of_are_proven(
+    crowd: Crowd,
+    kind: tuple[str, Precision],
+    num_patches: int,
+    num_worst: int,
+    sent: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pgdefect.db.queries._SENT_TO_PROVE", sent)
     info, bank = crowd.banks[kind]
     queries = queries_for(bank.embeddings, 200, info.precision)
+    expected, exact = nearest_vectors(queries, bank.embeddings, bank.metric)
+    mended = left_alone = 0
     with crowd.database.connect() as connection:
         driver(connection).execute("SET LOCAL enable_seqscan = off")
-        _, longer = score_patches(connection, info, queries, ef=100)
-        found, hasty = score_patches(connection, info, queries, ef=1)
-        _, distances = prove_worst(connection, info, queries, found, hasty, num_worst=40)
-    largest = np.argsort(-distances)[:40]
-    np.testing.assert_array_equal(distances[largest], longer[largest])
-    assert (hasty[largest] > longer[largest]).any()
-    rest = np.argsort(-distances)[40:]
-    assert (distances[rest] == hasty[rest]).any(), "only what matters is searched for again"
+        for start in range(0, 200, num_patches):
+            part = slice(start, start + num_patches)
+            found, hasty = score_patches(connection, info, queries[part], ef=1)
+            positions, distances = prove_worst(
+                connection, info, queries[part], found, hasty, num_worst=num_worst
+            )
+            worst = np.argsort(-exact[part], kind="stable")[:num_worst]
+            np.testing.assert_array_equal(positions[worst], expected[part][worst])
+            np.testing.assert_allclose(distances[worst], exact[part][worst], rtol=1e-4, atol=1e-6)
+            assert np.delete(distances, worst).max(initial=0.0) <= distances[worst].min() + 1e-6
+            assert (distances >= exact[part] * (1 - 1e-4) - 1e-6).all()
+            assert (distances <= hasty).all()
+            mended += int((distances[worst] < hasty[worst] * 0.999).sum())
+            left_alone += int(np.delete(distances == hasty, worst).sum())
+    assert mended, "the index alone would have found all of them"
+    assert left_alone or num_worst == 200, "only what matters is searched for again"
 
 
 @each_kind

@@ -112,10 +112,10 @@ def prove_worst(
     *,
     num_worst: int = 1,
 ) -> tuple[Int32, Float32]:
-    """What is nearest to each of an image's patches, with the largest distance made exact.
+    """What is nearest to each of an image's patches, with the largest distances made exact.
 
-    positions, distances: `(n,)`, as found. num_worst: the image's score is the mean over so
-    many. If over several, they are searched for longer and not proven.
+    positions, distances: `(n,)`, as found. num_worst: how many, of which the image's score is the
+    mean.
     """
     positions, distances = positions.copy(), distances.copy()
     statement = "SELECT positions, distances FROM pgdefect.prove_worst(%s, %s, %s, %s, %s)"

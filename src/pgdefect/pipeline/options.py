@@ -112,7 +112,8 @@ class TrainOptions:
     @property
     def chosen_layer_weights(self) -> Mapping[str, float]:
         """What was asked for; else the backbone's own, for its own layers, where the transform
-        can carry weights."""
+        can carry weights.
+        """
         if self.layer_weights is not None:
             return self.layer_weights
         backbone = BACKBONES.get(self.backbone)
@@ -124,7 +125,8 @@ class TrainOptions:
     @property
     def chosen_worst_share(self) -> float:
         """What was asked for; else a mean over few patches, but the worst one alone where
-        PatchCore's scores are wanted as published: re-weighted, or with no transform."""
+        PatchCore's scores are wanted as published: re-weighted, or with no transform.
+        """
         if self.worst_share is not None:
             return self.worst_share
         published = self.num_neighbors > 1 or self.transform == "none"

@@ -1,8 +1,7 @@
 """Nearest normal patches of an image: in the database, or in memory. One interface, two ways.
 
 Both give the same image score: a distance to what the HNSW index finds is an upper bound of the
-true one, and the largest are looked up exactly until the image's maximum is proven. Where the
-score is a mean over the worst patches, these are searched for longer and not proven.
+true one, and the largest are looked up exactly until those that make the image score are proven.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class PatchSearch(Protocol):
     ) -> tuple[Int32, Float32]:
         """Positions and distances `(n,)` for patches `(n, dim)` of one image of `grid` patches.
 
-        The largest distance is exact; smaller ones may be upper bounds.
+        The distances that the image score is made of are exact; smaller ones may be upper bounds.
         """
         ...
 
