@@ -174,6 +174,8 @@ def test_an_empty_database_says_how_to_begin(good: Cli, database: Database) -> N
 def test_backbones(good: Cli) -> None:
     rows = good(None, "backbones", "--json").json
     assert named(rows, "backbone", "efficientnet_lite0")["offline"] is True
+    assert named(rows, "backbone", "efficientnet_lite0")["layer_weights"] == "blocks.2=1.5"
+    assert named(rows, "backbone", "resnet18")["layer_weights"] is None
     assert named(rows, "backbone", "wide_resnet50_2")["offline"] is False
     assert "efficientnet_lite0 (default)" in good(None, "backbones").out
 

@@ -554,6 +554,9 @@ def test_what_there_is_not_is_refused_naming_what_there_is(
         {"max_patches": 0},
         {"max_vectors": 0},
         {"whiten": 1.5},
+        {"worst_share": -0.1},
+        {"worst_share": 1.1},
+        {"worst_share": 0.01, "num_neighbors": 2},
         {"layer_weights": {"blocks.2": 0.0}},
         {"layer_weights": {"blocks.2": float("nan")}},
         {"layer_weights": {"blocks.2": 2.0}, "transform": "unit"},
@@ -567,6 +570,58 @@ def test_what_there_is_not_is_refused_naming_what_there_is(
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         TrainOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "layer_weights", "worst_share"),
+    [
+        ({}, {"blocks.2": 1.5}, 0.005),
+        ({"layers": ("blocks.4", "blocks.2")}, {"blocks.2": 1.5}, 0.005),
+        ({"layers": ("blocks.2", "blocks.3")}, {}, 0.005),
+        ({"layer_weights": {"blocks.4": 2.0}}, {"blocks.4": 2.0}, 0.005),
+        ({"layer_weights": {}, "worst_share": 0.0}, {}, 0.0),
+        ({"worst_share": 0.02}, {"blocks.2": 1.5}, 0.02),
+        ({"num_neighbors": 9}, {"blocks.2": 1.5}, 0.0),
+        ({"transform": "unit"}, {}, 0.005),
+        ({"transform": "none", "metric": "l2"}, {}, 0.0),
+        ({"backbone": "resnet18"}, {}, 0.005),
+        ({"backbone": "efficientnet_lite0+efficientnet_lite2"}, {}, 0.005),
+        ({"backbone": "mobilenetv3_small_050", "layers": ("blocks.2",)}, {}, 0.005),
+    ],
+    ids=str,
+)
+def test_what_is_not_asked_for_goes_with_the_rest(
+    options: dict[str, Any], layer_weights: dict[str, float], worst_share: float
+) -> None:
+    chosen = TrainOptions(**options)
+    assert chosen.chosen_layer_weights == layer_weights
+    assert chosen.chosen_worst_share == worst_share
+    recorded = chosen.recorded()
+    assert (recorded["layer_weights"], recorded["worst_share"]) == (layer_weights, worst_share)
+
+
+def test_a_detector_says_what_was_chosen_for_it(cells: Database, settings: Settings) -> None:
+    train(cells, settings, "cells", replace(TINY, num_neighbors=1))
+    detector = active_detector(cells, "cells")
+    assert detector.bank.worst_share == 0.005
+    with cells.connect() as connection:
+        found = connection.execute(
+            text(
+                "SELECT d.settings -> 'layer_weights', d.settings -> 'worst_share', b.worst_share "
+                "FROM pgdefect.detector d JOIN pgdefect.memory_bank b ON b.id = d.id ORDER BY d.id"
+            )
+        ).all()
+    weights = {"blocks.2": 1.5}
+    assert [tuple(row) for row in found[-2:]] == [(weights, 0.0, 0.0), (weights, 0.005, 0.005)]
+    # Asked for by name it is the same bank.
+    train(cells, settings, "cells", replace(TINY, num_neighbors=1, layer_weights=weights))
+    again = active_detector(cells, "cells")
+    for a, b in zip(bank_rows(cells, detector), bank_rows(cells, again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    train(cells, settings, "cells", replace(TINY, num_neighbors=1, layer_weights={}))
+    assert not np.array_equal(
+        bank_rows(cells, active_detector(cells, "cells"))[0], bank_rows(cells, again)[0]
+    )
 
 
 # -- weights -------------------------------------------------------------------------------
