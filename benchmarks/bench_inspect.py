@@ -1,12 +1,14 @@
 """Judging images: by the index, and with the bank in memory, against anomalib's Engine.predict.
 
 By the index means that SQL finds the bank vectors near every other patch and proves the worst
-one; in between all patches are compared with what was found, by one product in NumPy.
+ones; in between all patches are compared with what was found, by one product in NumPy.
 
 Both score the patches of the same image files against the same bank: anomalib compares the
 raw vectors of the very patches that pgdefect picked (`pgdefect export` writes them, read
-again from their images), pgdefect compares them transformed, as it stores them, but not whitened.
-anomalib's components that make pictures and metrics are off.
+again from their images), pgdefect compares them transformed, as it stores them, but not whitened
+and with layers that count alike. anomalib scores an image by its worst patch; pgdefect is timed
+with that and with its default, a mean over the worst few, all of them proven. anomalib's components
+that make pictures and metrics are off.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from benchmarks.common import Context, Report, Row, server, timed
 
 CATEGORY = "bench"
 AUROC_MAY_DIFFER_BY = 0.002
+MEAN = ", mean over the worst"
+"""What is added to the name of a search where the score is one, as by default."""
 
 
 def measure(context: Context) -> Report:
@@ -33,7 +37,8 @@ def measure(context: Context) -> Report:
     from pgdefect.pipeline.ingest import ingest_dataset
     from pgdefect.pipeline.inspect import inspect
     from pgdefect.pipeline.inspector import Inspector
-    from pgdefect.pipeline.options import TrainOptions
+    from pgdefect.pipeline.options import DEFAULT_WORST_SHARE, TrainOptions
+    from pgdefect.pipeline.patch_search import SearchKind, count_worst
     from pgdefect.pipeline.train import train
 
     quick = context.quick
@@ -47,7 +52,9 @@ def measure(context: Context) -> Report:
     with server() as database:
         ingest_dataset(database, images.dataset, CATEGORY)
         # As anomalib does, whose distances no axis is stretched for.
-        options = TrainOptions(resize="stretch", local_contrast=None, whiten=0.0)
+        options = TrainOptions(
+            resize="stretch", local_contrast=None, whiten=0.0, layer_weights={}, worst_share=0.0
+        )
         learned = images_of(database, CATEGORY, split="train", label="normal")
         context.say(f"training on {len(learned)} images, {num_vectors:,} vectors")
         ratio = num_vectors / (len(learned) * 1024)
@@ -57,10 +64,14 @@ def measure(context: Context) -> Report:
         export_anomalib(database, settings, CATEGORY, checkpoint, force=True)
         peer = Peer(checkpoint, context.folder)
 
-        inspectors = {
-            kind: Inspector(database, settings, CATEGORY, kind) for kind in ("hnsw", "fast")
+        kinds: tuple[SearchKind, ...] = ("hnsw", "fast")
+        inspectors = {kind: Inspector(database, settings, CATEGORY, kind) for kind in kinds}
+        _score_by(database, DEFAULT_WORST_SHARE)
+        inspectors |= {
+            f"{kind}{MEAN}": Inspector(database, settings, CATEGORY, kind) for kind in kinds
         }
-        seconds: dict[str, list[float]] = {name: [] for name in ("hnsw", "fast", "peer", "exact")}
+        _score_by(database, 0.0)
+        seconds: dict[str, list[float]] = {name: [] for name in (*inspectors, "peer", "exact")}
         for inspector in inspectors.values():
             _judge(inspector, single[:3])
         peer.predict(single[:3])
@@ -99,9 +110,18 @@ def measure(context: Context) -> Report:
     for kind, found in judged.items():
         auroc[kind] = image_auroc(np.array([i.raw_score for i in found]), anomalous)
     true = np.stack([i.scores.distances for i in judged["exact"]])
-    scores = np.array([i.raw_score for i in judged["exact"]])
+    sorted_maps = np.sort(true.reshape(len(test), -1), axis=1)
+    num_mean = count_worst(DEFAULT_WORST_SHARE, sorted_maps.shape[1])
     recall = {}
-    for kind, target in (("hnsw", 0.99), ("fast", 0.95)):
+    for kind, target in (
+        ("hnsw", 0.99),
+        ("fast", 0.95),
+        (f"hnsw{MEAN}", 0.99),
+        (f"fast{MEAN}", 0.95),
+    ):
+        num_worst = num_mean if kind.endswith(MEAN) else 1
+        scores = sorted_maps[:, -num_worst:].mean(axis=1)
+        exact_auroc = image_auroc(scores, anomalous)
         found = np.stack([i.scores.distances for i in judged[kind]])
         recall[kind] = float((found <= true * (1 + 1e-4) + 1e-6).mean())
         report.check(
@@ -113,8 +133,8 @@ def measure(context: Context) -> Report:
             f"--search {kind}: image scores are the exact ones ({apart:.0e})", apart < 1e-3
         )
         report.check(
-            f"--search {kind}: image AUROC {auroc[kind]:.4f}, exact {auroc['exact']:.4f}",
-            abs(auroc[kind] - auroc["exact"]) <= AUROC_MAY_DIFFER_BY,
+            f"--search {kind}: image AUROC {auroc[kind]:.4f}, exact {exact_auroc:.4f}",
+            abs(auroc[kind] - exact_auroc) <= AUROC_MAY_DIFFER_BY,
         )
     report.check(
         f"image AUROC {auroc['exact']:.4f}, anomalib's {auroc['anomalib']:.4f}: not lower by more "
@@ -133,8 +153,10 @@ def measure(context: Context) -> Report:
     )
     network = peer.flops / context.rates.flops
     gflops = f"{context.rates.flops / 1e9:.0f} GFLOP/s"
-    for kind, target in (("hnsw", 1.0), ("fast", 2.0)):
-        ef = bank.ef_search if kind == "hnsw" else bank.ef_search_fast
+    for kind in inspectors:
+        hnsw = kind.startswith("hnsw")
+        target = 1.0 if hnsw else 2.0
+        ef = bank.ef_search if hnsw else bank.ef_search_fast
         report.rows.append(
             Row(
                 f"one image in SQL, --search {kind}",
@@ -183,6 +205,16 @@ def measure(context: Context) -> Report:
         "seconds": seconds,
     }
     return report
+
+
+def _score_by(database: Any, worst_share: float) -> None:
+    """What detectors that are read from now on make of an image's patches."""
+    from sqlalchemy import text
+
+    with database.begin() as connection:
+        connection.execute(
+            text("UPDATE pgdefect.memory_bank SET worst_share = :share"), {"share": worst_share}
+        )
 
 
 class Peer:

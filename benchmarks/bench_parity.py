@@ -42,7 +42,14 @@ def measure(context: Context) -> Report:
     test = [*images.paths("test", "normal"), *images.paths("test", "anomalous")]
     anomalous = [path in set(images.paths("test", "anomalous")) for path in test]
     settings = Settings(cache_dir=context.folder)
-    plain = TrainOptions(image_size=SIZE, resize="stretch", local_contrast=None, whiten=0.0)
+    plain = TrainOptions(
+        image_size=SIZE,
+        resize="stretch",
+        local_contrast=None,
+        whiten=0.0,
+        layer_weights={},
+        worst_share=0.0,
+    )
     auroc: dict[str, float] = {}
     seconds: dict[str, float] = {}
     with server() as database:

@@ -1,4 +1,4 @@
--- For each query vector a memory-bank vector nearer than the one already found: proves a maximum.
+-- For each query vector a memory-bank vector nearer than the one already found: proves distances.
 --
 -- bank      the memory bank's id
 -- patches   transformed patch embeddings, in one array

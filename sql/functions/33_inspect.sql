@@ -4,9 +4,9 @@
 -- bank    any bank of the extractor that the patches were kept for; NULL takes the active one
 --         of the image's category
 --
--- The way of `pgdefect inspect`: the worst patch is proven (pgdefect.prove_worst). Kept patches
--- are in half precision: against an inspection of the photograph itself the score differs by
--- about 1e-4 of its size.
+-- The way of `pgdefect inspect`: the distances that the score is made of are proven
+-- (pgdefect.prove_worst). Kept patches are in half precision: against an inspection of the
+-- photograph itself the score differs by about 1e-4 of its size.
 CREATE OR REPLACE FUNCTION defect.inspect(image text, bank bigint DEFAULT NULL)
 RETURNS TABLE (
     image_id bigint, bank_id bigint, verdict text, raw_score double precision,

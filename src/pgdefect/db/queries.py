@@ -33,7 +33,7 @@ STORED_IMAGE = """
 """A StoredImage's columns and where they are from; label and defect type are the known ones."""
 
 _SENT_TO_PROVE = 64
-"""Patches that are sent to have the worst one proven: few, for arrays take time to send."""
+"""Patches that are sent to have the worst ones proven: few, for arrays take time to send."""
 
 _IN_A_ROW = 1024
 """Positions of a bank whose vectors come in one row of a result. A connection keeps a buffer as
