@@ -27,16 +27,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "both, whiten, max vectors": UNWEIGHTED,
     "both, whiten, max vectors, layer weights (the default)": {},
     **{f"the default, seed {seed}": {"seed": seed} for seed in (1, 2, 3)},
-    "backbone lite1": {"backbone": "efficientnet_lite1"},
-    "backbone lite1, layer weights": {
-        "backbone": "efficientnet_lite1",
-        "layer_weights": {"blocks.2": 1.5},
-    },
-    "backbone lite2, layer weights": {
-        "backbone": "efficientnet_lite2",
-        "layer_weights": {"blocks.2": 1.5},
-    },
-    "backbone lite2": {"backbone": "efficientnet_lite2"},
+    "backbone lite1": {**UNWEIGHTED, "backbone": "efficientnet_lite1"},
+    "backbone lite1, layer weights": {"backbone": "efficientnet_lite1"},
+    "backbone lite2": {**UNWEIGHTED, "backbone": "efficientnet_lite2"},
+    "backbone lite2, layer weights": {"backbone": "efficientnet_lite2"},
 }
 WORST_SHARES = (0.0, 0.005, 0.01)
 """Of each way's anomaly maps: the worst patch, the default, twice as many."""

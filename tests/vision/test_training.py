@@ -584,6 +584,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
         ({"num_neighbors": 9}, {"blocks.2": 1.5}, 0.0),
         ({"transform": "unit"}, {}, 0.005),
         ({"transform": "none", "metric": "l2"}, {}, 0.0),
+        ({"backbone": "efficientnet_lite2"}, {"blocks.2": 1.5}, 0.005),
         ({"backbone": "resnet18"}, {}, 0.005),
         ({"backbone": "efficientnet_lite0+efficientnet_lite2"}, {}, 0.005),
         ({"backbone": "mobilenetv3_small_050", "layers": ("blocks.2",)}, {}, 0.005),

