@@ -27,6 +27,8 @@ CATEGORY = "bench"
 AUROC_MAY_DIFFER_BY = 0.002
 MEAN = ", mean over the worst"
 """What is added to the name of a search where the score is one, as by default."""
+ASKED = {"hnsw": (0.99, 1.0), "fast": (0.95, 2.0)}
+"""Of each search, either way: patch recall@1, times as fast as anomalib."""
 
 
 def measure(context: Context) -> Report:
@@ -113,12 +115,8 @@ def measure(context: Context) -> Report:
     sorted_maps = np.sort(true.reshape(len(test), -1), axis=1)
     num_mean = count_worst(DEFAULT_WORST_SHARE, sorted_maps.shape[1])
     recall = {}
-    for kind, target in (
-        ("hnsw", 0.99),
-        ("fast", 0.95),
-        (f"hnsw{MEAN}", 0.99),
-        (f"fast{MEAN}", 0.95),
-    ):
+    for kind in inspectors:
+        target, _ = ASKED[kind.removesuffix(MEAN)]
         num_worst = num_mean if kind.endswith(MEAN) else 1
         scores = sorted_maps[:, -num_worst:].mean(axis=1)
         exact_auroc = image_auroc(scores, anomalous)
@@ -154,9 +152,9 @@ def measure(context: Context) -> Report:
     network = peer.flops / context.rates.flops
     gflops = f"{context.rates.flops / 1e9:.0f} GFLOP/s"
     for kind in inspectors:
-        hnsw = kind.startswith("hnsw")
-        target = 1.0 if hnsw else 2.0
-        ef = bank.ef_search if hnsw else bank.ef_search_fast
+        search = kind.removesuffix(MEAN)
+        _, target = ASKED[search]
+        ef = bank.ef_search if search == "hnsw" else bank.ef_search_fast
         report.rows.append(
             Row(
                 f"one image in SQL, --search {kind}",

@@ -287,9 +287,8 @@ def _extractor(
             preprocessing,
             options.weights,
         )
-    embedder.scales(
-        options.chosen_layer_weights
-    )  # refuses what it has to before anything is stored
+    # What this refuses is refused before anything is stored.
+    embedder.scales(options.chosen_layer_weights)
     extractor_id = find_extractor(database, embedder.spec.fingerprint)
     if extractor_id is None:
         extractor_id = store_extractor(database, embedder.export())
