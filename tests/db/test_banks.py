@@ -26,15 +26,11 @@ from sqlalchemy import text
 from pgdefect.config import Settings
 from pgdefect.db import banks, catalog
 from pgdefect.db.banks import partition_name, store_detector
-from pgdefect.db.catalog import (
-    activate_detector,
-    delete_detector,
-    retire_detector,
-)
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, driver
 from pgdefect.db.extractors import load_extractor
 from pgdefect.db.hnsw import build_index
+from pgdefect.db.lifecycle import activate_detector, delete_detector, delete_image, retire_detector
 from pgdefect.db.queries import score_patches, stored_images
 from pgdefect.db.summaries import list_detectors
 from pgdefect.distance import COSINE, L2, as_stored, nearest_vectors
@@ -452,7 +448,7 @@ def test_image_deleted_during_training_is_a_conflict(shop: Shop) -> None:
     bank = shop.bank(2)
     spare = add_images(shop.database, "spare", 3)
     strange = memory_bank(bank.embeddings, [*shop.images, *spare])
-    catalog.delete_image(shop.database, spare[1])
+    delete_image(shop.database, spare[1])
     with pytest.raises(Conflict, match=r"1 of the training images were deleted.*train again"):
         store(shop.database, "parts", shop.extractor_id, strange)
     shop.assert_untouched()
@@ -464,7 +460,7 @@ def test_image_cannot_be_deleted_while_a_bank_with_it_is_being_stored(shop: Shop
 
     def delete() -> None:
         try:
-            catalog.delete_image(shop.database, spare[0])
+            delete_image(shop.database, spare[0])
         except Conflict as error:
             outcome.append(error)
 

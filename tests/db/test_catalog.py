@@ -15,16 +15,16 @@ from rows import add_embeddings, add_extractor, add_images, count, memory_bank, 
 from sqlalchemy import text
 
 from pgdefect.config import Settings
-from pgdefect.db.catalog import (
+from pgdefect.db.catalog import move_root
+from pgdefect.db.dependents import dependents
+from pgdefect.db.engine import Database
+from pgdefect.db.lifecycle import (
     delete_category,
     delete_detector,
     delete_image,
-    move_root,
     set_category_retired,
     set_images_retired,
 )
-from pgdefect.db.dependents import dependents
-from pgdefect.db.engine import Database
 from pgdefect.db.queries import find_image, images_of
 from pgdefect.db.summaries import list_categories, list_detectors
 from pgdefect.errors import Conflict, DatasetError, NotFound, UnknownCategory, UnknownImage

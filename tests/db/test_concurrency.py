@@ -21,10 +21,10 @@ from sqlalchemy import Connection, text
 from test_dumps import SAYS_VERSION, VERSIONS, unpacked
 
 from pgdefect.config import Settings
-from pgdefect.db.catalog import activate_detector, retire_detector
 from pgdefect.db.client_programs import find_program
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
+from pgdefect.db.lifecycle import activate_detector, retire_detector
 from pgdefect.db.schema import check, newest_revision, upgrade
 from pgdefect.db.summaries import list_detectors
 from pgdefect.errors import Busy, UsageError

@@ -16,12 +16,12 @@ from rows import add_extractor, add_images, bank_tables, count, unit_vectors
 from sqlalchemy import text
 
 from pgdefect.config import Settings
-from pgdefect.db.catalog import delete_detector
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.doctor import indexes, server
 from pgdefect.db.doctor.findings import FIX, Finding
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import find_extractor, load_extractor, store_extractor
+from pgdefect.db.lifecycle import delete_detector
 from pgdefect.db.partitions import SEARCHED, UNSEARCHED
 from pgdefect.db.queries import score_patches
 from pgdefect.pipeline.doctor import examine

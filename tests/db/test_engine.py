@@ -32,10 +32,10 @@ from sqlalchemy import text
 
 from pgdefect.config import load_settings
 from pgdefect.db import engine
-from pgdefect.db.catalog import delete_category
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import Database, check_pgvector, driver, open_database
+from pgdefect.db.lifecycle import delete_category
 from pgdefect.db.queries import score_patches
 from pgdefect.db.schema import check, require_current, upgrade
 from pgdefect.db.search import SearchFilter, nearest

@@ -33,7 +33,7 @@ from rows import (
 )
 from sqlalchemy import Connection, text
 
-from pgdefect.db import catalog
+from pgdefect.db import catalog, lifecycle
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.extractors import store_image_embeddings
@@ -203,7 +203,7 @@ def reviews(line: Line, database: Database, n: int) -> None:
 
 
 def switches_banks(line: Line, database: Database, n: int) -> None:
-    catalog.activate_detector(database, (line.first, line.second)[n % 2])
+    lifecycle.activate_detector(database, (line.first, line.second)[n % 2])
 
 
 def trains(line: Line, database: Database, n: int) -> None:
@@ -212,7 +212,7 @@ def trains(line: Line, database: Database, n: int) -> None:
 
 def retires_images(line: Line, database: Database, n: int) -> None:
     with database.begin() as connection:
-        catalog.set_images_retired(connection, line.images[::-1], retired=n % 2 == 0)
+        lifecycle.set_images_retired(connection, line.images[::-1], retired=n % 2 == 0)
 
 
 def deletes_an_image(line: Line, database: Database, n: int) -> None:
@@ -221,14 +221,14 @@ def deletes_an_image(line: Line, database: Database, n: int) -> None:
             text("SELECT id FROM pgdefect.image WHERE sha256 = :sha"), {"sha": hash_of(1)}
         ).all()
     for image_id in found:
-        catalog.delete_image(database, image_id)
+        lifecycle.delete_image(database, image_id)
 
 
 def deletes_a_detector(line: Line, database: Database, n: int) -> None:
     with line.database.connect() as connection:
         newest = connection.scalar(text("SELECT max(id) FROM pgdefect.detector"))
     assert newest is not None
-    catalog.delete_detector(database, newest)
+    lifecycle.delete_detector(database, newest)
 
 
 def inspects_with_the_one_deleted(line: Line, database: Database, n: int) -> None:
@@ -240,7 +240,7 @@ def inspects_with_the_one_deleted(line: Line, database: Database, n: int) -> Non
 
 
 def deletes_a_category(line: Line, database: Database, n: int) -> None:
-    catalog.delete_category(database, "others")
+    lifecycle.delete_category(database, "others")
 
 
 def adds_to_the_category(line: Line, database: Database, n: int) -> None:

@@ -22,9 +22,10 @@ from sqlalchemy import Connection, text
 from pgdefect.cli.main import run
 from pgdefect.config import MAX_CONNECTIONS, Settings, load_settings
 from pgdefect.db import engine
-from pgdefect.db.catalog import delete_category, ensure_category
+from pgdefect.db.catalog import ensure_category
 from pgdefect.db.embedded import EmbeddedServer
 from pgdefect.db.engine import ATTEMPTS, Database, open_database
+from pgdefect.db.lifecycle import delete_category
 from pgdefect.db.reviews import review_image
 from pgdefect.errors import Busy, Conflict, NoConnectionFree, ServerRecovers, Undone, UsageError
 from pgdefect.pipeline.embed import embed

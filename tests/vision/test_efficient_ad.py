@@ -20,17 +20,17 @@ from sqlalchemy import text
 
 from pgdefect.cli.main import run
 from pgdefect.config import Settings
-from pgdefect.db.catalog import (
+from pgdefect.db.dependents import dependents
+from pgdefect.db.detectors import active_detector
+from pgdefect.db.engine import Database
+from pgdefect.db.extractors import load_extractor
+from pgdefect.db.lifecycle import (
     activate_detector,
     delete_detector,
     delete_image,
     retire_detector,
     set_images_retired,
 )
-from pgdefect.db.dependents import dependents
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import load_extractor
 from pgdefect.db.networks import load_network, store_network
 from pgdefect.db.queries import images_of, nearest_normal
 from pgdefect.db.summaries import list_categories, list_detectors

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from pgdefect.cli.main import run
 from pgdefect.config import Settings
-from pgdefect.db import catalog
+from pgdefect.db import lifecycle
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import nearest_normal, read_bank, similar_patches
@@ -115,7 +115,7 @@ def imported(
 @pytest.fixture
 def cells(imported: Database) -> Database:
     """The category without a detector; the extractor is stored, which saves its export."""
-    catalog.delete_detector(imported, active_detector(imported, "cells").id)
+    lifecycle.delete_detector(imported, active_detector(imported, "cells").id)
     return imported
 
 

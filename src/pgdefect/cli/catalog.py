@@ -221,22 +221,22 @@ def _set_retired(
     *,
     retired: bool,
 ) -> None:
-    from pgdefect.db import catalog
+    from pgdefect.db import lifecycle
     from pgdefect.db.queries import find_image
 
     _one(category, detector, image)
     database = current(context).database
     if category is not None:
-        catalog.set_category_retired(database, category, retired)
+        lifecycle.set_category_retired(database, category, retired)
         subject = f"category {category}"
     elif detector is not None:
-        change = catalog.retire_detector if retired else catalog.activate_detector
+        change = lifecycle.retire_detector if retired else lifecycle.activate_detector
         subject = f"detector {detector} of {change(database, detector)}"
     else:
         assert image is not None
         found = find_image(database, image)
         with database.begin() as connection:
-            catalog.set_images_retired(connection, [found.id], retired)
+            lifecycle.set_images_retired(connection, [found.id], retired)
         subject = f"image {found.id} ({found.relative_path})"
     typer.echo(f"{subject} is {'retired' if retired else 'active'}")
 
@@ -253,7 +253,7 @@ def delete(
 
     Without --yes it only shows what would be deleted. Image files are never touched.
     """
-    from pgdefect.db import catalog
+    from pgdefect.db import lifecycle
     from pgdefect.db.dependents import dependents
     from pgdefect.db.queries import find_image
 
@@ -262,11 +262,11 @@ def delete(
     image_id = find_image(database, image).id if image is not None else None
     preview = dependents(database, category=category, detector_id=detector, image_id=image_id)
     if yes and category is not None:
-        catalog.delete_category(database, category)
+        lifecycle.delete_category(database, category)
     elif yes and detector is not None:
-        catalog.delete_detector(database, detector)
+        lifecycle.delete_detector(database, detector)
     elif yes and image_id is not None:
-        catalog.delete_image(database, image_id)
+        lifecycle.delete_image(database, image_id)
     if json:
         print_json({"deleted": yes, "preview": preview})
         return

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from pgdefect.db.catalog import category_id, find_detector
+from pgdefect.db.catalog import category_id
 from pgdefect.db.engine import Database
+from pgdefect.db.lifecycle import find_detector
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from pgdefect.config import Settings
-from pgdefect.db.catalog import delete_detector, image_roots, move_root
+from pgdefect.db.catalog import image_roots, move_root
 from pgdefect.db.detectors import store_metrics
 from pgdefect.db.engine import Database
+from pgdefect.db.lifecycle import delete_detector
 from pgdefect.db.roles import require_owner
 from pgdefect.db.summaries import list_detectors
 from pgdefect.errors import MissingExtra

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from pgdefect.db import catalog
+from pgdefect.db import catalog, lifecycle
 from pgdefect.db.engine import Database
 from pgdefect.db.order import lock_images
 from pgdefect.db.simulations import simulated_digests, simulated_paths
@@ -153,7 +153,7 @@ def ingest_dataset(
     vanished = _vanished(dataset, known)
     if accept_changes and vanished:
         gone = [known[path].id for path in vanished]
-        database.transact(partial(catalog.set_images_retired, image_ids=gone, retired=True))
+        database.transact(partial(lifecycle.set_images_retired, image_ids=gone, retired=True))
     return IngestReport(
         category,
         root,
@@ -260,7 +260,7 @@ def _store(
                 catalog.replace_content(connection, image_id, image)
             for image_id, description in one.said.items():
                 catalog.describe_again(connection, image_id, description)
-            outcome.restored += catalog.set_images_retired(connection, one.back, False)
+            outcome.restored += lifecycle.set_images_retired(connection, one.back, False)
     return outcome
 
 
