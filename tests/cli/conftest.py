@@ -46,6 +46,12 @@ class Result:
 
 Cli = Callable[..., Result]
 PROGRAM = str(Path(sys.executable).with_name("pgdefect"))
+TINY = ("--image-size", "128")
+
+
+def named(result: list[dict[str, Any]], key: str, wanted: object) -> dict[str, Any]:
+    [found] = [row for row in result if row[key] == wanted]
+    return found
 
 
 def contents(database: Database) -> dict[str, int]:

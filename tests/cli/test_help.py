@@ -45,7 +45,7 @@ SUBSTITUTIONS = {
     # The size of the trained template, whose extractor is used again.
     ("train",): [("train leather", "train leather --image-size 128")],
 }
-PARSED_ONLY = [("demo",)]  # its two minutes are spent in test_commands, with fewer images
+PARSED_ONLY = [("demo",)]  # its two minutes are spent in test_demo, with fewer images
 SERVER = [path for path in LEAVES if path[0] == "db"]
 
 

@@ -1,0 +1,103 @@
+"""`pgdefect inspect`: which images, what it prints, draws and stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pgdefect.db.engine import Database
+
+from .conftest import Cli, contents, value
+
+
+def test_inspect_stored_images(good: Cli, trained: Database) -> None:
+    result = good(trained, "inspect", "--category", "parts", "--split", "test", "--json")
+    rows = result.json["inspections"]
+    assert len(rows) == 13
+    assert result.json["threshold"] == pytest.approx(
+        value(trained, "SELECT threshold FROM pgdefect.detector")
+    )
+    for row in rows:
+        assert (row["verdict"] == "anomalous") == (row["raw_score"] > row["threshold"])
+        assert 0 <= row["normalized_score"] <= 1
+        x, y, width, height = row["worst_box"]
+        assert x + width <= 128
+        assert y + height <= 128
+    scores = {
+        label: [r["raw_score"] for r in rows if r["label"] == label]
+        for label in ("normal", "anomalous")
+    }
+    assert len(scores["anomalous"]) == 9
+    assert min(scores["anomalous"]) > max(scores["normal"])
+    # The threshold hangs on fifteen images alone.
+    caught = [r for r in rows if r["label"] == "anomalous" and r["verdict"] == "anomalous"]
+    assert len(caught) >= 8
+    assert result.json["failed"] == []
+    # Renewed, not doubled.
+    assert value(trained, "SELECT count(*) FROM pgdefect.inspection") == 13
+
+
+def test_inspect_files_folders_and_patterns(good: Cli, trained: Database, parts: Path) -> None:
+    def judged(*paths: object) -> list[str]:
+        rows = good(trained, "inspect", *paths, "--category", "parts", "--json").json
+        return sorted(
+            Path(row["path"]).relative_to(parts).as_posix() for row in rows["inspections"]
+        )
+
+    chips = [f"test/chip/{n:03d}.png" for n in range(3)]
+    assert judged(parts / "test/chip/001.png") == chips[1:2]
+    assert judged(parts / "test/chip") == chips
+    assert judged(parts / "test/chip/*.png") == chips
+    assert judged(parts / "test/chip", parts / "test/*/001.png") == sorted(
+        [*chips, "test/good/001.png", "test/scratch/001.png", "test/stain/001.png"]
+    )
+    # Masks are never taken for images.
+    assert len(judged(parts)) == 29
+
+
+def test_inspect_table(good: Cli, trained: Database, parts: Path) -> None:
+    result = good(trained, "inspect", parts / "test/stain", "--category", "parts")
+    heading, _, *rows = result.out.splitlines()
+    assert heading.startswith("verdict")
+    assert len(rows) == 3
+    assert all(row.startswith("anomalous") and "stain" in row for row in rows)
+    assert result.err == "3 of 3 images are anomalous\n"
+
+
+def test_inspect_without_storing(good: Cli, trained: Database, parts: Path, tmp_path: Path) -> None:
+    Image.open(parts / "test/chip/000.png").rotate(90).save(tmp_path / "new.png")
+    before = contents(trained)
+    arguments = ("inspect", tmp_path / "new.png", "--category", "parts", "--json")
+    [row] = good(trained, *arguments, "--no-store").json["inspections"]
+    assert row["inspection_id"] is None
+    assert contents(trained) == before
+    [stored] = good(trained, *arguments).json["inspections"]
+    assert stored["raw_score"] == pytest.approx(row["raw_score"])
+    assert contents(trained)["inspection"] == before["inspection"] + 1
+    assert (
+        value(trained, "SELECT split FROM pgdefect.image WHERE id = %s", stored["image_id"])
+        == "production"
+    )
+
+
+def test_inspect_draws_anomaly_maps_with_the_ground_truth_where_it_is_known(
+    good: Cli, trained: Database, parts: Path, tmp_path: Path
+) -> None:
+    maps = tmp_path / "deep" / "maps"
+    good(
+        trained, "inspect", parts / "test/chip", parts / "test/good/000.png", "--category", "parts",
+        "--save-maps", maps,
+    )  # fmt: skip
+    sizes = {}
+    for path in maps.iterdir():
+        with Image.open(path) as picture:
+            picture.load()
+            sizes[path.name] = picture.size
+    assert set(sizes) == {"chip_000.png", "chip_001.png", "chip_002.png", "good_000.png"}
+    # Picture and overlay beside each other, and a third pane where a mask is known.
+    assert sizes["chip_000.png"][0] > 1.3 * sizes["good_000.png"][0]
+    pixels = np.asarray(Image.open(maps / "chip_000.png").convert("RGB")).astype(int)
+    assert pixels.std() > 10
