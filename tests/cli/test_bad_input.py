@@ -18,9 +18,7 @@ from pgdefect.db.engine import Database
 from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.errors import Conflict
 
-from .conftest import PROGRAM, Cli, contents, value
-
-TINY = ("--image-size", "128")
+from .conftest import PROGRAM, TINY, Cli, contents, value
 
 
 @pytest.fixture

@@ -1,0 +1,182 @@
+"""Trainings that are refused, interrupted or lack a package leave everything as it was."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import TINY, bank_rows, count, state
+from sqlalchemy import text
+
+from pgdefect.config import Settings
+from pgdefect.db.detectors import active_detector
+from pgdefect.db.engine import Database
+from pgdefect.db.queries import images_of
+from pgdefect.errors import (
+    MissingExtra,
+    TooFewImages,
+    UsageError,
+)
+from pgdefect.pipeline.inspect import inspect
+from pgdefect.pipeline.options import TrainOptions
+from pgdefect.pipeline.train import train
+from pgdefect.vision import patchcore
+
+
+def test_too_few_images_are_refused_with_the_number(cells: Database, settings: Settings) -> None:
+    def keep(number: int) -> None:
+        with cells.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE pgdefect.image i SET retired_at = CASE WHEN i.id NOT IN "
+                    "(SELECT t.id FROM pgdefect.image t WHERE t.category_id = c.id "
+                    "AND t.split = 'train' ORDER BY t.id LIMIT :number) THEN now() END "
+                    "FROM pgdefect.category c WHERE i.category_id = c.id AND c.name = 'cells'"
+                ),
+                {"number": number},
+            )
+
+    keep(4)
+    before = state(cells)
+    with pytest.raises(TooFewImages, match=r"has 4 normal.*at least 5.*pgdefect ingest"):
+        train(cells, settings, "cells", TINY)
+    assert state(cells) == before
+    keep(5)
+    report = train(cells, settings, "cells", TINY)
+    assert (report.training_images, report.held_out_images) == (5, 5)
+
+
+def test_unreadable_images_are_left_out_and_listed(
+    cells: Database, settings: Settings, tmp_path: Path
+) -> None:
+    lost = images_of(cells, "cells", split="train")[:2]
+    with cells.begin() as connection:
+        for n, image in enumerate(lost):
+            connection.execute(
+                text("UPDATE pgdefect.image SET path = :path WHERE id = :id"),
+                {"path": f"gone{n}.png", "id": image.id},
+            )
+    report = train(cells, settings, "cells", TINY)
+    assert sorted(Path(path).name for path, _ in report.failed[:2]) == ["gone0.png", "gone1.png"]
+    assert (report.training_images, report.held_out_images) == (10, 10)
+    _, in_bank = bank_rows(cells, active_detector(cells, "cells"))
+    assert not {i.id for i in lost} & set(in_bank)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": "resnet_of_wonders"}, "unknown backbone 'resnet_of_wonders'"),
+        ({"backbone": "lite0"}, "tf_efficientnet_lite0"),
+        ({"layers": ("blocks.2", "blocks.99")}, r"no layer blocks\.99; it has blocks\.0"),
+        ({"backbone": "mobilenetv3_small_050"}, "name the layers of mobilenetv3_small_050"),
+        ({"layer_weights": {"blocks.3": 2.0}}, r"names blocks\.3; the layers tapped are blocks\.2"),
+        ({"device": "cuda:7"}, "no device 'cuda:7' here; use --device cpu"),
+        ({"device": "abacus"}, "no device 'abacus'"),
+    ],
+)
+def test_what_there_is_not_is_refused_naming_what_there_is(
+    cells: Database, settings: Settings, options: dict[str, Any], words: str
+) -> None:
+    before = state(cells)
+    with pytest.raises(UsageError, match=words):
+        train(cells, settings, "cells", replace(TINY, **options))
+    assert state(cells) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"coreset_ratio": 0.0},
+        {"coreset_ratio": 1.1},
+        {"holdout": 0.0},
+        {"holdout": 1.1},
+        {"false_reject_rate": 0.0},
+        {"num_neighbors": 0},
+        {"batch_size": 0},
+        {"pca_dim": 0},
+        {"seed": -1},
+        {"max_patches": 0},
+        {"max_vectors": 0},
+        {"whiten": 1.5},
+        {"worst_share": -0.1},
+        {"worst_share": 1.1},
+        {"worst_share": 0.01, "num_neighbors": 2},
+        {"layer_weights": {"blocks.2": 0.0}},
+        {"layer_weights": {"blocks.2": float("nan")}},
+        {"layer_weights": {"blocks.2": 2.0}, "transform": "unit"},
+        {"layer_weights": {"blocks.2": 2.0}, "backbone": "efficientnet_lite0+efficientnet_lite1"},
+        {"metric": "manhattan"},
+        {"transform": "none"},
+        {"image_size": (5000, 128)},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        TrainOptions(**options)
+
+
+@pytest.mark.parametrize("module", ["anomalib", "torch", "timm"])
+def test_missing_extra_is_named_with_the_command(
+    cells: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    before = state(cells)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"'{module}'.*pip install 'pgdefect\[train\]'"):
+        train(cells, settings, "cells", TINY)
+    monkeypatch.undo()
+    assert state(cells) == before
+
+
+@pytest.mark.parametrize("stage", ["extract", "coreset", "threshold", "load", "index"])
+def test_interrupted_training_leaves_everything_as_it_was(
+    cells: Database, settings: Settings, stage: str
+) -> None:
+    def interrupt(at: str, done: int, total: int) -> None:
+        if at == stage and done:
+            signal.raise_signal(signal.SIGINT)
+
+    before = state(cells)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(cells, settings, "cells", TINY, progress=interrupt)
+    assert state(cells) == before
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not list(settings.cache_dir.glob("training-*"))
+    with cells.lock("training of cells"):
+        pass
+    assert len(inspect(cells, settings, "cells", split="test").inspections) == 7
+
+
+def test_interrupted_export_of_a_new_extractor_leaves_none(
+    cells: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = state(cells)
+    monkeypatch.setattr(patchcore.PatchEmbedder, "export", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(cells, settings, "cells", replace(TINY, image_size=(96, 96)))
+    assert state(cells) == before
+
+
+def test_interrupted_inspection_keeps_whole_batches(cells: Database, settings: Settings) -> None:
+    judged = []
+
+    def interrupt(inspection: Any) -> None:
+        judged.append(inspection)
+        raise KeyboardInterrupt
+
+    before = count(cells, "pgdefect.inspection")
+    with pytest.raises(KeyboardInterrupt):
+        inspect(cells, settings, "cells", on_judged=interrupt)
+    kept = count(cells, "pgdefect.inspection") - before
+    assert 0 < kept < 19
+    inspect(cells, settings, "cells")
+    assert count(cells, "pgdefect.inspection") == before + 19
