@@ -3,8 +3,9 @@
 -- Each image whose newest inspection by this detector was under another threshold gets one
 -- under the present one; the old ones stay as they are. The new one is dated a microsecond
 -- after the look at the image that it rests on, so that it stands for it, and never for a
--- later look of another detector. Images with simulated defects are judged again, too, but
--- only photographs are counted: returns how many of them were.
+-- later look of another detector. What the defect probably is goes along where there still is
+-- one, by the new verdict or by what is known. Images with simulated defects are judged again,
+-- too, but only photographs are counted: returns how many of them were.
 CREATE OR REPLACE FUNCTION defect.rejudge(bank bigint) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog
@@ -25,9 +26,12 @@ BEGIN
         SELECT n.image_id, n.detector_id, n.raw_score,
                pgdefect.normalized_score(n.raw_score, target.threshold, target.score_center),
                target.threshold, n.worst_row, n.worst_col, n.anomaly_map, n.nearest_positions,
-               n.search, n.vote, n.probable_defect_type, n.created_at + interval '1 microsecond'
+               n.search, CASE WHEN n.defective THEN n.vote END,
+               CASE WHEN n.defective THEN n.probable_defect_type END,
+               n.created_at + interval '1 microsecond'
         FROM (
-            SELECT DISTINCT ON (s.image_id) s.*
+            SELECT DISTINCT ON (s.image_id) s.*,
+                   s.raw_score > target.threshold OR i.known_label = 'anomalous' AS defective
             FROM pgdefect.inspection s
             JOIN pgdefect.image i ON i.id = s.image_id AND i.retired_at IS NULL
             WHERE s.detector_id = bank

@@ -4,7 +4,8 @@
 --
 -- bank         the detector's id
 -- split        whose images of known label (by review, else by the data set) are looked at
--- drop_leaks   leave out images that the detector has learned from, and their parts and copies
+-- drop_leaks   leave out images that the detector has learned from or that set its threshold,
+--              and their parts and copies
 --
 -- The newest score of each image counts, whatever threshold it was judged under. The pairs
 -- are counted in whole numbers: the figure is pgdefect evaluate's, of the same images. NULL
@@ -25,7 +26,13 @@ BEGIN
     END IF;
     WITH scored AS (
         SELECT l.label, l.raw_score
-        FROM pgdefect.labelled_scores(bank, image_auroc.split) l WHERE drop_leaks
+        FROM pgdefect.labelled_scores(bank, image_auroc.split) l
+        JOIN pgdefect.image i ON i.id = l.image_id
+        WHERE drop_leaks AND NOT EXISTS (
+            SELECT FROM pgdefect.holdout_score h
+            JOIN pgdefect.image t ON t.id = h.image_id
+            WHERE h.detector_id = bank
+              AND (t.group_name = i.group_name OR t.sha256 = i.sha256))
         UNION ALL
         SELECT * FROM (
             SELECT DISTINCT ON (i.id) i.known_label, s.raw_score

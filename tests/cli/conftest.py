@@ -136,6 +136,16 @@ def start(database: Database, *arguments: object) -> Program:
     return Program([PROGRAM, "--database-url", database.url, *map(str, arguments)])
 
 
+@pytest.fixture
+def own_files(trained: Database, parts: Path, tmp_path: Path) -> Path:
+    """A copy of the images that a test may spoil."""
+    folder = tmp_path / "own"
+    shutil.copytree(parts, folder)
+    with psycopg.connect(trained.url) as connection:
+        connection.execute("UPDATE pgdefect.image_root SET path = %s", [str(folder)])
+    return folder
+
+
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
     """A short directory that Postgres' own user can enter, for a server of one's own."""

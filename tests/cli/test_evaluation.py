@@ -236,15 +236,6 @@ def test_anomalous_images_without_a_mask_take_no_part_in_pixel_figures(
     assert metrics["aupro"] is None
 
 
-@pytest.fixture
-def own_files(trained: Database, parts: Path, tmp_path: Path) -> Path:
-    """A copy of the images that a test may spoil."""
-    folder = tmp_path / "own"
-    shutil.copytree(parts, folder)
-    change(trained, "UPDATE pgdefect.image_root SET path = :path", path=str(folder))
-    return folder
-
-
 def test_files_and_masks_that_are_not_what_they_were_are_named(
     cli: Cli, trained: Database, own_files: Path
 ) -> None:
@@ -269,6 +260,36 @@ def test_files_and_masks_that_are_not_what_they_were_are_named(
     assert "aupro" not in value(trained, "SELECT metrics FROM defect.banks")
 
 
+def test_a_mask_of_another_size_spoils_no_report(
+    cli: Cli, trained: Database, own_files: Path, tmp_path: Path
+) -> None:
+    Image.new("L", (7, 5)).save(own_files / "ground_truth/chip/000_mask.png")
+    out, maps = tmp_path / "out", tmp_path / "maps"
+    result = cli(trained, "evaluate", "parts", *QUICK, "--output", out, "--save-maps", maps)
+    assert result.code == 1
+    assert "image AUROC" in result.out
+    assert "000_mask.png' has 5 rows and 7 columns" in result.err
+    assert {"results.csv", "results.md", "parts"} == {path.name for path in out.iterdir()}
+    assert len(list((maps / "parts").iterdir())) == 13
+
+
+def test_a_category_s_name_leads_out_of_no_folder(
+    good: Cli, trained: Database, tmp_path: Path
+) -> None:
+    change(trained, "UPDATE pgdefect.category SET name = '../a/b'")
+    out = tmp_path / "deep" / "out"
+    good(trained, "evaluate", "../a/b", *QUICK, "--output", out)
+    [folder] = [path for path in out.iterdir() if path.is_dir()]
+    assert (folder / "roc.png").exists()
+    assert list((tmp_path / "deep").iterdir()) == [out]
+
+
+def test_all_takes_the_categories_with_such_a_detector(cli: Cli, trained: Database) -> None:
+    result = cli(trained, "evaluate", "--all", "--model", "efficient_ad")
+    assert result.code == 2
+    assert "no category has an active efficient_ad detector" in result.error
+
+
 def test_one_label_alone_cannot_be_evaluated(cli: Cli, trained: Database) -> None:
     change(trained, "UPDATE pgdefect.image SET retired_at = now() WHERE path LIKE 'test/good%'")
     result = cli(trained, "evaluate", "parts")
@@ -277,8 +298,12 @@ def test_one_label_alone_cannot_be_evaluated(cli: Cli, trained: Database) -> Non
     assert "pgdefect ingest" in result.error
     result = cli(trained, "evaluate", "--all")
     assert result.code == 1
+    assert "parts was not evaluated: evaluating needs normal" in result.err
     assert "0 normal and 9 anomalous" in result.err
-    assert cli(trained, "evaluate", "parts", "--split", "simulated").code == 1
+    assert "could not be read" not in result.err
+    result = cli(trained, "evaluate", "parts", "--split", "simulated")
+    assert result.code == 1
+    assert "pgdefect threshold parts --simulated" in result.error
 
 
 @pytest.mark.parametrize(

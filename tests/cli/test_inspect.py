@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,77 @@ def test_inspect_without_storing(good: Cli, trained: Database, parts: Path, tmp_
         value(trained, "SELECT split FROM pgdefect.image WHERE id = %s", stored["image_id"])
         == "production"
     )
+
+
+def test_another_photograph_under_a_recorded_name_is_not_taken_for_the_first(
+    good: Cli, cli: Cli, trained: Database, parts: Path, tmp_path: Path
+) -> None:
+    camera = tmp_path / "camera"
+    camera.mkdir()
+    stained, part = (
+        (parts / name).read_bytes() + b"\0" for name in ("test/stain/000.png", "test/good/001.png")
+    )
+    (camera / "latest.png").write_bytes(stained)
+    first = good(trained, "inspect", camera, "--category", "parts", "--json").json
+    before = contents(trained)
+    kept = value(trained, "SELECT array_agg(raw_score ORDER BY id) FROM pgdefect.inspection")
+    (camera / "latest.png").write_bytes(part)
+    (camera / "next.png").write_bytes(part + b"\0")
+    again = cli(trained, "inspect", camera, "--category", "parts", "--json")
+    assert again.code == 1
+    [judged] = again.json["inspections"]
+    assert judged["path"] == str(camera / "next.png")
+    assert "latest.png' has changed since it was inspected; give each photograph" in again.err
+    now = value(trained, "SELECT array_agg(raw_score ORDER BY id) FROM pgdefect.inspection")
+    assert now[:-1] == kept
+    assert contents(trained)["image"] == before["image"] + 1
+    # The other one alone: nothing is stored.
+    assert cli(trained, "inspect", camera / "latest.png", "--category", "parts").code == 1
+    assert contents(trained)["inspection"] == before["inspection"] + 1
+    # Unstored it can be judged; the first one's row is that of the first one still.
+    unstored = good(
+        trained, "inspect", camera / "latest.png", "--category", "parts", "--no-store", "--json"
+    ).json["inspections"]
+    assert unstored[0]["raw_score"] == pytest.approx(judged["raw_score"], rel=1e-4)
+    assert value(
+        trained,
+        "SELECT raw_score FROM defect.inspections WHERE image_id = %s",
+        first["inspections"][0]["image_id"],
+    ) == pytest.approx(first["inspections"][0]["raw_score"])
+
+
+def test_a_stored_image_whose_file_has_changed_is_not_judged_as_it(
+    cli: Cli, trained: Database, own_files: Path
+) -> None:
+    shutil.copy(own_files / "test/stain/000.png", own_files / "test/good/000.png")
+    before = contents(trained)
+    result = cli(trained, "inspect", "--category", "parts", "--split", "test", "--json")
+    assert result.code == 1
+    assert len(result.json["inspections"]) == 12
+    [failed] = result.json["failed"]
+    assert failed["path"] == str(own_files / "test/good/000.png")
+    assert "--category parts --accept-changes" in failed["reason"]
+    assert contents(trained) == before
+
+
+def test_a_mask_of_another_size_is_told_of_and_left_out_of_the_picture(
+    cli: Cli, trained: Database, own_files: Path, tmp_path: Path
+) -> None:
+    Image.new("L", (7, 5)).save(own_files / "ground_truth/chip/000_mask.png")
+    maps = tmp_path / "maps"
+    result = cli(
+        trained,
+        "inspect",
+        own_files / "test/chip",
+        "--category",
+        "parts",
+        "--save-maps",
+        maps,
+        "--json",
+    )
+    assert result.code == 1
+    assert len(result.json["inspections"]) == len(list(maps.iterdir())) == 3
+    assert "000_mask.png' has 5 rows and 7 columns" in result.err
 
 
 def test_inspect_draws_anomaly_maps_with_the_ground_truth_where_it_is_known(

@@ -270,9 +270,23 @@ def test_another_place_for_the_same_images_and_lost_files_are_told(
 ) -> None:
     other = cli(trained, "simulate", "parts", "--count", 2, "--output", tmp_path / "other")
     assert f"are in {str(drawn)!r} already" in other.error
-    next((drawn / "spot").glob("*.png")).unlink()
+    before = contents(trained)
+    image = next((drawn / "spot").glob("*.png"))
+    content = image.read_bytes()
+    image.write_bytes(content + b"\0")
+    altered = cli(trained, "simulate", "parts", "--count", 12)
+    assert "files are gone or altered" in altered.error
+    image.write_bytes(content)
+    mask = value(
+        trained, "SELECT mask_path FROM pgdefect.image WHERE path = %s", f"spot/{image.name}"
+    )
+    (drawn / mask).unlink()
+    assert "files are gone or altered" in cli(trained, "simulate", "parts", "--count", 12).error
+    image.unlink()
     gone = cli(trained, "simulate", "parts", "--count", 12)
     assert "their files are gone" in gone.error
+    assert "pgdefect simulate parts --remove" in gone.error
+    assert contents(trained) == before
 
 
 def test_images_too_small_for_a_defect_are_told(

@@ -94,6 +94,8 @@ def test_judging_again_can_be_left_for_later(trained: Database, good: Cli) -> No
         (("--f1-max", "--split", "production"), "--split production"),
         (("--f1-max", "--simulated"), "pgdefect simulate parts"),
         (("--f1-max", "--split", "simulated"), "--simulated"),
+        (("--split", "tset"), "--split is train, test or production, not 'tset'"),
+        (("--set", "0.1", "--split", "tset"), "--split is train, test or production, not 'tset'"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from pgdefect import thresholds
 from pgdefect.db import thresholds as stored
 from pgdefect.db.engine import Database
+from pgdefect.db.evaluations import images_learned
 from pgdefect.errors import NotFound, UnknownCategory, UsageError
 from pgdefect.pipeline.threshold import change_threshold, show_threshold
 from pgdefect.vision.scoring import normalized_score
@@ -48,6 +49,11 @@ class Line:
         with psycopg.connect(self.database.url) as connection:
             row = connection.execute(query, parameters).fetchone()
         return None if row is None else row[0] if len(row) == 1 else row
+
+    def forget_where_vectors_came_from(self) -> None:
+        """As of a bank that was made elsewhere."""
+        with self.database.begin() as connection:
+            connection.execute(text("UPDATE pgdefect.memory_bank_patch SET image_id = 0"))
 
     def rows(self, query: str, *parameters: Any) -> list[Any]:
         with psycopg.connect(self.database.url) as connection:
@@ -188,11 +194,56 @@ def test_only_labelled_images_count_that_the_detector_has_not_learned_from(line:
         assert len(stored.labelled_scores(connection, line.detector, "train").normal) == 0
     for image, score in ((line.learned[0], 0.0), (line.held_out[0], 0.4)):
         line.inspect(image, score)
-    rows = line.rows("SELECT image_id FROM pgdefect.labelled_scores(%s)", line.detector)
-    assert [row[0] for row in rows] == [*kept, *held]
+    statement = "SELECT image_id FROM pgdefect.labelled_scores(%s, %s)"
+    # Of a bank made here all training images are learned, those that set the threshold, too.
+    assert [row[0] for row in line.rows(statement, line.detector, "test")] == kept
+    assert line.rows(statement, line.detector, "train") == []
+    assert len(line.rows(statement, line.detector, "production")) == 1
+    line.forget_where_vectors_came_from()
+    assert [row[0] for row in line.rows(statement, line.detector, "test")] == [*kept, *held]
+    assert line.rows(statement, line.detector, "train") == [(line.held_out[0],)]
+    assert len(line.rows(statement, line.detector, "production")) == 1
+
+
+def test_python_is_told_the_same_of_what_was_learned(line: Line) -> None:
     with line.database.connect() as connection:
-        assert stored.labelled_scores(connection, line.detector, "train").normal.tolist() == [0.4]
-        assert stored.labelled_scores(connection, line.detector, "production").normal.size == 1
+        everything = {*line.learned, *line.held_out}
+        assert images_learned(connection, line.detector) == (everything, set())
+    # Moved to another split, retired after the training, reviewed: learned all the same.
+    with line.database.begin() as connection:
+        for statement in (
+            "UPDATE pgdefect.image SET split = 'test' WHERE id = :a",
+            "UPDATE pgdefect.image SET retired_at = clock_timestamp() WHERE id = :b",
+            "UPDATE pgdefect.image SET reviewed_label = 'anomalous' WHERE id = :c",
+        ):
+            connection.execute(text(statement), dict(zip("abc", line.learned, strict=False)))
+    line.inspect(line.learned[0], 0.01)
+    [new] = add_images(line.database, "parts", 1, path=lambda n: "new.png")
+    with line.database.connect() as connection:
+        assert images_learned(connection, line.detector) == ({*everything, new}, set())
+        assert len(stored.labelled_scores(connection, line.detector, "test").normal) == 0
+    line.forget_where_vectors_came_from()
+    with line.database.connect() as connection:
+        learned, calibration = images_learned(connection, line.detector)
+    assert calibration == set(line.held_out)
+    assert learned == {new, *line.learned[1:]}
+
+
+def test_a_detector_names_the_images_a_network_learned_from(line: Line) -> None:
+    line.forget_where_vectors_came_from()
+    others = add_images(line.database, "parts", 3, split="test", path=lambda n: f"moved/{n}.png")
+    with line.database.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE pgdefect.detector SET settings = settings || "
+                "jsonb_build_object('training_images', CAST(:ids AS bigint[])) WHERE id = :d"
+            ),
+            {"ids": others[:2], "d": line.detector},
+        )
+    with line.database.connect() as connection:
+        learned, calibration = images_learned(connection, line.detector)
+    assert learned == {*line.learned, *others[:2]}
+    assert calibration == set(line.held_out)
 
 
 def test_an_image_of_the_bank_is_learned_though_it_set_the_threshold(line: Line) -> None:
@@ -202,6 +253,7 @@ def test_an_image_of_the_bank_is_learned_though_it_set_the_threshold(line: Line)
     line.inspected(
         "drawn", [0.3], label="anomalous", split="simulated", simulation={"source_image_id": image}
     )
+    line.forget_where_vectors_came_from()
     statement = "SELECT count(*) FROM pgdefect.labelled_scores(%s, %s)"
     assert line.value(statement, line.detector, "train") == 1
     with line.database.begin() as connection:
@@ -214,6 +266,27 @@ def test_an_image_of_the_bank_is_learned_though_it_set_the_threshold(line: Line)
         )
     assert line.value(statement, line.detector, "train") == 0
     assert line.value(statement, line.detector, "simulated") == 1
+
+
+def test_a_simulated_defect_is_judged_by_its_own_source_whatever_its_group(line: Line) -> None:
+    """It has its source's group, of which other images are in the bank."""
+    with line.database.begin() as connection:
+        connection.execute(text("UPDATE pgdefect.image SET group_name = 'A'"))
+    for name, source in (("held out", line.held_out[0]), ("learned", line.learned[0])):
+        line.inspected(
+            name,
+            [0.3],
+            label="anomalous",
+            split="simulated",
+            group_name="A",
+            simulation={"source_image_id": source},
+        )
+    rows = line.rows(
+        "SELECT i.path FROM pgdefect.labelled_scores(%s, 'simulated') s "
+        "JOIN pgdefect.image i ON i.id = s.image_id",
+        line.detector,
+    )
+    assert rows == [("held out/0.png",)]
 
 
 def test_the_newest_score_counts_once(line: Line) -> None:
@@ -427,6 +500,27 @@ def test_judging_an_older_detector_again_does_not_overrule_a_newer_look(line: Li
     assert line.value(
         "SELECT detector_id, raw_score FROM defect.images WHERE image_id = %s", image
     ) == (second, 0.9)
+
+
+def test_what_a_defect_probably_is_goes_along_where_there_still_is_one(line: Line) -> None:
+    line.inspected("unlabelled", [0.6, 0.9], label=None)
+    line.inspected("anomalous", [0.6])
+    with line.database.begin() as connection:
+        connection.execute(
+            text("UPDATE pgdefect.inspection SET vote = '{\"k\": 1}', probable_defect_type = 'x'")
+        )
+    line.value("SELECT defect.set_threshold('parts', 0.7)")
+    assert line.value("SELECT defect.rejudge(%s)", line.detector) == 3
+    found = line.rows(
+        "SELECT DISTINCT ON (s.image_id) i.label, is_anomalous, vote, probable_defect_type "
+        "FROM pgdefect.inspection s JOIN pgdefect.image i ON i.id = s.image_id "
+        "ORDER BY s.image_id, s.created_at DESC"
+    )
+    assert found == [
+        (None, False, None, None),
+        (None, True, {"k": 1}, "x"),
+        ("anomalous", False, {"k": 1}, "x"),
+    ]
 
 
 def test_rejudge_refuses_an_unknown_detector(line: Line) -> None:

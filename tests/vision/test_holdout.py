@@ -28,11 +28,9 @@ from pgdefect.vision.image import load_image
 from pgdefect.vision.transform import apply_transform
 
 
-def an_image(number: int, group: str | None) -> StoredImage:
-    path = f"{number}.png"
-    return StoredImage(
-        number, "c", path, path, "train", "normal", None, group, None, "0" * 64, 1, 1
-    )
+def an_image(number: int, group: str | None, content: int | None = None) -> StoredImage:
+    path, content = f"{number}.png", f"{number if content is None else content:064x}"
+    return StoredImage(number, "c", path, path, "train", "normal", None, group, None, content, 1, 1)
 
 
 @given(
@@ -56,6 +54,34 @@ def test_holdout_never_splits_a_group(groups: list[str | None], fraction: float,
     if not any(groups):
         wanted = min(len(images) - 1, max(1, round(fraction * len(images))))
         assert len(held_out) == wanted
+
+
+@given(
+    images=st.lists(
+        st.tuples(st.none() | st.sampled_from("abc"), st.integers(0, 9)), min_size=2, max_size=30
+    ),
+    seed=st.integers(0, 5),
+)
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_copies_of_a_file_are_held_out_together_and_their_groups_with_them(
+    images: list[tuple[str | None, int]], seed: int
+) -> None:
+    made = [an_image(n, group, content) for n, (group, content) in enumerate(images)]
+    try:
+        kept, held_out = split_holdout(made, 0.3, seed)
+    except TooFewImages:
+        # All hang together: by groups and contents one reaches each from the first.
+        reached, more = set[int](), {0}
+        while more - reached:
+            reached |= more
+            more = {
+                n for n, i in enumerate(made) for m in reached
+                if i.sha256 == made[m].sha256 or (i.group and i.group == made[m].group)
+            }  # fmt: skip
+        assert reached == set(range(len(made)))
+        return
+    assert not {i.sha256 for i in kept} & {i.sha256 for i in held_out}
+    assert not {i.group for i in kept if i.group} & {i.group for i in held_out if i.group}
 
 
 def test_group_named_like_an_image_is_no_image() -> None:

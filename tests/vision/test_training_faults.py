@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from sqlalchemy import text
 from pgdefect.config import Settings
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database
-from pgdefect.db.queries import images_of
+from pgdefect.db.queries import image_embeddings_of, images_of
 from pgdefect.errors import (
     MissingExtra,
     TooFewImages,
@@ -119,6 +120,38 @@ def test_what_there_is_not_is_refused_naming_what_there_is(
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         TrainOptions(**options)
+
+
+def test_a_file_that_is_not_what_was_ingested_is_not_learned_from(
+    cells: Database, settings: Settings, tmp_path: Path
+) -> None:
+    """Neither for the bank nor for an image embedding."""
+    images = images_of(cells, "cells")
+    root = images[0].path.removesuffix(images[0].relative_path)
+    for image in images:
+        (tmp_path / image.relative_path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image.path, tmp_path / image.relative_path)
+    with cells.begin() as connection:
+        connection.execute(
+            text("UPDATE pgdefect.image_root SET path = :new WHERE path = :old"),
+            {"new": str(tmp_path), "old": root.rstrip("/")},
+        )
+    learned, defective = (
+        next(i for i in images if (i.split, i.label) == kind)
+        for kind in (("train", "normal"), ("test", "anomalous"))
+    )
+    shutil.copy(tmp_path / defective.relative_path, tmp_path / learned.relative_path)
+    (tmp_path / defective.relative_path).write_bytes(
+        (tmp_path / images[-1].relative_path).read_bytes() + b"\0"
+    )
+    report = train(cells, settings, "cells", replace(TINY, image_size=(96, 96)))
+    assert sorted(path for path, _ in report.failed) == sorted(
+        str(tmp_path / image.relative_path) for image in (learned, defective)
+    )
+    assert all("has changed since it was ingested" in reason for _, reason in report.failed)
+    assert learned.id not in bank_rows(cells, active_detector(cells, "cells"))[1]
+    embedded = image_embeddings_of(cells, report.extractor_id, [learned.id, defective.id])
+    assert embedded == {}
 
 
 @pytest.mark.parametrize("module", ["anomalib", "torch", "timm"])

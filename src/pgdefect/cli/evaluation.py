@@ -15,6 +15,7 @@ from pgdefect.errors import DatasetError, UsageError
 if TYPE_CHECKING:
     from pgdefect.db.engine import Database
     from pgdefect.pipeline.evaluate import Evaluation
+    from pgdefect.types import DetectorKind
 
 FIGURES = {
     "image_auroc": "image AUROC",
@@ -90,12 +91,13 @@ def evaluate(
     if retrieval:
         from pgdefect.cli.retrieval import evaluate_retrieval
 
-        names = _names(current(context).database, categories, all_categories)
+        names = _names(current(context).database, categories, all_categories, None)
         evaluate_retrieval(context, names, split, without_groups, json)
         return
     from pgdefect.pipeline.evaluate import EvaluateOptions, mean_figures
     from pgdefect.pipeline.evaluate import evaluate as use_case
     from pgdefect.pipeline.evaluation_files import write_maps, write_plots, write_results
+    from pgdefect.pipeline.files import folder_name
     from pgdefect.pipeline.pictures import writable_folder
 
     if split not in ("train", "test", "production", "simulated"):
@@ -112,12 +114,13 @@ def evaluate(
         seed=seed,
     )
     database = current(context).database
-    names = _names(database, categories, all_categories)
+    names = _names(database, categories, all_categories, options.kind)
     for folder in (output, save_maps):
         if folder is not None:
             writable_folder(folder)
     evaluations: list[Evaluation] = []
     failed: list[tuple[str, str]] = []
+    skipped: list[str] = []
     with progress_bars() as progress:
         for name in names:
             try:
@@ -127,16 +130,18 @@ def evaluate(
             except DatasetError as error:
                 if not all_categories:
                     raise
-                failed.append((name, str(error)))
+                skipped.append(f"{name} was not evaluated: {error}")
                 continue
             evaluations.append(report)
             failed += report.failed
-            for folder, write in ((output, write_plots), (save_maps, write_maps)):
-                if folder is not None:
-                    writable_folder(folder / name)
-                    write(report, folder / name)
         if output is not None and evaluations:
             write_results(evaluations, output)
+        for report in evaluations:
+            for folder, write in ((output, write_plots), (save_maps, write_maps)):
+                if folder is not None:
+                    place = folder / folder_name(report.category)
+                    writable_folder(place)
+                    write(report, place)
     means = mean_figures(evaluations) if len(evaluations) > 1 else None
     if json:
         print_json(
@@ -154,7 +159,11 @@ def evaluate(
     for folder, what in ((output, "tables and plots"), (save_maps, "anomaly maps")):
         if folder is not None:
             note(f"{what} are in {folder}")
+    for line in skipped:
+        note(line)
     failures(failed)
+    if skipped:
+        raise typer.Exit(1)
 
 
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -180,9 +189,12 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _names(database: Database, categories: list[str] | None, every: bool) -> list[str]:
+def _names(
+    database: Database, categories: list[str] | None, every: bool, kind: DetectorKind | None
+) -> list[str]:
+    """The categories named, or all with an active detector, of the kind if one is asked for."""
     from pgdefect.db.catalog import category_id
-    from pgdefect.db.summaries import list_categories
+    from pgdefect.db.summaries import list_categories, list_detectors
 
     if every == bool(categories):
         raise UsageError("name the categories to evaluate, or take all with --all")
@@ -191,10 +203,13 @@ def _names(database: Database, categories: list[str] | None, every: bool) -> lis
             for name in categories:  # a slip in the last name shows before the first is begun
                 category_id(connection, name)
         return list(dict.fromkeys(categories))
-    names = [c.name for c in list_categories(database) if c.retired_at is None and c.detector_id]
+    active = {d.category for d in list_detectors(database) if d.active and kind in (None, d.kind)}
+    found = [c.name for c in list_categories(database) if c.retired_at is None]
+    names = [name for name in dict.fromkeys(found) if name in active]
     if not names:
-        raise UsageError("no category has an active detector; train one with: pgdefect train NAME")
-    return list(dict.fromkeys(names))
+        which = f"active {kind} detector" if kind else "active detector"
+        raise UsageError(f"no category has an {which}; train one with: pgdefect train NAME")
+    return names
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -99,8 +99,9 @@ def inspect(
             kind=kind_of(model),
             progress=progress,
         )
+        unread = []
         if save_maps is not None:
-            save(report.inspections, report.preprocessing, save_maps, progress)
+            unread = save(report.inspections, report.preprocessing, save_maps, progress)
     if json:
         print_json(
             {
@@ -139,7 +140,7 @@ def inspect(
             note(f"anomaly maps are in {save_maps}")
     for problem in report.problems:
         note(problem)
-    failures(report.failed)
+    failures([*report.failed, *unread])
 
 
 def kind_of(model: str | None) -> DetectorKind | None:

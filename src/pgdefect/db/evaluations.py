@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert, text
+from sqlalchemy import Connection, insert, text
 
 from pgdefect.db.detectors import store_metrics
 from pgdefect.db.engine import Database, driver
@@ -58,28 +58,15 @@ def stored_scores(
         }
 
 
-def images_learned(database: Database, detector_id: int) -> tuple[set[int], set[int]]:
-    """Ids of the images a detector has learned from, and of others its threshold came from.
-
-    A network names its images by its settings, a memory bank by its vectors. An image that set
-    the threshold was compared with a bank's other parts alone: it counts as learned, whether or
-    not the coreset took anything of it.
-    """
-    with database.connect() as connection:
-        learned_by_network, in_bank, held_out = (
-            set(connection.scalars(text(statement), {"detector": detector_id}))
-            for statement in (
-                "SELECT t.id::bigint FROM pgdefect.detector d, "
-                "jsonb_array_elements_text(d.settings->'training_images') t(id) "
-                "WHERE d.id = :detector",
-                "SELECT DISTINCT image_id FROM pgdefect.memory_bank_patch "
-                "WHERE bank_id = :detector AND image_id <> 0",
-                "SELECT image_id FROM pgdefect.holdout_score WHERE detector_id = :detector",
-            )
-        )
-    if in_bank:
-        return in_bank | held_out, set()
-    return learned_by_network, held_out
+def images_learned(connection: Connection, detector_id: int) -> tuple[set[int], set[int]]:
+    """Ids of the images a detector has learned from, and of others that set its threshold."""
+    sides: tuple[set[int], set[int]] = (set(), set())
+    for image_id, learned in connection.execute(
+        text("SELECT image_id, learned FROM pgdefect.images_learned(:detector)"),
+        {"detector": detector_id},
+    ):
+        sides[not learned].add(image_id)
+    return sides
 
 
 def store_evaluation(

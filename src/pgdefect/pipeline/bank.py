@@ -59,19 +59,15 @@ precision@10 came out at 0.73 or 0.75, depending on which."""
 def split_holdout(
     images: Sequence[StoredImage], fraction: float, seed: int
 ) -> tuple[list[StoredImage], list[StoredImage]]:
-    """Put about `fraction` of the images aside; a group is never split.
+    """Put about `fraction` of the images aside; a group is never split, nor are copies of a file.
 
-    Both parts have at least one image. Raises TooFewImages where all share one group.
+    Both sides have at least one image. Raises TooFewImages where all belong together.
     """
-    groups: dict[str, list[StoredImage]] = {}
-    for image in images:
-        # By what the images are called, so that another database makes the same choice.
-        name = f"g{image.group}" if image.group else f"i{image.relative_path} {image.sha256}"
-        groups.setdefault(name, []).append(image)
+    groups = _parts(images)
     if len(groups) < 2:
         raise TooFewImages(
-            f"all {len(images)} training images belong to one group (part), so that none can be "
-            "held out for the threshold; add images of other parts"
+            f"all {len(images)} training images belong to one group (part) or are copies of one "
+            "file, so that none can be held out for the threshold; add images of other parts"
         )
     names = sorted(groups)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -86,6 +82,29 @@ def split_holdout(
     kept = [image for name in names if name not in held for image in groups[name]]
     out = [image for name in names if name in held for image in groups[name]]
     return sorted(kept, key=lambda i: i.id), sorted(out, key=lambda i: i.id)
+
+
+def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
+    """Images that belong together, by name: a group's, and with it those of copies of its files.
+
+    By what the images are called, so that another database makes the same choice.
+    """
+    names = [f"g{i.group}" if i.group else f"i{i.relative_path} {i.sha256}" for i in images]
+    part = {name: name for name in names}
+
+    def first(name: str) -> str:
+        while part[name] != name:
+            name = part[name]
+        return name
+
+    holding: dict[str, str] = {}
+    for name, image in zip(names, images, strict=True):
+        one, other = sorted((first(name), first(holding.setdefault(image.sha256, name))))
+        part[other] = one
+    groups: dict[str, list[StoredImage]] = {}
+    for name, image in zip(names, images, strict=True):
+        groups.setdefault(first(name), []).append(image)
+    return groups
 
 
 def images_to_score(images: Sequence[StoredImage], holdout: float, seed: int) -> set[int]:

@@ -18,6 +18,7 @@ from pgdefect.db.engine import Database
 from pgdefect.db.simulations import add_simulated
 from pgdefect.errors import Conflict, DatasetError, ImageError, UsageError
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.stored_files import changed
 from pgdefect.threads import num_cpus
 from pgdefect.types import StoredImage
 from pgdefect.vision.image import load_image, probe_image, read_image
@@ -174,7 +175,7 @@ def _draw_one(
         try:
             file, pixels = read_image(source.path)
             if file.sha256 != source.sha256:
-                raise ImageError(f"{source.path!r} has changed since it was ingested")
+                raise changed(source)
             drawn = simulate_defect(
                 pixels,
                 recipe.kind,

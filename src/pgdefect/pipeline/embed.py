@@ -18,6 +18,7 @@ from pgdefect.errors import ImageError
 from pgdefect.pipeline.defects import DefectFinder
 from pgdefect.pipeline.inspector import Inspector, Judged
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.stored_files import only_unchanged
 from pgdefect.pipeline.train import by_input_size, embed_images
 from pgdefect.types import Detector, StoredImage
 
@@ -93,7 +94,7 @@ def embed_defects(
         failed.append((todo[index].path, str(error)))
 
     made = 0
-    for batch in inspector.judge([image.path for image in todo], on_error):
+    for batch in inspector.judge([image.path for image in todo], on_error, only_unchanged(todo)):
         ids = [todo[index].id for index, _ in batch]
         database.transact(partial(_store, finder, detector, ids, [judged for _, judged in batch]))
         made += len(ids)

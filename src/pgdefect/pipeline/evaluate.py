@@ -41,6 +41,7 @@ from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.leaks import Leak, LookAlike, find_leaks, find_look_alikes
 from pgdefect.pipeline.patch_search import SearchKind
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.stored_files import changed
 from pgdefect.types import Detector, DetectorKind, StoredImage
 from pgdefect.vision.preprocess import Preprocessing
 
@@ -137,7 +138,7 @@ def evaluate(
     detector = active_detector(database, category, options.kind)
     labelled = [i for i in images_of(database, category, split=options.split) if i.label]
     notes: list[str] = []
-    training, calibration = _learned(database, detector, category)
+    training, calibration = _learned(database, detector)
     leaks = find_leaks(labelled, calibration, training, options.split)
     leaking = {id_ for leak in leaks if leak.sides[0] == options.split for id_ in leak.image_ids}
     kept = [i for i in labelled if not (options.drop_leaks and i.id in leaking)]
@@ -235,22 +236,13 @@ def mean_figures(
     return means, intervals_of(replicates)
 
 
-def _learned(
-    database: Database, detector: Detector, category: str
-) -> tuple[list[StoredImage], list[StoredImage]]:
-    """The images that a detector has seen in training, and others that set its threshold."""
-    bank, held_out = images_learned(database, detector.id)
+def _learned(database: Database, detector: Detector) -> tuple[list[StoredImage], list[StoredImage]]:
+    """The images that a detector has learned from, and others that set its threshold."""
     with database.connect() as connection:
-        learned = stored_images(connection, sorted(bank | held_out))
-    # Few images give nothing to the coreset, but any training image can have been seen.
-    train = {
-        image.id: image
-        for image in images_of(database, category, split="train", label="normal")
-        if image.id not in held_out
-    }
-    train |= {id_: learned[id_] for id_ in bank if id_ in learned}
-    calibration = [learned[id_] for id_ in sorted(held_out) if id_ in learned]
-    return list(train.values()), calibration
+        sides = images_learned(connection, detector.id)
+        images = stored_images(connection, sorted(sides[0] | sides[1]))
+    learned, calibration = ([images[id_] for id_ in sorted(ids) if id_ in images] for ids in sides)
+    return learned, calibration
 
 
 def _require_both(
@@ -265,6 +257,12 @@ def _require_both(
     normal = len(images) - anomalous
     if normal and anomalous:
         return
+    if split == "simulated":
+        raise DatasetError(
+            "simulated images are all anomalous, and evaluating needs normal ones beside them. "
+            f"How many are found tells: pgdefect simulate {category}; what thresholds do to them: "
+            f"pgdefect threshold {category} --simulated"
+        )
     less = f", {dropped} that leak left out" if dropped else ""
     less += f", {len(failed)} that cannot be used left out, first: {failed[0][1]}" if failed else ""
     raise DatasetError(
@@ -275,7 +273,7 @@ def _require_both(
 
 
 def _unchanged(images: Sequence[StoredImage], failed: list[tuple[str, str]]) -> list[StoredImage]:
-    """The images whose files are what was ingested; each file once."""
+    """The images whose files are what was stored; each file once."""
     seen: dict[str, StoredImage] = {}
     for image in images:
         if image.path in seen:
@@ -288,13 +286,7 @@ def _unchanged(images: Sequence[StoredImage], failed: list[tuple[str, str]]) -> 
             failed.append((image.path, f"{image.path!r} cannot be read: {reason}"))
             continue
         if digest != image.sha256:
-            failed.append(
-                (
-                    image.path,
-                    f"{image.path!r} has changed since it was ingested; take it over with: "
-                    f"pgdefect ingest PATH --category {image.category} --accept-changes",
-                )
-            )
+            failed.append((image.path, str(changed(image))))
             continue
         seen[image.path] = image
     return list(seen.values())

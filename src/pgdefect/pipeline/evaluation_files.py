@@ -16,11 +16,11 @@ from pgdefect.db.evaluations import HEADLINES
 from pgdefect.errors import ImageError, UsageError
 from pgdefect.pipeline.evaluate import Evaluation, mean_figures
 from pgdefect.pipeline.figures import Judgement
-from pgdefect.pipeline.pictures import save_picture, unique_names
+from pgdefect.pipeline.pictures import ground_truth, save_picture, unique_names
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.types import Float32
 from pgdefect.vision.contact_sheet import inspection_panel
-from pgdefect.vision.image import load_image, load_mask
+from pgdefect.vision.image import load_image
 from pgdefect.vision.miss_sheet import COLUMNS, Miss, MissSection, miss_sheet
 from pgdefect.vision.plots import precision_recall_plot, roc_plot, score_histogram
 from pgdefect.vision.region import region_box, worst_region
@@ -264,13 +264,11 @@ def _laid_over(
     region = worst_region(
         scores.distances, scores.worst_row, scores.worst_col, evaluation.threshold
     )
-    mask = None
-    if judgement.mask_path is not None and os.path.exists(judgement.mask_path):
-        mask = load_mask(judgement.mask_path, (height, width))
     return (
         evaluation.preprocessing.map_to_original(scores.distances, (height, width)),
         region_box(region, evaluation.preprocessing, (height, width)),
-        mask,
+        # One that cannot be read is among the evaluation's failures already.
+        ground_truth(judgement.mask_path, (height, width), []),
     )
 
 

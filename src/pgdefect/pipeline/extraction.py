@@ -14,6 +14,7 @@ from pgdefect.db.engine import Database
 from pgdefect.errors import ImageError
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.progress import Progress
+from pgdefect.pipeline.stored_files import only_unchanged
 from pgdefect.threads import num_cpus
 from pgdefect.types import Float32, StoredImage
 from pgdefect.vision import patchcore
@@ -134,6 +135,7 @@ def extract_patches(
             options.batch_size,
             num_threads=2,
             on_error=on_error,
+            accept=only_unchanged(images[first:]),
         )
         patchcore.run_engine(embedder, stream, consume, device=options.device)
     result.failed += [(path, reason) for _, path, reason in unreadable]

@@ -1,16 +1,18 @@
-"""Files a user names: paths, folders, patterns."""
+"""Files a user names (paths, folders, patterns), and folders named after categories."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pgdefect.errors import DatasetError
 from pgdefect.vision.dataset import scan
 
-__all__ = ["list_images"]
+__all__ = ["folder_name", "list_images"]
 
 
 def list_images(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
@@ -36,3 +38,16 @@ def list_images(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
         else:
             raise DatasetError(f"{str(path)!r} does not exist. Check the path.")
     return list(found), problems
+
+
+def folder_name(category: str) -> str:
+    """A folder for what is written of a category, of one level; its own name where that serves.
+
+    Else what it lost is told apart by a digest: names of categories may hold any character.
+    """
+    plain = re.sub(r"[^\w .-]", "_", category)
+    while len(os.fsencode(plain)) > 100 or plain[:1] in (".", " "):
+        plain = plain[1:] if plain[:1] in (".", " ") else plain[:-1]
+    if plain == category:
+        return plain
+    return f"{plain}-{hashlib.sha256(category.encode()).hexdigest()[:8]}"

@@ -18,7 +18,7 @@ from pgdefect.db.extractors import find_extractor, load_extractor, store_extract
 from pgdefect.db.queries import images_of
 from pgdefect.db.roles import require_owner
 from pgdefect.distance import L2, index_expression
-from pgdefect.errors import ImageError, TooFewImages, UsageError, WeightsError
+from pgdefect.errors import TooFewImages, UsageError, WeightsError
 from pgdefect.pipeline.bank import (
     CALIBRATION_IMAGES,
     CalibrationWindow,
@@ -28,6 +28,7 @@ from pgdefect.pipeline.bank import (
 from pgdefect.pipeline.bank_files import BankFile, BankOptions, open_bank
 from pgdefect.pipeline.patch_search import BankSearch, score_image
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.stored_files import image_batches
 from pgdefect.pipeline.train import MIN_IMAGES, embed_images
 from pgdefect.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.types import (
@@ -40,7 +41,6 @@ from pgdefect.types import (
     Threshold,
 )
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor
-from pgdefect.vision.preprocess import batches
 from pgdefect.vision.training import library_versions
 
 SAME_PATCH = 1e-4
@@ -219,13 +219,7 @@ def _score(
     rng = np.random.default_rng(0)
     norm = float(np.sqrt(np.einsum("nd,nd->n", search.vectors, search.vectors).mean()))
 
-    def on_error(index: int, error: ImageError) -> None:
-        failed.append((images[index].path, str(error)))
-
-    paths = [image.path for image in images]
-    for batch in batches(
-        paths, extractor.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error
-    ):
+    for batch in image_batches(images, extractor.preprocessing, BATCH_SIZE, failed):
         for index, patches in zip(batch.indices, extractor(batch.inputs), strict=True):
             image = images[index]
             vectors = patches.reshape(-1, patches.shape[-1])

@@ -28,6 +28,7 @@ from pgdefect.pipeline.files import list_images
 from pgdefect.pipeline.inspector import Inspector, Judged
 from pgdefect.pipeline.patch_search import SearchKind
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.stored_files import changed, only_unchanged
 from pgdefect.types import Defect, Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.vision.image import ImageFile
 from pgdefect.vision.preprocess import Preprocessing
@@ -75,8 +76,10 @@ def inspect(
     stages.
 
     Files that are new to the category are recorded as production images. An image judged
-    before by this detector under this threshold keeps its one inspection, renewed. Stored
-    batch by batch: interrupted, what was judged is kept, and a second run completes it.
+    before by this detector under this threshold keeps its one inspection, renewed. A file that
+    holds something else than what was recorded of it fails, so that one photograph's verdict
+    never stands for another's. Stored batch by batch: interrupted, what was judged is kept, and
+    a second run completes it.
 
     Raises:
         UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
@@ -104,7 +107,9 @@ def inspect(
         log.failure("unreadable", category=category, path=failed[-1][0], reason=failed[-1][1])
 
     inspections: list[tuple[int, Inspection]] = []
-    for batch in inspector.judge([files[n] for n in order], on_error):
+    ordered = [files[n] for n in order]
+    accept = only_unchanged([known[path] for path in ordered]) if known else None
+    for batch in inspector.judge(ordered, on_error, accept):
         judged = [item for _, item in batch]
         began = time.perf_counter()
         results = database.transact(
@@ -112,6 +117,9 @@ def inspect(
         )
         store_ms = 1000 * (time.perf_counter() - began) / len(batch)
         for (index, item), result in zip(batch, results, strict=True):
+            if isinstance(result, ImageError):
+                on_error(index, result)
+                continue
             inspections.append((order[index], result))
             _log(item, result, store_ms)
             on_judged(result)
@@ -136,16 +144,32 @@ def _look_and_store(
     store: bool,
     keep_patches: bool,
     connection: Connection,
-) -> list[Inspection]:
+) -> list[Inspection | ImageError]:
     """What a batch's images are known to be, and where defective ones depart from normal; all of
-    that with the verdicts is stored, if wanted.
+    that with the verdicts is stored, if wanted. An error for a file that cannot be stored.
     """
     if store:
         keep_detector(connection, inspector.detector.id)
     images = _matching(connection, inspector.detector.category, judged, known)
-    if store:
-        images = _record(connection, inspector, judged, images)
-    results = [
+    if not store:
+        return [*_looked_at(connection, finder, judged, images)]
+    recorded = _record(connection, inspector, judged, images)
+    refused = {n: one for n, one in enumerate(recorded) if isinstance(one, ImageError)}
+    ours = [item for n, item in enumerate(judged) if n not in refused]
+    looked = _looked_at(
+        connection, finder, ours, [one for one in recorded if isinstance(one, StoredImage)]
+    )
+    stored = iter(_store(connection, inspector, ours, looked, finder is not None, keep_patches))
+    return [refused.get(n) or next(stored) for n in range(len(judged))]
+
+
+def _looked_at(
+    connection: Connection,
+    finder: DefectFinder | None,
+    judged: Sequence[Judged],
+    images: Sequence[StoredImage | None],
+) -> list[Inspection]:
+    return [
         _with_image(
             item,
             image,
@@ -155,9 +179,6 @@ def _look_and_store(
         )
         for item, image in zip(judged, images, strict=True)
     ]
-    if not store:
-        return results
-    return _store(connection, inspector, judged, results, finder is not None, keep_patches)
 
 
 def _log(judged: Judged, result: Inspection, store_ms: float) -> None:
@@ -290,9 +311,12 @@ def _record(
     inspector: Inspector,
     judged: Sequence[Judged],
     images: Sequence[StoredImage | None],
-) -> list[StoredImage | None]:
-    """Add files that are new as production images, and every image embedding."""
-    result = list(images)
+) -> list[StoredImage | ImageError]:
+    """Add files that are new as production images, and every image embedding.
+
+    An error for a file that is new where another content is recorded under its name.
+    """
+    result: list[StoredImage | ImageError | None] = [*images]
     new: dict[str, list[tuple[int, catalog.NewImage]]] = {}
     for n, (item, image) in enumerate(zip(judged, images, strict=True)):
         if image is None:
@@ -303,19 +327,21 @@ def _record(
         added = [one for _, one in new[folder]]
         image_ids = catalog.add_images(connection, inspector.detector.category_id, root_id, added)
         rows = stored_images(connection, image_ids)
-        for (n, _), image_id in zip(new[folder], image_ids, strict=True):
-            result[n] = rows[image_id]
-    ids = {image.id: n for n, image in enumerate(result) if image is not None}
+        for (n, made), image_id in zip(new[folder], image_ids, strict=True):
+            row = rows[image_id]
+            result[n] = row if row.sha256 == made.sha256 else changed(row)
+    ids = {image.id: n for n, image in enumerate(result) if isinstance(image, StoredImage)}
     if lock_images(connection, ids) != ids.keys():
         # The next attempt finds out what the files are now.
         raise Undone("images were deleted while they were inspected; run the command again")
-    store_image_embeddings(
-        connection,
-        inspector.detector.extractor_id,
-        list(ids),
-        np.stack([judged[n].embedding for n in ids.values()]),
-    )
-    return result
+    if ids:
+        store_image_embeddings(
+            connection,
+            inspector.detector.extractor_id,
+            list(ids),
+            np.stack([judged[n].embedding for n in ids.values()]),
+        )
+    return [one for one in result if one is not None]
 
 
 def _production_image(name: str, file: ImageFile) -> catalog.NewImage:

@@ -168,13 +168,22 @@ class Inspector:
         self,
         paths: Sequence[str],
         on_error: Callable[[int, ImageError], None],
+        accept: Callable[[int, ImageFile], None] | None = None,
     ) -> Iterator[list[tuple[int, Judged]]]:
-        """Verdicts batch by batch, as `(index in paths, judged)`.
+        """Verdicts batch by batch, as `(index in paths, judged)`; on_error and accept are
+        `batches`'.
 
         Extraction of a batch runs while the one before is scored, on as many threads and
         connections as there are processors.
         """
-        stream = batches(paths, self.preprocessing, BATCH_SIZE, num_threads=2, on_error=on_error)
+        stream = batches(
+            paths,
+            self.preprocessing,
+            BATCH_SIZE,
+            num_threads=2,
+            on_error=on_error,
+            accept=accept,
+        )
         with (
             one_blas_thread_each() as num_threads,
             ThreadPoolExecutor(num_threads, "pgdefect-score") as pool,

@@ -15,7 +15,7 @@ from pgdefect.types import Inspection
 from pgdefect.vision.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
 from pgdefect.vision.image import load_image, load_mask
 from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.render import UInt8Array, save_png
+from pgdefect.vision.render import BoolArray, UInt8Array, save_png
 from pgdefect.vision.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
 from pgdefect.vision.simulation_sheet import SimulationTile, simulation_sheet
 
@@ -49,13 +49,32 @@ def save_picture(picture: Image, path: Path) -> Path:
         ) from error
 
 
-def save_map(inspection: Inspection, preprocessing: Preprocessing, path: Path) -> Path:
+def ground_truth(
+    path: str | None, size: tuple[int, int], failed: list[tuple[str, str]]
+) -> BoolArray | None:
+    """The mask to outline in an image of this size `(height, width)`; None where there is none.
+
+    Path and reason of one that does not fit, or cannot be read, go to `failed`.
+    """
+    if path is None or not os.path.exists(path):
+        return None
+    try:
+        return load_mask(path, size)
+    except ImageError as error:
+        failed.append((path, str(error)))
+        return None
+
+
+def save_map(
+    inspection: Inspection,
+    preprocessing: Preprocessing,
+    path: Path,
+    failed: list[tuple[str, str]],
+) -> Path:
     """Write picture, anomaly map and, where known, ground truth side by side."""
     image = load_image(inspection.path)
     height, width, _ = image.shape
-    mask = None
-    if inspection.mask_path is not None and os.path.exists(inspection.mask_path):
-        mask = load_mask(inspection.mask_path, (height, width))
+    mask = ground_truth(inspection.mask_path, (height, width), failed)
     panel = inspection_panel(
         image,
         preprocessing.map_to_original(inspection.scores.distances, (height, width)),
@@ -74,14 +93,16 @@ def save_maps(
     preprocessing: Preprocessing,
     folder: Path,
     progress: Progress = silent,
-) -> list[Path]:
-    """Write one picture per inspection, named after image and folder; returns the paths."""
-    written: list[Path] = []
+) -> list[tuple[str, str]]:
+    """Write one picture per inspection, named after image and folder; returns path and reason of
+    the ground truth that could not be outlined.
+    """
+    failed: list[tuple[str, str]] = []
     names = unique_names([inspection.path for inspection in inspections])
     for done, (inspection, name) in enumerate(zip(inspections, names, strict=True), start=1):
-        written.append(save_map(inspection, preprocessing, folder / f"{name}.png"))
+        save_map(inspection, preprocessing, folder / f"{name}.png", failed)
         progress("maps", done, len(inspections))
-    return written
+    return failed
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:

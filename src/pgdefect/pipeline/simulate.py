@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pgdefect.db.engine import Database
 from pgdefect.db.queries import images_of, stored_images
 from pgdefect.errors import Conflict, DatasetError, UsageError
 from pgdefect.pipeline.draw_defects import Recipe, digest, draw, recipes, remove_empty
+from pgdefect.pipeline.files import folder_name
 from pgdefect.pipeline.inspect import inspect
 from pgdefect.pipeline.progress import Progress, silent
 from pgdefect.types import Detector, DetectorKind, Inspection, StoredImage
@@ -180,10 +179,10 @@ def simulate(
     recorded = {file.path: file for file in rows.simulated_files(database, category)}
     files = [recorded[recipe.path] for recipe in plan]
     paths = [os.path.join(file.root, file.path) for file in files]
-    if missing := [path for path in paths if not os.path.exists(path)]:
+    if lost := [path for path, file in zip(paths, files, strict=True) if not _is_there(file)]:
         raise DatasetError(
-            f"{len(missing)} simulated images are recorded and their files are gone, "
-            f"{missing[0]!r} first. Start anew with: pgdefect simulate {category} --remove --yes"
+            f"{len(lost)} simulated images are recorded and their files are gone or altered, "
+            f"{lost[0]!r} first. Start anew with: pgdefect simulate {category} --remove --yes"
         )
     report = inspect(
         database,
@@ -249,6 +248,14 @@ def remove(database: Database, category: str) -> int:
     return len(gone)
 
 
+def _is_there(file: rows.SimulatedFile) -> bool:
+    """Whether the image is what was drawn, and its mask is there."""
+    root = Path(file.root)
+    return digest(root / file.path) == file.sha256 and (
+        file.mask_path is None or (root / file.mask_path).exists()
+    )
+
+
 def check_kinds(kinds: Sequence[str]) -> list[Kind]:
     """The kinds named, in their own order; all where none is. Raises UsageError."""
     for kind in kinds:
@@ -269,7 +276,7 @@ def _folder(
     roots = roots or {file.root for file in known.values()}
     if output is None and len(roots) == 1:
         return next(iter(roots))
-    default = settings.data_dir / "simulated" / _file_name(category)
+    default = settings.data_dir / "simulated" / folder_name(category)
     folder = os.path.abspath(default if output is None else output)
     elsewhere = {known[r.path].root for r in plan if r.path in known} - {folder}
     if elsewhere:
@@ -278,14 +285,6 @@ def _folder(
             f"another --seed, or start anew with: pgdefect simulate {category} --remove --yes"
         )
     return folder
-
-
-def _file_name(category: str) -> str:
-    """A category's name as a folder's: with what it lost told apart by a digest."""
-    plain = re.sub(r"[^\w-]", "_", category, flags=re.ASCII)[:60]
-    if plain == category:
-        return plain
-    return f"{plain}-{hashlib.sha256(category.encode()).hexdigest()[:8]}"
 
 
 def _sources(database: Database, category: str, detector: Detector) -> list[StoredImage]:

@@ -17,6 +17,8 @@ from pgdefect.types import Threshold
 
 Rule = Literal["false_reject_rate", "f1_max", "zero_escapes", "max_escape_rate", "given"]
 SIMULATED = "simulated"
+HELD_OUT = "held out"
+SPLITS = ("train", "test", "production")
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ def _labelled(
     """Scores of the labelled images to judge by, and in words which they are."""
     if split == SIMULATED:
         raise UsageError("simulated defects are looked at with --simulated, beside a real --split")
+    if split not in SPLITS:
+        raise UsageError(f"--split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}")
     scores = stored.labelled_scores(connection, detector_id, split)
     if not simulated:
         return scores, split
@@ -162,7 +166,7 @@ def _labelled(
     if len(scores.normal):
         return LabelledScores(scores.normal, defects), f"{split} and {SIMULATED}"
     held_out = stored.holdout_scores(connection, detector_id)
-    return LabelledScores(held_out, defects), f"held out and {SIMULATED}"
+    return LabelledScores(held_out, defects), f"{HELD_OUT} and {SIMULATED}"
 
 
 def _choose(
@@ -207,9 +211,12 @@ def _require(category: str, scores: LabelledScores, source: str) -> None:
     for label, found in (("anomalous", scores.anomalous), ("normal", scores.normal)):
         if len(found):
             continue
-        split, remedy = source, f"pgdefect inspect --category {category} --split {source}"
-        if label == "anomalous" and SIMULATED in source:
+        split = source.removesuffix(f" and {SIMULATED}")
+        remedy = f"pgdefect inspect --category {category} --split {split}"
+        if label == "anomalous" and split != source:
             split, remedy = SIMULATED, f"pgdefect simulate {category}"
+        elif split == HELD_OUT:
+            split, remedy = "test", f"pgdefect inspect --category {category} --split test"
         raise UsageError(
             f"this rule needs scores of {label} images, and the detector has inspected no "
             f"{label} image among the {split} images of {category!r} (those it has learned from "

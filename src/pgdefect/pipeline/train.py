@@ -25,7 +25,7 @@ from pgdefect.db.extractors import (
 )
 from pgdefect.db.queries import images_of
 from pgdefect.db.roles import require_owner
-from pgdefect.errors import ImageError, TooFewImages
+from pgdefect.errors import TooFewImages
 from pgdefect.pipeline.bank import (
     build_bank,
     calibration_for,
@@ -36,6 +36,7 @@ from pgdefect.pipeline.bank import (
 from pgdefect.pipeline.extraction import Extracted, extract_patches, spool_key
 from pgdefect.pipeline.options import TrainOptions
 from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.pipeline.stored_files import image_batches
 from pgdefect.pipeline.training_run import TrainingRun
 from pgdefect.types import (
     DefectSpace,
@@ -51,7 +52,7 @@ from pgdefect.vision.deep_layers import export_defect_view
 from pgdefect.vision.ensemble import build_ensemble
 from pgdefect.vision.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patch_spool import PatchSpool
-from pgdefect.vision.preprocess import Batch, Preprocessing, batches
+from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.training import check_device, library_versions
 
 MIN_IMAGES = 5
@@ -179,7 +180,8 @@ def _train(
                     progress=progress,
                 )
         with clock("embed"):
-            others = [image for image in everything if image.id not in extracted.means]
+            unread = dict(extracted.failed)
+            others = [i for i in everything if i.id not in extracted.means and i.path not in unread]
             failed = embed_images(database, extractor, extractor_id, others, progress)
         figures = bank_figures(database, detector_id)
     return TrainReport(
@@ -300,26 +302,6 @@ def _extractor(
 def by_input_size(images: Sequence[StoredImage], preprocessing: Preprocessing) -> list[StoredImage]:
     """The images in an order that fills batches, which hold inputs of one size."""
     return sorted(images, key=lambda i: preprocessing.input_size_of((i.height, i.width)))
-
-
-def image_batches(
-    images: Sequence[StoredImage],
-    preprocessing: Preprocessing,
-    batch_size: int,
-    failed: list[tuple[str, str]],
-) -> Iterator[Batch]:
-    """Prepared images batch by batch; path and reason of those that fail go to `failed`."""
-
-    def on_error(index: int, error: ImageError) -> None:
-        failed.append((images[index].path, str(error)))
-
-    return batches(
-        [image.path for image in images],
-        preprocessing,
-        batch_size,
-        num_threads=2,
-        on_error=on_error,
-    )
 
 
 class Clock:

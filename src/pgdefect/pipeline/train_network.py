@@ -16,7 +16,8 @@ from pgdefect.errors import TooFewImages
 from pgdefect.pipeline.bank import split_holdout
 from pgdefect.pipeline.options import EfficientAdOptions
 from pgdefect.pipeline.progress import Progress, silent
-from pgdefect.pipeline.train import MIN_IMAGES, Clock, embed_images, image_batches, learnable
+from pgdefect.pipeline.stored_files import image_batches
+from pgdefect.pipeline.train import MIN_IMAGES, Clock, embed_images, learnable
 from pgdefect.thresholds import false_reject_rate
 from pgdefect.types import StoredImage
 from pgdefect.vision import efficient_ad

@@ -304,10 +304,12 @@ def batches(
     *,
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
+    accept: Callable[[int, ImageFile], None] | None = None,
 ) -> Iterator[Batch]:
     """Decode and prepare images in threads, at most two batches ahead of the consumer.
 
-    A file that cannot be read is passed to `on_error(index, error)`, in the consumer's
+    A file that cannot be read, or for which `accept(index, file)` raises ImageError (in one of
+    the threads), is passed to `on_error(index, error)`, in the consumer's
     thread and in order, and left out; later images fill its place. A batch is short where
     the network's input changes its size, and at the end. Closing the iterator cancels what has
     not begun. Raises UsageError for counts below 1.
@@ -316,7 +318,7 @@ def batches(
         raise UsageError(
             f"batch_size and num_threads must be at least 1, not {batch_size} and {num_threads}."
         )
-    return _batches(paths, preprocessing, batch_size, num_threads, on_error)
+    return _batches(paths, preprocessing, batch_size, num_threads, on_error, accept)
 
 
 def _batches(
@@ -325,10 +327,13 @@ def _batches(
     batch_size: int,
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
+    accept: Callable[[int, ImageFile], None] | None,
 ) -> Iterator[Batch]:
-    def prepare(path: Path | str) -> tuple[ImageFile, Float32]:
+    def prepare(index: int, path: Path | str) -> tuple[ImageFile, Float32]:
         began = time.perf_counter()
         file, pixels = read_image(path)
+        if accept is not None:
+            accept(index, file)
         prepared = preprocessing.apply(pixels)
         return replace(file, decode_ms=1000 * (time.perf_counter() - began)), prepared
 
@@ -338,7 +343,7 @@ def _batches(
 
     def top_up() -> None:
         for index, path in islice(remaining, BATCHES_AHEAD * batch_size - len(pending)):
-            pending.append((index, pool.submit(prepare, path)))
+            pending.append((index, pool.submit(prepare, index, path)))
 
     try:
         waiting: list[tuple[int, ImageFile, Float32]] = []
