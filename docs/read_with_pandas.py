@@ -28,9 +28,9 @@ print("Images:", len(images), "inspected:", len(judged))
 
 print("\nShare rejected, by category and known defect type:")
 rejected = judged.assign(
-    defect_type=judged["defect_type"].fillna("normal"), rejected=judged["verdict"] == "anomalous"
+    known=judged["defect_type"].fillna(judged["label"]), rejected=judged["verdict"] == "anomalous"
 )
-by_type = rejected.groupby(["category", "defect_type"])["rejected"]
+by_type = rejected.groupby(["category", "known"], dropna=False)["rejected"]
 print(by_type.agg(["size", "mean"]).round(3).to_string())
 
 print("\nNormalized score, by label (0.5 is the threshold):")

@@ -21,7 +21,7 @@ Everything that pgdefect knows can be asked for in SQL: from psql, DBeaver, Meta
 Views and functions are in the schema `defect`, which holds no data of its own; the tables
 behind it are in `pgdefect` ([schema](schema.md)). `pgdefect db psql` opens psql on the
 database, `pgdefect db url` prints its URL for other programs. In psql, `\\dv defect.*` lists
-the views, `\\df defect.*` the functions, and `\\d+` and `\\df+` explain one.
+the views, `\\df defect.*` the functions; `\\d+` and, best after `\\x`, `\\df+` explain one.
 
 Five functions to remember:
 

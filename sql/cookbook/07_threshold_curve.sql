@@ -13,7 +13,7 @@ WITH span AS (
     FROM defect.inspections WHERE detector_id = :bank AND known_label IS NOT NULL
 ), marks AS (
     SELECT low + (high - low) * n / :steps AS threshold, false AS present
-    FROM span, generate_series(0, :steps) n
+    FROM span, generate_series(0, :steps) n WHERE low IS NOT NULL
     UNION ALL
     SELECT threshold, true FROM defect.detectors WHERE detector_id = :bank
 )

@@ -10,7 +10,7 @@ SELECT coalesce((
 ), '(no rejects)') AS category \gset
 \endif
 
-WITH places AS (
+WITH places AS MATERIALIZED (
     SELECT least(7, 8 * (b[2] + b[4] / 2) / i.height) AS y,
            least(15, 16 * (b[1] + b[3] / 2) / i.width) AS x
     FROM defect.images i

@@ -9,9 +9,10 @@ SELECT i.image_id, i.path, round(s.distance::numeric, 4) AS distance,
 FROM (SELECT * FROM defect.images
       WHERE verdict = 'anomalous' AND known_label IS NULL AND retired_at IS NULL
       ORDER BY normalized_score DESC LIMIT :how_many) i
-CROSS JOIN LATERAL (
-    SELECT * FROM defect.similar_images(i.image_id::text, k => 1, category => i.category,
-                                        label => 'anomalous')
-) s
-JOIN defect.images k ON k.image_id = s.image_id
+LEFT JOIN LATERAL (
+    SELECT * FROM defect.similar_images(i.image_id::text, k => 100, category => i.category,
+                                        label => 'anomalous') n
+    WHERE n.image_defect_type IS NOT NULL ORDER BY n.rank LIMIT 1
+) s ON true
+LEFT JOIN defect.images k ON k.image_id = s.image_id
 ORDER BY s.distance;

@@ -2,11 +2,16 @@
 -- out of a total; NULL where the total is 0.
 CREATE OR REPLACE FUNCTION defect.rate_interval(count bigint, total bigint)
 RETURNS double precision[]
-LANGUAGE sql
+LANGUAGE plpgsql
 IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog
 AS $$
-    SELECT CASE WHEN total > 0 THEN ARRAY[
+BEGIN
+    IF count < 0 OR count > total THEN
+        RAISE EXCEPTION '% of % is no share', count, total
+            USING ERRCODE = 'PD400', HINT = 'Name the part first and the total second.';
+    END IF;
+    RETURN CASE WHEN total > 0 THEN ARRAY[
         CASE WHEN count > 0 THEN
             pgdefect.beta_quantile((1 - 0.95::double precision) / 2,
                                    count::integer, (total - count + 1)::integer)
@@ -15,7 +20,8 @@ AS $$
             pgdefect.beta_quantile((1 + 0.95::double precision) / 2,
                                    (count + 1)::integer, (total - count)::integer)
         ELSE 1 END
-    ] END
+    ] END;
+END
 $$;
 
 COMMENT ON FUNCTION defect.rate_interval IS

@@ -24,7 +24,11 @@ BEGIN
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
     ELSIF found IS NULL THEN
         RAISE EXCEPTION 'category % has no active detector', quote_literal(category)
-            USING ERRCODE = 'PD404', HINT = format('Train one with: pgdefect train %s', category);
+            USING ERRCODE = 'PD404',
+                  HINT = format('Train one with: pgdefect train %s', category) || coalesce((
+                      SELECT format(', or take an older one with: pgdefect activate --detector %s', max(d.id))
+                      FROM pgdefect.detector d JOIN pgdefect.category c ON c.id = d.category_id
+                      WHERE c.name = find_detector.category HAVING count(*) > 0), '');
     END IF;
     RETURN found;
 END

@@ -1,7 +1,7 @@
 -- The one stored image that a word names: its id, the end of its path, or the start of
 -- its sha256 (8 characters or more). An image with a simulated defect is meant only where no
--- other is called so.
-CREATE OR REPLACE FUNCTION defect.find_image(image text) RETURNS bigint
+-- other is called so; where several are, one of the category named is, if there is one.
+CREATE OR REPLACE FUNCTION defect.find_image(image text, category text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog
@@ -28,6 +28,12 @@ BEGIN
         WHERE '/' || ltrim(r.path, '/') || '/' || i.path LIKE suffix;
     END IF;
     ids := coalesce(ids, simulated_ids);
+    IF cardinality(ids) > 1 AND category IS NOT NULL THEN
+        ids := coalesce((
+            SELECT array_agg(i.id ORDER BY i.id)
+            FROM pgdefect.image i JOIN pgdefect.category c ON c.id = i.category_id
+            WHERE i.id = ANY (ids) AND c.name = find_image.category), ids);
+    END IF;
     IF ids IS NULL THEN
         RAISE EXCEPTION 'no stored image is called %', quote_literal(image)
             USING ERRCODE = 'PD404',

@@ -59,6 +59,12 @@ DECLARE
     query vector;
     away vector;
 BEGIN
+    IF category IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pgdefect.category c WHERE c.name = similar_images.category
+    ) THEN
+        RAISE EXCEPTION 'there is no category %', quote_literal(category)
+            USING ERRCODE = 'PD404', HINT = 'SELECT category FROM defect.categories lists them.';
+    END IF;
     SELECT e.extractor_id INTO extractor
     FROM pgdefect.image_embedding e
     JOIN pgdefect.image i ON i.id = e.image_id

@@ -12,10 +12,24 @@ CREATE OR REPLACE FUNCTION defect.what_if(
     anomalous_images bigint, escapes bigint, escape_rate double precision,
     escape_interval double precision[]
 )
-LANGUAGE sql
+LANGUAGE plpgsql
 STABLE
+ROWS 1
 SET search_path = pg_catalog
 AS $$
+#variable_conflict use_column
+BEGIN
+    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = bank) THEN
+        RAISE EXCEPTION 'there is no detector %', coalesce(bank::text, 'NULL')
+            USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.detectors lists them.';
+    END IF;
+    IF what_if.threshold IS NULL OR what_if.threshold = 'NaN' THEN
+        RAISE EXCEPTION 'the threshold is a number, not %', coalesce(what_if.threshold::text, 'NULL')
+            USING ERRCODE = 'PD400',
+                  HINT = 'The present one: SELECT threshold FROM defect.banks WHERE category = …';
+    END IF;
+    PERFORM pgdefect.check_split(what_if.split);
+    RETURN QUERY
     SELECT n.normal, n.false_rejects, n.false_rejects::double precision / nullif(n.normal, 0),
            defect.rate_interval(n.false_rejects, n.normal),
            n.anomalous, n.escapes, n.escapes::double precision / nullif(n.anomalous, 0),
@@ -27,8 +41,9 @@ AS $$
                count(*) FILTER (WHERE s.label = 'anomalous') AS anomalous,
                count(*) FILTER (WHERE s.label = 'anomalous'
                                   AND s.raw_score <= what_if.threshold) AS escapes
-        FROM pgdefect.labelled_scores(bank, split) s
-    ) n
+        FROM pgdefect.labelled_scores(bank, what_if.split) s
+    ) n;
+END
 $$;
 
 COMMENT ON FUNCTION defect.what_if IS

@@ -21,9 +21,10 @@ DECLARE
     figure double precision;
 BEGIN
     IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = bank) THEN
-        RAISE EXCEPTION 'there is no detector %', bank
+        RAISE EXCEPTION 'there is no detector %', coalesce(bank::text, 'NULL')
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.detectors lists them.';
     END IF;
+    PERFORM pgdefect.check_split(image_auroc.split);
     WITH scored AS (
         SELECT l.label, l.raw_score
         FROM pgdefect.labelled_scores(bank, image_auroc.split) l

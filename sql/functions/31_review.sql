@@ -51,7 +51,8 @@ BEGIN
     IF review.defect_type IS NOT NULL AND NOT coalesce(new_type, false) THEN
         SELECT array_agg(DISTINCT i.known_defect_type ORDER BY i.known_defect_type) INTO known
         FROM pgdefect.image i
-        WHERE i.category_id = reviewed.category_id AND i.known_defect_type IS NOT NULL;
+        WHERE i.category_id = reviewed.category_id AND i.known_defect_type IS NOT NULL
+          AND i.split <> 'simulated';
         -- A quarter of the letters may differ: scrath, scratches, Scratch.
         SELECT k INTO near FROM unnest(known) k
         WHERE NOT review.defect_type = ANY (known)

@@ -54,7 +54,7 @@ BEGIN
                   HINT = format('Keep them with: pgdefect inspect %s --category %s --keep-patches',
                                 (SELECT r.path || '/' || judged.path FROM pgdefect.image_root r
                                  WHERE r.id = judged.root_id),
-                                (SELECT c.name FROM pgdefect.category c WHERE c.id = d.category_id));
+                                (SELECT c.name FROM pgdefect.category c WHERE c.id = judged.category_id));
     END IF;
     SELECT p.rows, p.cols, e.rows AS nominal_rows, e.cols AS nominal_cols, e.preprocessing INTO grid
     FROM pgdefect.image_patches p JOIN pgdefect.extractor e ON e.id = p.extractor_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -289,6 +290,18 @@ class PatchScores:
     worst_row: int
     worst_col: int
     raw_score: float
+
+
+MIN_VOTERS, MAX_VOTERS = 3, 10
+
+
+def num_voters(known: int) -> int:
+    """How many of the known defects most like one are asked for its type: the root of how many are
+    known, rounded up, within `MIN_VOTERS` and `MAX_VOTERS`.
+
+    Asked were all of a few, the most frequent type would win whatever the defect is like.
+    """
+    return min(MAX_VOTERS, max(MIN_VOTERS, math.isqrt(max(known, 1) - 1) + 1))
 
 
 @dataclass(frozen=True)

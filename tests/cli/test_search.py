@@ -127,6 +127,20 @@ def test_search_for_an_unknown_file_in_the_only_category(
     assert contents(trained) == before
 
 
+def test_a_category_tells_images_of_one_name_apart(good: Cli, cli: Cli, trained: Database) -> None:
+    with psycopg.connect(trained.url) as connection:
+        connection.execute("INSERT INTO pgdefect.category (name) VALUES ('others')")
+        connection.execute(
+            "INSERT INTO pgdefect.image (category_id, root_id, path, sha256, num_bytes, height, "
+            "width, split) SELECT c.id, root_id, path, repeat('0', 64), 1, 1, 1, split "
+            "FROM pgdefect.image, pgdefect.category c "
+            "WHERE path = 'test/stain/000.png' AND c.name = 'others'"
+        )
+    assert "2 images are called" in cli(trained, "search", "stain/000.png").error
+    found = good(trained, "search", "stain/000.png", "--category", "parts", "--json").json
+    assert found["neighbors"]
+
+
 def test_search_draws_a_contact_sheet(
     good: Cli, trained: Database, parts: Path, tmp_path: Path
 ) -> None:

@@ -152,6 +152,28 @@ def test_rate_interval_is_python_s(line: Line, count: int, total: int) -> None:
     assert line.value("SELECT defect.rate_interval(0, 0)") is None
 
 
+@pytest.mark.parametrize(
+    ("call", "code", "said"),
+    [
+        ("defect.what_if({bank}, NULL)", "PD400", "the threshold is a number, not NULL"),
+        ("defect.what_if({bank}, 'NaN')", "PD400", "the threshold is a number, not NaN"),
+        ("defect.what_if(99, 0.1)", "PD404", "there is no detector 99"),
+        ("defect.what_if(NULL, 0.1)", "PD404", "there is no detector NULL"),
+        ("defect.what_if({bank}, 0.1, 'foo')", "PD400", "the split is .* not 'foo'"),
+        ("defect.what_if({bank}, 0.1, NULL)", "PD400", "the split is .* not NULL"),
+        ("defect.image_auroc({bank}, 'foo')", "PD400", "the split is .* not 'foo'"),
+        ("defect.image_auroc(NULL)", "PD404", "there is no detector NULL"),
+        ("defect.rate_interval(5, 3)", "PD400", "5 of 3 is no share"),
+        ("defect.rate_interval(-1, 3)", "PD400", "-1 of 3 is no share"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(line: Line, call: str, code: str, said: str) -> None:
+    line.inspected("normal", [0.1])
+    with pytest.raises(psycopg.Error, match=said) as caught:
+        line.rows(f"SELECT * FROM {call.format(bank=line.detector)}")
+    assert caught.value.sqlstate == code
+
+
 def test_what_if_counts_what_python_counts(line: Line) -> None:
     normal, anomalous = [0.1, 0.2, 0.3, 0.5], [0.2, 0.4, 0.6]
     line.inspected("normal", normal)

@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from pgdefect.errors import UsageError
 from pgdefect.evaluation.retrieval import cosine_distances, retrieval_figures
+from pgdefect.types import num_voters
 
 
 def _on_circle(degrees: list[float]) -> np.ndarray:
@@ -25,7 +26,7 @@ def test_a_case_worked_by_hand() -> None:
     assert first.precision_at_10 == 0.5
     assert first.average_precision == pytest.approx((1 / 1 + 2 / 4) / 2)
     assert first.chance == 0.5
-    assert first.vote_is_right  # two against two; the nearest is a crack
+    assert not first.vote_is_right  # three of the four are asked, two of them folds
     last = figures.queries[2]  # 30 fold, 20 fold, 10 crack, 0 crack
     assert (last.precision_at_1, last.vote_is_right) == (0.0, False)
     assert last.average_precision == pytest.approx((1 / 3 + 2 / 4) / 2)
@@ -59,6 +60,23 @@ def test_average_precision_is_scikit_learns() -> None:
         same = np.array(types)[others] == types[query.index]
         expected = average_precision_score(same, (unit @ unit[query.index])[others])
         assert query.average_precision == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [(0, 3), (1, 3), (9, 3), (10, 4), (16, 4), (17, 5), (81, 9), (82, 10), (999, 10)],
+)
+def test_of_few_known_defects_only_the_nearest_are_asked(known: int, asked: int) -> None:
+    assert num_voters(known) == asked
+
+
+def test_the_more_frequent_type_does_not_win_by_its_number() -> None:
+    # Seven cracks in one place, three folds in another: of all nine others most are cracks.
+    embeddings = _on_circle([*range(7), 90, 91, 92])
+    figures = retrieval_figures(
+        cosine_distances(embeddings), ["crack"] * 7 + ["fold"] * 3, np.arange(10)
+    )
+    assert figures.over_queries["vote_right"] == 1.0
 
 
 def test_random_embeddings_are_at_chance() -> None:

@@ -234,32 +234,42 @@ def test_inspecting_again_renews_the_one_inspection(
 
 
 @pytest.mark.parametrize(
-    ("options", "layer_weights", "worst_share"),
+    ("options", "layer_weights", "whiten", "worst_share"),
     [
-        ({}, {"blocks.2": 1.5}, 0.005),
-        ({"layers": ("blocks.4", "blocks.2")}, {"blocks.2": 1.5}, 0.005),
-        ({"layers": ("blocks.2", "blocks.3")}, {}, 0.005),
-        ({"layer_weights": {"blocks.4": 2.0}}, {"blocks.4": 2.0}, 0.005),
-        ({"layer_weights": {}, "worst_share": 0.0}, {}, 0.0),
-        ({"worst_share": 0.02}, {"blocks.2": 1.5}, 0.02),
-        ({"num_neighbors": 9}, {"blocks.2": 1.5}, 0.0),
-        ({"transform": "unit"}, {}, 0.005),
-        ({"transform": "none", "metric": "l2"}, {}, 0.0),
-        ({"backbone": "efficientnet_lite2"}, {"blocks.2": 1.5}, 0.005),
-        ({"backbone": "resnet18"}, {}, 0.005),
-        ({"backbone": "efficientnet_lite0+efficientnet_lite2"}, {}, 0.005),
-        ({"backbone": "mobilenetv3_small_050", "layers": ("blocks.2",)}, {}, 0.005),
+        ({}, {"blocks.2": 1.5}, 0.25, 0.005),
+        ({"layers": ("blocks.4", "blocks.2")}, {"blocks.2": 1.5}, 0.25, 0.005),
+        ({"layers": ("blocks.2", "blocks.3")}, {}, 0.25, 0.005),
+        ({"layer_weights": {"blocks.4": 2.0}}, {"blocks.4": 2.0}, 0.25, 0.005),
+        ({"layer_weights": {}, "worst_share": 0.0}, {}, 0.25, 0.0),
+        ({"worst_share": 0.02}, {"blocks.2": 1.5}, 0.25, 0.02),
+        ({"num_neighbors": 9}, {"blocks.2": 1.5}, 0.25, 0.0),
+        ({"transform": "unit"}, {}, 0.25, 0.005),
+        ({"transform": "none", "metric": "l2"}, {}, 0.25, 0.0),
+        ({"backbone": "efficientnet_lite2"}, {"blocks.2": 1.5}, 0.25, 0.005),
+        ({"backbone": "resnet18"}, {}, 0.25, 0.005),
+        ({"backbone": "efficientnet_lite0+efficientnet_lite2"}, {}, 0.25, 0.005),
+        ({"backbone": "mobilenetv3_small_050", "layers": ("blocks.2",)}, {}, 0.25, 0.005),
+        ({"local_contrast": None}, {}, 0.0, 0.005),
+        ({"local_contrast": None, "whiten": 0.5}, {}, 0.5, 0.005),
+        (
+            {"local_contrast": None, "layer_weights": {"blocks.2": 2.0}},
+            {"blocks.2": 2.0},
+            0.0,
+            0.005,
+        ),
+        ({"local_contrast": 0.2, "whiten": 0.0}, {"blocks.2": 1.5}, 0.0, 0.005),
     ],
     ids=str,
 )
 def test_what_is_not_asked_for_goes_with_the_rest(
-    options: dict[str, Any], layer_weights: dict[str, float], worst_share: float
+    options: dict[str, Any], layer_weights: dict[str, float], whiten: float, worst_share: float
 ) -> None:
     chosen = TrainOptions(**options)
     assert chosen.chosen_layer_weights == layer_weights
     assert chosen.chosen_worst_share == worst_share
     recorded = chosen.recorded()
     assert (recorded["layer_weights"], recorded["worst_share"]) == (layer_weights, worst_share)
+    assert chosen.chosen_whiten == recorded["whiten"] == whiten
 
 
 def test_a_detector_says_what_was_chosen_for_it(cells: Database, settings: Settings) -> None:

@@ -119,8 +119,12 @@ def ingest(
         ):
             for name in paths:
                 note(f"  {word}: {name}")
-        if (report.changed or report.relabelled or report.vanished) and not report.accepted:
-            note("  They were left as they are; --accept-changes takes the new state.")
+        if report.changed or report.relabelled or report.vanished:
+            note(
+                "  They were taken as they are now; what is gone is retired."
+                if report.accepted
+                else "  They were left as they are; --accept-changes takes the new state."
+            )
         for problem in report.problems:
             note(f"  {problem}")
     failures(failed)

@@ -112,14 +112,15 @@ def url(
 def psql(context: typer.Context) -> None:
     """Open psql on the database; further arguments after -- are passed on."""
     database = current(context).database
-    program = shutil.which("psql")
-    if program is None:
-        from pgdefect.db.embedded import EmbeddedServer
+    from pgdefect.db.embedded import EmbeddedServer
 
-        bundled = EmbeddedServer(current(context).settings.data_dir).bin_dir / "psql"
-        if not bundled.exists():
-            raise UsageError("no psql found; install the package postgresql-client")
-        program = str(bundled)
+    settings = current(context).settings
+    bundled = str(EmbeddedServer(settings.data_dir).bin_dir / "psql")
+    # The embedded server's own is of its version; another's \\d and \\df may not be.
+    choices = [shutil.which("psql"), shutil.which(bundled)]
+    program = next(filter(None, choices if settings.database_url else reversed(choices)), None)
+    if program is None:
+        raise UsageError("no psql found; install the package postgresql-client")
     environment = dict(os.environ)
     # A password in an argument would show in the process list.
     from psycopg.conninfo import conninfo_to_dict

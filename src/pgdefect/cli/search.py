@@ -121,12 +121,12 @@ def search(
     if patch is not None:
         _search_patch(context, patch, k, json)
         return
-    from pgdefect.pipeline.pictures import save_sheet, writable_folder
+    from pgdefect.pipeline.pictures import save_sheet, writable_sheet
     from pgdefect.pipeline.search import Query, SearchOptions
     from pgdefect.pipeline.search import search as use_case
 
     if sheet is not None:
-        writable_folder(sheet.parent)
+        writable_sheet(sheet)
     report = use_case(
         current(context).database,
         current(context).settings,
@@ -158,6 +158,8 @@ def search(
         print_json(search_json(report))
     else:
         print_search(report)
+        if not report.neighbors:
+            note("no other stored image is to be compared with under these filters")
     if explain:
         note(str(report.plan))
     if sheet is not None:

@@ -69,11 +69,11 @@ def simulate(
         return
     if yes:
         raise UsageError("--yes goes with --remove")
-    from pgdefect.pipeline.pictures import save_simulation_sheet, writable_folder
+    from pgdefect.pipeline.pictures import save_simulation_sheet, writable_sheet
     from pgdefect.pipeline.simulate import simulate as use_case
 
     if sheet is not None:
-        writable_folder(sheet.parent)
+        writable_sheet(sheet)
     with progress_bars() as progress:
         report = use_case(
             current(context).database,

@@ -78,7 +78,7 @@ def train(
         typer.Option(
             metavar="LAYER=WEIGHT,...",
             help="How much layers count in a distance, beside 1: their features are multiplied by "
-            "this. `pgdefect backbones` lists the defaults, for a backbone's own layers.",
+            "this. `pgdefect backbones` lists the defaults, for its own layers and local contrast.",
         ),
     ] = None,
     weights: Annotated[
@@ -139,12 +139,12 @@ def train(
         int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
     ] = 64,
     whiten: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="How far the centered transform evens out its axes: 0 not at all, 1 to the same "
-            "variance."
+            "variance. 0.25, or 0 with --local-contrast 0."
         ),
-    ] = 0.25,
+    ] = None,
     metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
     precision: Annotated[str, typer.Option(help="half or single: what is stored.")] = "half",
     max_patches: Annotated[

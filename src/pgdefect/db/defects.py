@@ -34,6 +34,22 @@ def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | No
         return None if row is None else _space(row.parameters, row.settings["space"])
 
 
+def known_defects(database: Database, category_id: int) -> int:
+    """How many parts of a category have a defect of known type; simulated ones do not count."""
+    with database.connect() as connection:
+        return (
+            connection.scalar(
+                text(
+                    "SELECT count(DISTINCT coalesce('g' || group_name, 'i' || id)) "
+                    "FROM pgdefect.image WHERE category_id = :category AND retired_at IS NULL "
+                    "AND known_defect_type IS NOT NULL AND split <> 'simulated'"
+                ),
+                {"category": category_id},
+            )
+            or 0
+        )
+
+
 def load_defect_view(
     connection: Connection, extractor_id: int, cache_dir: Path
 ) -> DefectViewArtifact | None:

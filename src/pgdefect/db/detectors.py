@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, func, select, text, update
+from sqlalchemy import Connection, bindparam, func, select, text, true, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, undefer
 
@@ -123,9 +123,16 @@ def active_detector(
         if row is None:
             of_kind = f" of the kind {kind}" if kind else ""
             option = " --model efficient_ad" if kind == "efficient_ad" else ""
+            newest = session.scalar(
+                select(func.max(DetectorRow.id)).where(
+                    DetectorRow.category_id == found.id,
+                    DetectorRow.kind == kind if kind else true(),
+                )
+            )
+            instead = f", or take an older one with: pgdefect activate --detector {newest}"
             raise errors.NoActiveDetector(
                 f"category {category!r} has no active detector{of_kind}. Train one with: "
-                f"pgdefect train {category}{option}"
+                f"pgdefect train {category}{option}{instead if newest else ''}"
             )
         return Detector(
             id=row.id,

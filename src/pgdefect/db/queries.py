@@ -162,8 +162,10 @@ def support_positions(connection: Connection, bank: BankInfo, position: int, cou
     return np.array([row[0] for row in rows.fetchall()], dtype=np.int32)
 
 
-def find_image(database: Database, word: str) -> StoredImage:
+def find_image(database: Database, word: str, category: str | None = None) -> StoredImage:
     """The stored image named by an id, the end of a path, or the start of a sha256.
+
+    category: whose is meant where several are called so.
 
     Raises:
         UnknownImage: none is.
@@ -171,7 +173,11 @@ def find_image(database: Database, word: str) -> StoredImage:
     """
     with database.connect() as connection:
         try:
-            image_id = driver(connection).execute("SELECT defect.find_image(%s)", [word]).fetchone()
+            image_id = (
+                driver(connection)
+                .execute("SELECT defect.find_image(%s, %s)", [word, category])
+                .fetchone()
+            )
         except psycopg.errors.Error as error:
             if error.sqlstate == "PD404":
                 raise UnknownImage(

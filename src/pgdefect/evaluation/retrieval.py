@@ -4,8 +4,8 @@
 precision@k            share of the k nearest that are of the query's defect type
 mAP                    mean over queries of average precision: the mean, over all images of
                        the query's type, of the precision at the rank of each
-vote                   share of queries whose type is the most frequent one among the k
-                       nearest; between equally frequent ones the nearest decides
+vote                   share of queries whose type is the most frequent one among the
+                       `num_voters` nearest; between equally frequent ones the nearest decides
 chance                 precision to be expected of k images drawn at random
 =====================  ====================================================================
 
@@ -23,11 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.errors import UsageError
-from pgdefect.types import Float32
+from pgdefect.types import Float32, num_voters
 
 __all__ = ["QueryFigures", "RetrievalFigures", "cosine_distances", "retrieval_figures"]
-
-VOTERS = 10
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,8 @@ def retrieval_figures(
         ranked = candidates[np.argsort(row[candidates], kind="stable")]
         same = types[ranked] == types[index]
         if same.any():
-            found.append(_query_figures(index, same, types[ranked[:VOTERS]].tolist()))
+            voters = ranked[: num_voters(len(ranked))]
+            found.append(_query_figures(index, same, types[voters].tolist()))
     if not found:
         raise UsageError(
             "no defect type occurs on two parts, so that nothing can be retrieved; the figures "
@@ -119,7 +118,7 @@ def _query_figures(index: int, same: NDArray[np.bool_], nearest: list[str]) -> Q
     return QueryFigures(
         index,
         float(same[0]),
-        float(same[:VOTERS].mean()),
+        float(same[:10].mean()),
         float(precisions.mean()),
         bool(same[nearest.index(winner)]),
         float(same.mean()),

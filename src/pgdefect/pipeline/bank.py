@@ -137,7 +137,7 @@ def build_bank(
         flat,
         kind=options.transform,
         pca_dim=options.pca_dim,
-        whiten=options.whiten,
+        whiten=options.chosen_whiten,
         scales=scales,
     )
     dim = transformed_dim(transform, flat.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,23 @@ from pgdefect.config import Settings
 from pgdefect.db.defects import (
     find_defect_space,
     has_raw_vectors,
+    known_defects,
     load_defect_view,
     raw_bank_vectors,
 )
 from pgdefect.db.engine import Database
 from pgdefect.db.search import SearchFilter, nearest
 from pgdefect.errors import NotFound
-from pgdefect.types import AnomalousRegion, Defect, Detector, Float32, PatchScores, Vote
+from pgdefect.types import (
+    MIN_VOTERS,
+    AnomalousRegion,
+    Defect,
+    Detector,
+    Float32,
+    PatchScores,
+    Vote,
+    num_voters,
+)
 from pgdefect.vision.defect_embedding import anomaly, anomaly_weights, defect_embedding
 from pgdefect.vision.defect_view import DefectView
 from pgdefect.vision.image import load_image
@@ -30,8 +40,6 @@ from pgdefect.vision.region import anomalous_regions, region_box
 __all__ = ["DefectFinder", "EmbeddedPatches", "Voter"]
 
 Mask = NDArray[np.bool_]
-VOTERS = 10
-MIN_SUPPORT = 3
 
 
 @dataclass(frozen=True)
@@ -143,14 +151,18 @@ class DefectFinder:
 class Voter:
     """Asks the known defects most like one what they are called.
 
-    The `VOTERS` nearest of the category by defect embedding, one for each part, of those
+    The `num_voters` nearest of the category by defect embedding, one for each part, of those
     whose defect type is known from the data set or a review. It takes more than half of
-    them, and at least `MIN_SUPPORT`, for a guess.
+    them, and at least `MIN_VOTERS`, for a guess.
     """
 
     def __init__(self, database: Database, detector: Detector) -> None:
         self._database = database
         self._detector = detector
+
+    @cached_property
+    def _num_voters(self) -> int:
+        return num_voters(known_defects(self._database, self._detector.category_id))
 
     def vote(self, defect: Defect, image_id: int | None, sha256: str | None = None) -> Vote | None:
         """None where nothing is known to compare with."""
@@ -159,7 +171,7 @@ class Voter:
             "defect",
             self._detector.extractor_id,
             defect.embedding,
-            VOTERS,
+            self._num_voters,
             SearchFilter(
                 category=self._detector.category,
                 has_defect_type=True,
@@ -171,5 +183,5 @@ class Voter:
         counts = Counter(n.image.defect_type for n in neighbors if n.image.defect_type)
         if not counts:
             return None
-        needed = max(MIN_SUPPORT, sum(counts.values()) // 2 + 1)
-        return Vote(VOTERS, dict(counts.most_common()), needed)
+        needed = max(MIN_VOTERS, sum(counts.values()) // 2 + 1)
+        return Vote(self._num_voters, dict(counts.most_common()), needed)

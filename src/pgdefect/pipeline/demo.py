@@ -3,8 +3,8 @@
 Categories ``solar_mono`` and ``solar_poly``; a cell is normal where its defect probability
 is 0 and anomalous where it is 1 (the doubtful 1/3 and 2/3 are left out). The split is fixed:
 each class's files, sorted by name, are shuffled with NumPy's generator seeded with 0; the
-first 188 normal cells train (179 of them in the memory bank, all but one set the threshold),
-and the next 100 normal and the first 100 anomalous cells test.
+first 188 normal cells train and set the threshold, the next 100 normal and the first 100
+anomalous cells test.
 """
 
 from __future__ import annotations

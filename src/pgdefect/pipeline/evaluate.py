@@ -166,7 +166,15 @@ def evaluate(
     )
     figures |= of_pixels
     replicates |= pixel_replicates
-    intervals = intervals_of(replicates)
+    normal = sum(not j.anomalous for j in judgements)
+    rejected = [j.anomalous for j in judgements if j.scores.raw_score > detector.threshold]
+    intervals = intervals_of(
+        replicates,
+        {
+            "detection_rate": (sum(rejected), len(judgements) - normal),
+            "false_reject_rate": (len(rejected) - sum(rejected), normal),
+        },
+    )
     types = tuple(type_figures(judgements, detector.threshold, options.bootstrap, options.seed))
     recorded = {
         **asdict(options),
@@ -180,7 +188,6 @@ def evaluate(
         "failed": [list(item) for item in failed],
         "notes": notes,
     }
-    normal = sum(not j.anomalous for j in judgements)
     evaluation_id = store_evaluation(
         database,
         detector.id,

@@ -145,7 +145,7 @@ def results_markdown(evaluations: Sequence[Evaluation]) -> str:
         remarks.insert(
             0,
             f"- Brackets: 95 % intervals from {resamples:,} bootstrap resamples of whole groups "
-            "(parts).",
+            "(parts); those of rates are at least as wide as the exact binomial ones.",
         )
     return text + ("\n" + "\n".join(remarks) + "\n" if remarks else "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from pgdefect.evaluation import (
 )
 from pgdefect.pipeline.progress import Progress
 from pgdefect.threads import one_blas_thread_each
+from pgdefect.thresholds import rate_interval
 from pgdefect.types import StoredImage
 from pgdefect.vision.image import load_mask
 from pgdefect.vision.preprocess import Preprocessing
@@ -71,9 +72,20 @@ class Judgement:
         return os.path.join(root, self.image.mask_path)
 
 
-def intervals_of(replicates: Replicates) -> dict[str, Interval]:
-    """The 95 % interval of each figure that has one."""
+def intervals_of(
+    replicates: Replicates, counts: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, Interval]:
+    """The 95 % interval of each figure that has one.
+
+    counts: of rates, how many of how many. Theirs is never narrower than the exact one of as many
+    independent images: resampling cannot draw what was never seen, and of no escape among six
+    would say that there is none.
+    """
     found = {name: percentile_interval(values) for name, values in replicates.items()}
+    for name, of in (counts or {}).items():
+        resampled, exact = found.get(name), rate_interval(*of)
+        if resampled is not None and exact is not None:
+            found[name] = (min(resampled[0], exact[0]), max(resampled[1], exact[1]))
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -187,7 +199,10 @@ def type_figures(
             detected,
             image_auroc(scores, anomalous),
             detected / len(members),
-            intervals_of({key: replicates[key] for key in wanted if key in replicates}),
+            intervals_of(
+                {key: replicates[key] for key in wanted if key in replicates},
+                {"detection_rate": (detected, len(members))},
+            ),
         )
 
 

@@ -29,8 +29,8 @@ DEFAULT_WORST_SHARE = 0.005
 class TrainOptions:
     """Everything a user can choose about a PatchCore training; sizes are `(height, width)`.
 
-    layer_weights and worst_share: None takes what serves best with the rest, which
-    `chosen_layer_weights` and `chosen_worst_share` tell.
+    layer_weights, whiten and worst_share: None takes what serves best with the rest, which
+    `chosen_layer_weights`, `chosen_whiten` and `chosen_worst_share` tell.
     """
 
     backbone: str = DEFAULT_BACKBONE
@@ -49,7 +49,7 @@ class TrainOptions:
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     transform: Literal["centered", "unit", "none"] = "centered"
     pca_dim: int | None = DEFAULT_PCA_DIM
-    whiten: float = DEFAULT_WHITEN
+    whiten: float | None = None
     metric: str = "cosine"
     precision: Precision = "half"
     max_patches: int | None = None
@@ -89,7 +89,7 @@ class TrainOptions:
         _check_seed(self.seed)
         if self.pca_dim is not None and self.pca_dim < 1:
             raise UsageError(f"--pca-dim must be at least 1, or 0 to keep all, not {self.pca_dim}")
-        if not 0.0 <= self.whiten <= 1.0:
+        if not 0.0 <= self.chosen_whiten <= 1.0:
             raise UsageError(f"--whiten must lie between 0 and 1, not {self.whiten}")
         _check_sizes(self.image_size, self.center_crop)
         if self.resize == "keep" and self.center_crop is not None:
@@ -111,16 +111,25 @@ class TrainOptions:
 
     @property
     def chosen_layer_weights(self) -> Mapping[str, float]:
-        """What was asked for; else the backbone's own, for its own layers, where the transform
-        can carry weights.
+        """What was asked for; else the backbone's own, for its own layers and images with local
+        contrast, where the transform can carry weights.
         """
         if self.layer_weights is not None:
             return self.layer_weights
         backbone = BACKBONES.get(self.backbone)
-        if backbone is None or self.transform != "centered":
+        if backbone is None or self.transform != "centered" or self.local_contrast is None:
             return {}
         its_own = not self.layers or set(self.layers) == set(backbone.layers)
         return dict(backbone.layer_weights) if its_own else {}
+
+    @property
+    def chosen_whiten(self) -> float:
+        """What was asked for; else none without local contrast: where exposures differ, few images
+        do not tell which axes vary by them (docs/accuracy.md).
+        """
+        if self.whiten is not None:
+            return self.whiten
+        return 0.0 if self.local_contrast is None else DEFAULT_WHITEN
 
     @property
     def chosen_worst_share(self) -> float:
@@ -153,6 +162,7 @@ class TrainOptions:
         """The options as they are stored with the detector; of a file only its name."""
         values = asdict(self)
         values["layer_weights"] = dict(self.chosen_layer_weights)
+        values["whiten"] = self.chosen_whiten
         values["worst_share"] = self.chosen_worst_share
         values["weights"] = None if self.weights is None else self.weights.name
         return values

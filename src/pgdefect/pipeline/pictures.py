@@ -13,7 +13,7 @@ from pgdefect.pipeline.search import SearchReport
 from pgdefect.pipeline.simulate import SimulationReport
 from pgdefect.types import Inspection
 from pgdefect.vision.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
-from pgdefect.vision.image import load_image, load_mask
+from pgdefect.vision.image import IMAGE_SUFFIXES, load_image, load_mask
 from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.render import BoolArray, UInt8Array, save_png
 from pgdefect.vision.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
@@ -37,6 +37,13 @@ def writable_folder(folder: Path) -> None:
         raise UsageError(
             f"pictures cannot be written to {str(folder)!r}: {reason}. Name another folder"
         )
+
+
+def writable_sheet(path: Path) -> None:
+    """Raises UsageError where a contact sheet cannot be written or is called another format."""
+    if path.suffix.lower() in IMAGE_SUFFIXES - {".png"}:
+        raise UsageError(f"contact sheets are PNG files: call it {str(path.with_suffix('.png'))!r}")
+    writable_folder(path.parent)
 
 
 def save_picture(picture: Image, path: Path) -> Path:

@@ -371,7 +371,7 @@ def _resolve(
 ) -> tuple[StoredImage | None, str, str]:
     """The stored image if there is one, the file to read, the category to judge it in."""
     if not os.path.lexists(query):
-        image = find_image(database, query)
+        image = find_image(database, query, category)
         return image, image.path, category or image.category
     if category is not None:
         return None, query, category
