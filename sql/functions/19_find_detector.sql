@@ -25,7 +25,7 @@ BEGIN
     ELSIF found IS NULL THEN
         RAISE EXCEPTION 'category % has no active detector', quote_literal(category)
             USING ERRCODE = 'PD404',
-                  HINT = format('Train one with: pgdefect train %s', category) || coalesce((
+                  HINT = format('Train one with: pgdefect train %s', pgdefect.shell_word(category)) || coalesce((
                       SELECT format(', or take an older one with: pgdefect activate --detector %s', max(d.id))
                       FROM pgdefect.detector d JOIN pgdefect.category c ON c.id = d.category_id
                       WHERE c.name = find_detector.category HAVING count(*) > 0), '');

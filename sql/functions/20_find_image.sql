@@ -1,39 +1,14 @@
 -- The one stored image that a word names: its id, the end of its path, or the start of
 -- its sha256 (8 characters or more). An image with a simulated defect is meant only where no
--- other is called so; where several are, one of the category named is, if there is one.
-CREATE OR REPLACE FUNCTION defect.find_image(image text, category text DEFAULT NULL) RETURNS bigint
+-- other is called so.
+CREATE OR REPLACE FUNCTION defect.find_image(image text) RETURNS bigint
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog
 AS $$
 DECLARE
-    ids bigint[];
-    simulated_ids bigint[];
-    suffix text := '%/' || replace(replace(replace(ltrim(image, '/'), '\', '\\'), '%', '\%'), '_', '\_');
+    ids bigint[] := pgdefect.images_called(image);
 BEGIN
-    IF image ~ '^[0-9]{1,18}$' THEN
-        SELECT array_agg(i.id) INTO ids FROM pgdefect.image i WHERE i.id = image::bigint;
-    END IF;
-    IF ids IS NULL AND image ~ '^[0-9a-f]{8,64}$' THEN
-        SELECT array_agg(i.id ORDER BY i.id) FILTER (WHERE i.split <> 'simulated'),
-               array_agg(i.id ORDER BY i.id) FILTER (WHERE i.split = 'simulated')
-        INTO ids, simulated_ids
-        FROM pgdefect.image i WHERE i.sha256 LIKE image || '%';
-    END IF;
-    IF coalesce(ids, simulated_ids) IS NULL THEN
-        SELECT array_agg(i.id ORDER BY i.id) FILTER (WHERE i.split <> 'simulated'),
-               array_agg(i.id ORDER BY i.id) FILTER (WHERE i.split = 'simulated')
-        INTO ids, simulated_ids
-        FROM pgdefect.image i JOIN pgdefect.image_root r ON r.id = i.root_id
-        WHERE '/' || ltrim(r.path, '/') || '/' || i.path LIKE suffix;
-    END IF;
-    ids := coalesce(ids, simulated_ids);
-    IF cardinality(ids) > 1 AND category IS NOT NULL THEN
-        ids := coalesce((
-            SELECT array_agg(i.id ORDER BY i.id)
-            FROM pgdefect.image i JOIN pgdefect.category c ON c.id = i.category_id
-            WHERE i.id = ANY (ids) AND c.name = find_image.category), ids);
-    END IF;
     IF ids IS NULL THEN
         RAISE EXCEPTION 'no stored image is called %', quote_literal(image)
             USING ERRCODE = 'PD404',

@@ -52,9 +52,11 @@ BEGIN
             judged.id, b.id
             USING ERRCODE = 'PD404',
                   HINT = format('Keep them with: pgdefect inspect %s --category %s --keep-patches',
-                                (SELECT r.path || '/' || judged.path FROM pgdefect.image_root r
+                                (SELECT pgdefect.shell_word(r.path || '/' || judged.path)
+                                 FROM pgdefect.image_root r
                                  WHERE r.id = judged.root_id),
-                                (SELECT c.name FROM pgdefect.category c WHERE c.id = judged.category_id));
+                                (SELECT pgdefect.shell_word(c.name) FROM pgdefect.category c
+                                 WHERE c.id = judged.category_id));
     END IF;
     SELECT p.rows, p.cols, e.rows AS nominal_rows, e.cols AS nominal_cols, e.preprocessing INTO grid
     FROM pgdefect.image_patches p JOIN pgdefect.extractor e ON e.id = p.extractor_id

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -242,7 +243,7 @@ class Detector:
         if self.bank_info is None:
             raise NoMemoryBank(
                 f"detector {self.id} of {self.category} ({self.kind}) has no memory bank; "
-                f"PatchCore detectors have: pgdefect train {self.category}"
+                f"PatchCore detectors have: pgdefect train {quote(self.category)}"
             )
         return self.bank_info
 

@@ -89,6 +89,21 @@ def test_db_psql_and_db_url_keep_the_password_out_of_sight(tmp_path: Path) -> No
     assert run("url", "--password").strip() == secret
 
 
+def test_db_psql_of_the_embedded_server_is_its_own(server: Any, tmp_path: Path) -> None:
+    """Another version's \\d and \\df may not work on it."""
+    old = tmp_path / "psql"
+    old.write_text("#!/bin/sh\necho psql of long ago\n")
+    old.chmod(0o755)
+    done = subprocess.run(
+        [PROGRAM, "--data-dir", server.data_dir, "db", "psql", "--", "-At", "-c", "SELECT 6 * 7"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
 def test_db_psql_passes_arguments_on(trained: Database) -> None:
     def psql(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -113,6 +113,22 @@ def test_inspect_equals_python(database: Database, kept: Kept, options: dict[str
         assert found[8] == bank.image_ids[found[3]]
 
 
+def test_patches_are_to_be_kept_under_the_images_own_category(
+    database: Database, kept: Kept
+) -> None:
+    """Under that of the bank asked it would become a photograph of another product."""
+    [image] = add_images(database, "parts", 1, path=lambda n: "one more.png")
+    others = add_images(database, "others", 3, path=lambda n: f"other/{n}.png")
+    raw = np.random.default_rng(6).normal(0, 2, (30, DIM)).astype(np.float32)
+    detector = store(database, "others", kept.extractor, memory_bank(raw, others))
+    with pytest.raises(psycopg.Error) as caught:
+        one(database, "SELECT defect.inspect(%s, %s)", str(image), detector)
+    assert caught.value.diag.message_hint == (
+        "Keep them with: pgdefect inspect '/nowhere/parts/one more.png' --category parts "
+        "--keep-patches"
+    )
+
+
 def test_inspect_asks_any_bank_and_stores_nothing(factory: Database, settings: Settings) -> None:
     """Of real images: the score of the photograph itself, but for half precision."""
     with psycopg.connect(factory.url) as connection:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from psycopg import sql
 from sqlalchemy import text
 
@@ -173,6 +176,16 @@ def test_a_file_with_a_fault_changes_nothing(
         upgrade(database)
     monkeypatch.undo()
     assert check(database).ok
+
+
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(word=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_a_word_for_the_shell_is_pythons(database: Database, word: str) -> None:
+    with database.connect() as connection:
+        found = connection.scalar(text("SELECT pgdefect.shell_word(:word)"), {"word": word})
+    assert found == shlex.quote(word)
 
 
 def test_every_file_makes_the_object_it_is_named_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -147,7 +148,7 @@ def _print(report: ThresholdReport) -> None:
     if report.stale and not report.dry_run:
         note(
             f"{report.stale} inspected images are still judged by another threshold; "
-            f"pgdefect threshold {report.category} --rejudge judges them by this one"
+            f"pgdefect threshold {quote(report.category)} --rejudge judges them by this one"
         )
     if report.dry_run:
         note("Nothing was changed.")

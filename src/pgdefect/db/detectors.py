@@ -7,6 +7,7 @@ What a kind needs beside its row is stored elsewhere: `pgdefect.db.banks` for Pa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any, cast
 
 import numpy as np
@@ -132,7 +133,7 @@ def active_detector(
             instead = f", or take an older one with: pgdefect activate --detector {newest}"
             raise errors.NoActiveDetector(
                 f"category {category!r} has no active detector{of_kind}. Train one with: "
-                f"pgdefect train {category}{option}{instead if newest else ''}"
+                f"pgdefect train {quote(category)}{option}{instead if newest else ''}"
             )
         return Detector(
             id=row.id,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from sqlalchemy import Connection, text
 
@@ -240,7 +241,7 @@ def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Findi
                 str(path),
                 f"{what}: patch embeddings that the same training takes up, if it is run again "
                 f"within {KEPT_DAYS} days",
-                f"pgdefect train CATEGORY; or rm -r {path}",
+                f"pgdefect train CATEGORY; or rm -r {quote(str(path))}",
             )
         else:
             yield Finding(
@@ -279,7 +280,7 @@ def check_roots(connection: Connection) -> Iterator[Finding]:
                 "missing-folder",
                 path,
                 f"{count:,} images lie in it, and this machine does not have it",
-                f"pgdefect move-root {path} NEW",
+                f"pgdefect move-root {quote(path)} NEW",
             )
 
 
@@ -306,7 +307,7 @@ def check_image_files(connection: Connection) -> Iterator[Finding]:
             "missing-files",
             root,
             f"{len(names):,} files of {category} are gone: {_some(names)}",
-            f"pgdefect ingest {root} --category {category} --accept-changes",
+            f"pgdefect ingest {quote(root)} --category {quote(category)} --accept-changes",
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -267,15 +268,15 @@ def _require_both(
     if split == "simulated":
         raise DatasetError(
             "simulated images are all anomalous, and evaluating needs normal ones beside them. "
-            f"How many are found tells: pgdefect simulate {category}; what thresholds do to them: "
-            f"pgdefect threshold {category} --simulated"
+            f"How many are found tells: pgdefect simulate {quote(category)}; what thresholds do to "
+            f"them: pgdefect threshold {quote(category)} --simulated"
         )
     less = f", {dropped} that leak left out" if dropped else ""
     less += f", {len(failed)} that cannot be used left out, first: {failed[0][1]}" if failed else ""
     raise DatasetError(
         f"evaluating needs normal and anomalous images, and category {category!r} has {normal} "
         f"normal and {anomalous} anomalous labelled {split} images{less}. Add some with: "
-        f"pgdefect ingest PATH --category {category}"
+        f"pgdefect ingest PATH --category {quote(category)}"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from sqlalchemy import Connection
@@ -225,7 +226,7 @@ def _queue(
         which = f"{split} images" if split else "images"
         raise DatasetError(
             f"category {category!r} has no {which}; name files or folders to inspect, or add "
-            f"some with: pgdefect ingest PATH --category {category}"
+            f"some with: pgdefect ingest PATH --category {quote(category)}"
         )
     sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
     # A batch holds inputs of one size.

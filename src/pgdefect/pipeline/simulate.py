@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from pgdefect.config import Settings
@@ -182,7 +183,8 @@ def simulate(
     if lost := [path for path, file in zip(paths, files, strict=True) if not _is_there(file)]:
         raise DatasetError(
             f"{len(lost)} simulated images are recorded and their files are gone or altered, "
-            f"{lost[0]!r} first. Start anew with: pgdefect simulate {category} --remove --yes"
+            f"{lost[0]!r} first. Start anew with: pgdefect simulate {quote(category)} --remove "
+            "--yes"
         )
     report = inspect(
         database,
@@ -282,7 +284,8 @@ def _folder(
     if elsewhere:
         raise Conflict(
             f"images of this seed are in {min(elsewhere)!r} already. Leave --output out, take "
-            f"another --seed, or start anew with: pgdefect simulate {category} --remove --yes"
+            f"another --seed, or start anew with: pgdefect simulate {quote(category)} --remove "
+            "--yes"
         )
     return folder
 
@@ -296,7 +299,7 @@ def _sources(database: Database, category: str, detector: Detector) -> list[Stor
     if not images:
         raise DatasetError(
             f"category {category!r} has no normal images to draw defects on. Add some with: "
-            f"pgdefect ingest PATH --category {category}"
+            f"pgdefect ingest PATH --category {quote(category)}"
         )
     alone = {image.sha256: image for image in reversed(images)}
     return [alone[sha256] for sha256 in sorted(alone)]

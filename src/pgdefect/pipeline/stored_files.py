@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from shlex import quote
 
 from pgdefect.errors import ImageError
 from pgdefect.types import StoredImage
@@ -21,7 +22,7 @@ _INGEST = "take it over with: pgdefect ingest PATH --category {category} --accep
 def changed(image: StoredImage) -> ImageError:
     """What is said of a stored image whose file holds something else now."""
     since = {"production": "inspected", "simulated": "drawn"}.get(image.split, "ingested")
-    remedy = _REMEDIES.get(image.split, _INGEST).format(category=image.category)
+    remedy = _REMEDIES.get(image.split, _INGEST).format(category=quote(image.category))
     return ImageError(f"{image.path!r} has changed since it was {since}; {remedy}")
 
 

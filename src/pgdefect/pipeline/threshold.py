@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -187,7 +188,7 @@ def _choose(
             raise UsageError(
                 f"detector {detector_id} of {category!r} has no scores of held-out normal images: "
                 "it was trained before they were kept, or imported with a threshold of its own. "
-                f"Train it again with: pgdefect train {category}; or choose by another rule"
+                f"Train it again with: pgdefect train {quote(category)}; or choose by another rule"
             )
         return thresholds.false_reject_rate(held_out, value)
     if rule == "given":
@@ -212,11 +213,11 @@ def _require(category: str, scores: LabelledScores, source: str) -> None:
         if len(found):
             continue
         split = source.removesuffix(f" and {SIMULATED}")
-        remedy = f"pgdefect inspect --category {category} --split {split}"
+        remedy = f"pgdefect inspect --category {quote(category)} --split {split}"
         if label == "anomalous" and split != source:
-            split, remedy = SIMULATED, f"pgdefect simulate {category}"
+            split, remedy = SIMULATED, f"pgdefect simulate {quote(category)}"
         elif split == HELD_OUT:
-            split, remedy = "test", f"pgdefect inspect --category {category} --split test"
+            split, remedy = "test", f"pgdefect inspect --category {quote(category)} --split test"
         raise UsageError(
             f"this rule needs scores of {label} images, and the detector has inspected no "
             f"{label} image among the {split} images of {category!r} (those it has learned from "

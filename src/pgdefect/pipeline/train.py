@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from shlex import quote
 
 import numpy as np
 from sqlalchemy import Connection
@@ -227,7 +228,7 @@ def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]
     if len(normal) < MIN_IMAGES:
         raise TooFewImages(
             f"category {category!r} has {len(normal)} normal training images and needs at least "
-            f"{MIN_IMAGES}. Add some with: pgdefect ingest PATH --category {category}"
+            f"{MIN_IMAGES}. Add some with: pgdefect ingest PATH --category {quote(category)}"
         )
     return normal
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 from sqlalchemy import Connection, text
 
@@ -49,7 +50,7 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
         if leaf.key != "bank_id":
             metric, promised = "cosine", None
         again = (
-            f"pgdefect train {category}"
+            f"pgdefect train {quote(category)}"
             if leaf.key == "bank_id"
             else psql(f"DELETE FROM {subject} WHERE {norm}({leaf.vector}) = 0")
             + ", then pgdefect inspect"
@@ -128,7 +129,8 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 f"it has no {lacking} and can judge nothing",
                 f"pgdefect delete --detector {number} --yes",
             )
-        remedy = f"pgdefect threshold {category} --detector {number} --false-reject-rate 0.05"
+        change = f"pgdefect threshold {quote(category)} --detector {number}"
+        remedy = f"{change} --false-reject-rate 0.05"
         if endless:
             yield Finding(
                 "fault",
@@ -152,7 +154,7 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 subject,
                 f"{threshold:.6g} is in use and {recorded:.6g} is the newest on record: it was "
                 "changed past defect.set_threshold",
-                f"pgdefect threshold {category} --detector {number} --set {threshold!r}",
+                f"{change} --set {threshold!r}",
             )
 
 
