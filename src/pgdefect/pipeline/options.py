@@ -124,8 +124,8 @@ class TrainOptions:
 
     @property
     def chosen_whiten(self) -> float:
-        """What was asked for; else none without local contrast: where exposures differ, few images
-        do not tell which axes vary by them (docs/accuracy.md).
+        """What was asked for; else none without local contrast, where it and layer weights cost
+        accuracy if images are few and exposures differ (docs/accuracy.md).
         """
         if self.whiten is not None:
             return self.whiten
