@@ -24,7 +24,7 @@ from rows import (
 from sqlalchemy import text
 
 from pgdefect.config import Settings
-from pgdefect.db import banks, catalog
+from pgdefect.db import banks, catalog, lifecycle
 from pgdefect.db.banks import partition_name, store_detector
 from pgdefect.db.detectors import active_detector
 from pgdefect.db.engine import Database, driver
@@ -349,7 +349,7 @@ def test_deletion_that_fails_midway_hides_the_detector_and_can_be_finished(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(catalog, "partition_name", interrupted)
+        patch.setattr(lifecycle, "partition_name", interrupted)
         with pytest.raises(KeyboardInterrupt):
             delete_detector(shop.database, shop.first)
     with pytest.raises(NoActiveDetector):
