@@ -11,9 +11,25 @@ import pytest
 
 from pgdefect.db.engine import Database
 
-from .conftest import TINY, Cli, contents
+from .conftest import TINY, Cli, contents, value
 
 # -- what is not there -----------------------------------------------------------------
+
+
+def test_a_stored_query_whose_file_is_gone_or_another(
+    cli: Cli, trained: Database, own_files: Path
+) -> None:
+    chip, stain = own_files / "test/chip/000.png", own_files / "test/stain/000.png"
+    number = str(value(trained, "SELECT defect.find_image('chip/000.png')"))
+    chip.write_bytes(stain.read_bytes())
+    changed = cli(trained, "search", number)
+    assert changed.code == 1
+    assert "chip/000.png' has changed since it was ingested" in changed.error
+    chip.unlink()
+    gone = cli(trained, "search", number)
+    assert gone.code == 1
+    assert f"the file of image {number}" in gone.error
+    assert "pgdefect move-root OLD NEW" in gone.error
 
 
 def test_unknown_things_are_named_with_those_that_are_known(
@@ -143,6 +159,7 @@ def test_an_inspected_category_whose_files_are_gone(
         (("train", "parts", "--all"), "--all"),
         (("inspect",), "--category"),
         (("inspect", "x.png", "--category", "parts", "--split", "test"), "--split"),
+        (("inspect", "--category", "parts", "--split", "tset"), "--split is train, test, prod"),
         (("search",), "--patch"),
         (("search", "1", "--patch", "1:1"), "--patch"),
         (("search", "--patch", "one"), "BANK:POSITION"),

@@ -81,6 +81,8 @@ def inspect(
         raise UsageError("name the category the images show with --category")
     if search not in (None, "hnsw", "fast", "exact"):
         raise UsageError(f"--search is hnsw, fast or exact, not {search!r}")
+    if split not in (None, "train", "test", "production", "simulated"):
+        raise UsageError(f"--split is train, test, production or simulated, not {split!r}")
     if paths and split:
         raise UsageError("--split is for stored images; leave it out when naming files")
     if save_maps is not None:

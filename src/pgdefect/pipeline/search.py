@@ -15,9 +15,10 @@ from pgdefect.config import Settings
 from pgdefect.db.engine import Database
 from pgdefect.db.queries import categories_by_sha256, find_image, images_by_sha256
 from pgdefect.db.search import SearchFilter, SearchPlan, explain_nearest, nearest, stored_region
-from pgdefect.errors import ExtractorMismatch, ImageError, UsageError
+from pgdefect.errors import DatasetError, ExtractorMismatch, ImageError, UsageError
 from pgdefect.pipeline.defects import Voter
 from pgdefect.pipeline.inspector import Inspector, Judged
+from pgdefect.pipeline.stored_files import only_unchanged
 from pgdefect.types import (
     AnomalousRegion,
     Defect,
@@ -358,7 +359,12 @@ def _example(
     image, path, category = _resolve(database, word, category)
     if category not in inspectors:
         inspectors[category] = Inspector(database, settings, category, kind=kind)
-    judged = _judge(inspectors[category], path)
+    if image is not None and not os.path.lexists(path):
+        raise DatasetError(
+            f"the file of image {image.id}, {path!r}, does not exist. If its folder has moved, say "
+            "where it is now with: pgdefect move-root OLD NEW"
+        )
+    judged = _judge(inspectors[category], path, image)
     if image is None or image.category != category:
         with database.connect() as connection:
             alike = images_by_sha256(connection, category, [judged.file.sha256])
@@ -388,8 +394,11 @@ def _resolve(
     )
 
 
-def _judge(inspector: Inspector, path: str) -> Judged:
+def _judge(inspector: Inspector, path: str, image: StoredImage | None) -> Judged:
+    """What the detector says of a file, which is refused where it is not the stored image's."""
+
     def fail(index: int, error: ImageError) -> None:
         raise error
 
-    return next(iter(inspector.judge([path], fail)))[0][1]
+    accept = only_unchanged([image]) if image is not None else None
+    return next(iter(inspector.judge([path], fail, accept)))[0][1]
