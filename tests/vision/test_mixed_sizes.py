@@ -32,7 +32,7 @@ from pgdefect.types import Float32, Inspection, StoredImage
 from pgdefect.vision import patchcore
 from pgdefect.vision.backbone import find_backbone
 from pgdefect.vision.extractor import Extractor, image_embeddings
-from pgdefect.vision.image import load_image
+from pgdefect.vision.image import load_image, sha256_of
 from pgdefect.vision.preprocess import Preprocessing
 from pgdefect.vision.transform import apply_transform
 
@@ -318,33 +318,28 @@ def test_layers_too_coarse_for_every_size_are_refused(name: str, tmp_path: Path)
         embedder.export()
 
 
-def test_an_image_replaced_by_a_larger_one_is_told(
+def test_images_larger_than_their_rows_say_are_told(
     mixed: Database, settings: Settings, tmp_path: Path
 ) -> None:
-    """There is no room for its patches; nothing changes."""
-    images = images_of(mixed, "cells", split="train")
+    """There is no room for their patches; nothing changes."""
     before = list_detectors(mixed)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)).save(
-        tmp_path / "larger.png"
-    )
+    rng = np.random.default_rng(0)
     with mixed.begin() as connection:
         [root] = connection.execute(
             text("INSERT INTO pgdefect.image_root (path) VALUES (:path) RETURNING id"),
             {"path": str(tmp_path)},
         ).scalars()
-        # As if ingested at a size of 10 x 14 patches: square ones have 12 x 12.
-        connection.execute(
-            text("UPDATE pgdefect.image SET height = 100, width = 141 WHERE split = 'train'")
-        )
-        for image in images:
-            (tmp_path / f"{image.id}.png").symlink_to(tmp_path / "larger.png")
-        connection.execute(
-            text(
-                "UPDATE pgdefect.image SET root_id = :root, path = id || '.png' "
-                "WHERE split = 'train'"
-            ),
-            {"root": root},
-        )
+        for image in images_of(mixed, "cells", split="train"):
+            file = tmp_path / f"{image.id}.png"
+            Image.fromarray(rng.integers(0, 256, (300, 300, 3), np.uint8)).save(file)
+            # As if ingested at a size of 10 x 14 patches: square ones have 12 x 12.
+            connection.execute(
+                text(
+                    "UPDATE pgdefect.image SET root_id = :root, path = :path, sha256 = :sha256, "
+                    "height = 100, width = 141 WHERE id = :id"
+                ),
+                {"root": root, "path": file.name, "sha256": sha256_of(file), "id": image.id},
+            )
     with pytest.raises(TrainingError, match=r"another size.*ingest them again"):
         train(mixed, settings, "cells", OPTIONS)
     assert list_detectors(mixed) == before
