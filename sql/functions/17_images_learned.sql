@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION pgdefect.images_learned(bank bigint)
 RETURNS TABLE (image_id bigint, learned boolean)
 LANGUAGE sql
-STABLE
+STABLE PARALLEL SAFE
 SET search_path = pg_catalog
 AS $$
     WITH in_bank AS MATERIALIZED (

@@ -26,7 +26,8 @@ BEGIN
     IF what_if.threshold IS NULL OR what_if.threshold = 'NaN' THEN
         RAISE EXCEPTION 'the threshold is a number, not %', coalesce(what_if.threshold::text, 'NULL')
             USING ERRCODE = 'PD400',
-                  HINT = 'The present one: SELECT threshold FROM defect.banks WHERE category = …';
+                  HINT = format('The present one: SELECT threshold FROM defect.detectors '
+                                'WHERE detector_id = %s', bank);
     END IF;
     PERFORM pgdefect.check_split(what_if.split);
     RETURN QUERY

@@ -25,15 +25,17 @@ BEGIN
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.detectors lists them.';
     END IF;
     PERFORM pgdefect.check_split(image_auroc.split);
-    WITH scored AS (
+    WITH held_out AS MATERIALIZED (
+        SELECT t.group_name, t.sha256
+        FROM pgdefect.holdout_score h JOIN pgdefect.image t ON t.id = h.image_id
+        WHERE drop_leaks AND h.detector_id = bank
+    ), scored AS (
         SELECT l.label, l.raw_score
         FROM pgdefect.labelled_scores(bank, image_auroc.split) l
         JOIN pgdefect.image i ON i.id = l.image_id
-        WHERE drop_leaks AND NOT EXISTS (
-            SELECT FROM pgdefect.holdout_score h
-            JOIN pgdefect.image t ON t.id = h.image_id
-            WHERE h.detector_id = bank
-              AND (t.group_name = i.group_name OR t.sha256 = i.sha256))
+        WHERE drop_leaks
+          AND NOT EXISTS (SELECT FROM held_out h WHERE h.group_name = i.group_name)
+          AND NOT EXISTS (SELECT FROM held_out h WHERE h.sha256 = i.sha256)
         UNION ALL
         SELECT * FROM (
             SELECT DISTINCT ON (i.id) i.known_label, s.raw_score

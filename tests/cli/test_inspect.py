@@ -121,6 +121,23 @@ def test_another_photograph_under_a_recorded_name_is_not_taken_for_the_first(
     ) == pytest.approx(first["inspections"][0]["raw_score"])
 
 
+def test_a_changed_file_named_by_its_path_is_not_recorded_beside_what_was_ingested(
+    cli: Cli, trained: Database, own_files: Path
+) -> None:
+    """Its folder is not the one that was ingested."""
+    shutil.copy(own_files / "test/stain/000.png", own_files / "test/good/000.png")
+    with (own_files / "test/good/000.png").open("ab") as file:
+        file.write(b"\0")
+    before = contents(trained)
+    result = cli(trained, "inspect", own_files / "test/good", "--category", "parts", "--json")
+    assert result.code == 1
+    [failed] = result.json["failed"]
+    assert failed["path"] == str(own_files / "test/good/000.png")
+    assert "--category parts --accept-changes" in failed["reason"]
+    assert len(result.json["inspections"]) == 3
+    assert contents(trained) == before
+
+
 def test_a_stored_image_whose_file_has_changed_is_not_judged_as_it(
     cli: Cli, trained: Database, own_files: Path
 ) -> None:

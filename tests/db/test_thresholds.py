@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rows import add_extractor, add_images, memory_bank, store, unit_vectors
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from pgdefect import thresholds
 from pgdefect.db import thresholds as stored
@@ -309,6 +309,24 @@ def test_a_simulated_defect_is_judged_by_its_own_source_whatever_its_group(line:
         line.detector,
     )
     assert rows == [("held out/0.png",)]
+
+
+def test_many_labelled_images_are_told_from_many_learned_ones_by_hashing(line: Line) -> None:
+    """Not one by one, which would take a minute for a hundred thousand."""
+    with line.database.connect() as connection:
+        query = stored_query(connection, "pgdefect.labelled_scores")
+        plan = connection.execute(text(f"EXPLAIN {query}"))
+        found = "\n".join(row[0] for row in plan)
+    assert found.count("Anti Join") == 3, found
+    assert "SubPlan" not in found, found
+
+
+def stored_query(connection: Connection, function: str) -> str:
+    """The text of a function of one SELECT, for the first detector and the split test."""
+    body = connection.scalar(
+        text("SELECT prosrc FROM pg_proc WHERE oid = CAST(:name AS regproc)"), {"name": function}
+    )
+    return str(body).replace("labelled_scores.split", "'test'").replace("bank", "1")
 
 
 def test_the_newest_score_counts_once(line: Line) -> None:

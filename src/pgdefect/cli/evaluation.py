@@ -157,7 +157,7 @@ def evaluate(
             _print_means(evaluations, *means)
     _remarks(evaluations, drop_leaks)
     for folder, what in ((output, "tables and plots"), (save_maps, "anomaly maps")):
-        if folder is not None:
+        if folder is not None and evaluations:
             note(f"{what} are in {folder}")
     for line in skipped:
         note(line)

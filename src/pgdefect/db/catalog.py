@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, or_, select, text, update
@@ -156,6 +157,34 @@ def known_elsewhere(connection: Connection, category: str, root: str) -> dict[st
         .where(Category.name == category, or_(around, within), Image.split != "simulated")
     )
     return {f"{other}/{path}": other for other, path in rows}
+
+
+def recorded_at(connection: Connection, category: int, paths: Iterable[str]) -> dict[str, int]:
+    """Ids of a category's images by absolute path, of those that are recorded under any root."""
+    places = [
+        (path, str(above), str(PurePosixPath(path).relative_to(above)))
+        for path in paths
+        for above in PurePosixPath(path).parents
+    ]
+    if not places:
+        return {}
+    rows = connection.execute(
+        text(
+            "SELECT p.whole, i.id "
+            "FROM unnest(CAST(:wholes AS text[]), CAST(:roots AS text[]), CAST(:paths AS text[])) "
+            "p(whole, root, path) "
+            "JOIN pgdefect.image_root r ON r.path = p.root "
+            "JOIN pgdefect.image i "
+            "ON i.category_id = :category AND i.root_id = r.id AND i.path = p.path"
+        ),
+        {
+            "category": category,
+            "wholes": [place[0] for place in places],
+            "roots": [place[1] for place in places],
+            "paths": [place[2] for place in places],
+        },
+    )
+    return {whole: id_ for whole, id_ in rows}
 
 
 def insert_images(

@@ -34,17 +34,21 @@ def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | No
         return None if row is None else _space(row.parameters, row.settings["space"])
 
 
-def known_defects(database: Database, category_id: int) -> int:
-    """How many parts of a category have a defect of known type; simulated ones do not count."""
+def known_defects(database: Database, category_id: int, extractor_id: int) -> int:
+    """How many parts of a category have a defect of known type that can be searched for; simulated
+    ones do not count.
+    """
     with database.connect() as connection:
         return (
             connection.scalar(
                 text(
                     "SELECT count(DISTINCT coalesce('g' || group_name, 'i' || id)) "
-                    "FROM pgdefect.image WHERE category_id = :category AND retired_at IS NULL "
-                    "AND known_defect_type IS NOT NULL AND split <> 'simulated'"
+                    "FROM pgdefect.image i WHERE category_id = :category AND retired_at IS NULL "
+                    "AND known_defect_type IS NOT NULL AND split <> 'simulated' AND EXISTS ("
+                    "SELECT FROM pgdefect.defect_embedding e "
+                    "WHERE e.extractor_id = :extractor AND e.image_id = i.id)"
                 ),
-                {"category": category_id},
+                {"category": category_id, "extractor": extractor_id},
             )
             or 0
         )

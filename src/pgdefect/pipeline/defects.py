@@ -163,7 +163,10 @@ class Voter:
 
     @cached_property
     def _num_voters(self) -> int:
-        return num_voters(known_defects(self._database, self._detector.category_id))
+        detector = self._detector
+        return num_voters(
+            known_defects(self._database, detector.category_id, detector.extractor_id)
+        )
 
     def vote(self, defect: Defect, image_id: int | None, sha256: str | None = None) -> Vote | None:
         """None where nothing is known to compare with."""

@@ -110,11 +110,12 @@ def _store(
     connection: Connection,
 ) -> None:
     keep_detector(connection, detector.id)
-    there = lock_images(connection, image_ids)
+    lock_images(connection, image_ids)
+    there = stored_images(connection, list(image_ids))
     defects = {
         image_id: finder.defect(connection, item.embedded_patches)
         for image_id, item in zip(image_ids, judged, strict=True)
-        if image_id in there
+        if image_id in there and there[image_id].sha256 == item.file.sha256
     }
     store_defects(
         connection, detector.extractor_id, detector.id, list(defects), list(defects.values())

@@ -317,24 +317,37 @@ def _record(
 
     An error for a file that is new where another content is recorded under its name.
     """
-    result: list[StoredImage | ImageError | None] = [*images]
+    category_id = inspector.detector.category_id
+    result: list[StoredImage | ImageError | None] = [
+        image if image is None or image.sha256 == item.file.sha256 else changed(image)
+        for item, image in zip(judged, images, strict=True)
+    ]
+    unknown = {n: os.path.abspath(judged[n].file.path) for n, one in enumerate(result) if not one}
+    others = catalog.recorded_at(connection, category_id, unknown.values())
+    there = stored_images(connection, list(others.values()))
     new: dict[str, list[tuple[int, catalog.NewImage]]] = {}
-    for n, (item, image) in enumerate(zip(judged, images, strict=True)):
-        if image is None:
-            folder, name = os.path.split(os.path.abspath(item.file.path))
-            new.setdefault(folder, []).append((n, _production_image(name, item.file)))
+    for n, path in unknown.items():
+        if (row := there.get(others.get(path, 0))) is not None:
+            result[n] = changed(row)
+        else:
+            folder, name = os.path.split(path)
+            new.setdefault(folder, []).append((n, _production_image(name, judged[n].file)))
     roots = {folder: catalog.ensure_root(connection, folder) for folder in sorted(new)}
     for folder, root_id in roots.items():
         added = [one for _, one in new[folder]]
-        image_ids = catalog.add_images(connection, inspector.detector.category_id, root_id, added)
+        image_ids = catalog.add_images(connection, category_id, root_id, added)
         rows = stored_images(connection, image_ids)
         for (n, made), image_id in zip(new[folder], image_ids, strict=True):
             row = rows[image_id]
             result[n] = row if row.sha256 == made.sha256 else changed(row)
     ids = {image.id: n for n, image in enumerate(result) if isinstance(image, StoredImage)}
-    if lock_images(connection, ids) != ids.keys():
+    lock_images(connection, ids)
+    held = {id_: image.sha256 for id_, image in stored_images(connection, list(ids)).items()}
+    if held != {id_: judged[n].file.sha256 for id_, n in ids.items()}:
         # The next attempt finds out what the files are now.
-        raise Undone("images were deleted while they were inspected; run the command again")
+        raise Undone(
+            "images were deleted or replaced while they were inspected; run the command again"
+        )
     if ids:
         store_image_embeddings(
             connection,
