@@ -91,16 +91,20 @@ def test_group_named_like_an_image_is_no_image() -> None:
         assert ({2, 3} <= {i.id for i in kept}) or not ({2, 3} & {i.id for i in kept})
 
 
-def test_images_of_one_part_are_held_out_together_in_training(
-    cells: Database, settings: Settings
-) -> None:
-    with cells.begin() as connection:
+def as_four_parts(database: Database) -> None:
+    with database.begin() as connection:
         connection.execute(
             text(
                 "UPDATE pgdefect.image SET group_name = 'cell' || (id % 4) "
                 "WHERE category_id = (SELECT id FROM pgdefect.category WHERE name = 'cells')"
             )
         )
+
+
+def test_images_of_one_part_are_held_out_together_in_training(
+    cells: Database, settings: Settings
+) -> None:
+    as_four_parts(cells)
     report = train(cells, settings, "cells", replace(TINY, holdout=0.1))
     detector = active_detector(cells, "cells")
     with cells.connect() as connection:
@@ -122,13 +126,7 @@ def test_threshold_scores_compare_an_image_with_other_parts_alone(
     cells: Database, settings: Settings
 ) -> None:
     """Not with its own patches, which lie in the bank, nor with other photographs of the part."""
-    with cells.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE pgdefect.image SET group_name = 'cell' || (id % 4) "
-                "WHERE category_id = (SELECT id FROM pgdefect.category WHERE name = 'cells')"
-            )
-        )
+    as_four_parts(cells)
     options = replace(TINY, num_neighbors=1)
     train(cells, settings, "cells", options)
     detector = active_detector(cells, "cells")

@@ -116,7 +116,7 @@ def psql(context: typer.Context) -> None:
 
     settings = current(context).settings
     bundled = str(EmbeddedServer(settings.data_dir).bin_dir / "psql")
-    # The embedded server's own is of its version; another's \\d and \\df may not be.
+    # The embedded server's own is of its version; another's \d and \df may not work on it.
     choices = [shutil.which("psql"), shutil.which(bundled)]
     program = next(filter(None, choices if settings.database_url else reversed(choices)), None)
     if program is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model, kind_of
+from pgdefect.cli.inspection import Model, check_split, kind_of
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.errors import DatasetError, UsageError
 
@@ -100,8 +100,7 @@ def evaluate(
     from pgdefect.pipeline.files import folder_name
     from pgdefect.pipeline.pictures import writable_folder
 
-    if split not in ("train", "test", "production", "simulated"):
-        raise UsageError(f"--split is train, test, production or simulated, not {split!r}")
+    check_split(split)
     if search not in ("exact", "hnsw"):
         raise UsageError(f"--search is exact or hnsw, not {search!r}")
     options = EvaluateOptions(

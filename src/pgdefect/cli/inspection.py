@@ -81,8 +81,7 @@ def inspect(
         raise UsageError("name the category the images show with --category")
     if search not in (None, "hnsw", "fast", "exact"):
         raise UsageError(f"--search is hnsw, fast or exact, not {search!r}")
-    if split not in (None, "train", "test", "production", "simulated"):
-        raise UsageError(f"--split is train, test, production or simulated, not {split!r}")
+    check_split(split)
     if paths and split:
         raise UsageError("--split is for stored images; leave it out when naming files")
     if save_maps is not None:
@@ -143,6 +142,12 @@ def inspect(
     for problem in report.problems:
         note(problem)
     failures([*report.failed, *unread])
+
+
+def check_split(split: str | None) -> None:
+    """Raises UsageError for a word that is no split of images."""
+    if split not in (None, "train", "test", "production", "simulated"):
+        raise UsageError(f"--split is train, test, production or simulated, not {split!r}")
 
 
 def kind_of(model: str | None) -> DetectorKind | None:

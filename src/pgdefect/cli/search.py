@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model, inspection_json, kind_of
+from pgdefect.cli.inspection import Model, check_split, inspection_json, kind_of
 from pgdefect.cli.output import note, print_json, print_table, visible
 from pgdefect.errors import NotFound, UsageError
 
@@ -110,8 +110,7 @@ def search(
         raise UsageError(f"--label is normal or anomalous, not {label!r}")
     if by not in (None, "picture", "defect", "region"):
         raise UsageError(f"--by is picture, defect or region, not {by!r}")
-    if split not in (None, "train", "test", "production", "simulated"):
-        raise UsageError(f"--split is train, test, production or simulated, not {split!r}")
+    check_split(split)
     examples = [*([query] if query is not None else []), *(like or ())]
     if sum((bool(examples), region is not None, patch is not None)) != 1:
         raise UsageError(
