@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from PIL import Image
+from sqlalchemy import Connection
 
 from pgdefect.db.engine import Database
+from pgdefect.pipeline import inspect as inspecting
 
 from .conftest import Cli, contents, value
 
@@ -150,6 +154,29 @@ def test_a_stored_image_whose_file_has_changed_is_not_judged_as_it(
     assert failed["path"] == str(own_files / "test/good/000.png")
     assert "--category parts --accept-changes" in failed["reason"]
     assert contents(trained) == before
+
+
+def test_content_accepted_while_it_is_inspected_gets_no_verdict_of_the_photograph_before(
+    cli: Cli, trained: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_images = inspecting.lock_images
+
+    def too_late(connection: Connection, image_ids: Collection[int]) -> set[int]:
+        with psycopg.connect(trained.url) as other:
+            other.execute(
+                "UPDATE pgdefect.image SET sha256 = repeat('0', 64) "
+                "WHERE path = 'test/good/000.png'"
+            )
+        return lock_images(connection, image_ids)
+
+    with psycopg.connect(trained.url) as connection:
+        connection.execute("DELETE FROM pgdefect.inspection")
+    monkeypatch.setattr(inspecting, "lock_images", too_late)
+    result = cli(trained, "inspect", "--category", "parts", "--split", "test", "--json")
+    assert result.code == 1
+    [failed] = result.json["failed"]
+    assert failed["path"].endswith("test/good/000.png")
+    assert len(result.json["inspections"]) == contents(trained)["inspection"] == 12
 
 
 def test_a_mask_of_another_size_is_told_of_and_left_out_of_the_picture(
