@@ -37,14 +37,14 @@ WORST_SHARES = (0.0, 0.005, 0.01)
 
 
 def measure(context: Context) -> Report:
-    from pgdefect.config import Settings
-    from pgdefect.db.queries import images_of
+    from pgdefect.core.config import Settings
+    from pgdefect.db.search.queries import images_of
     from pgdefect.evaluation import image_auroc
-    from pgdefect.pipeline.ingest import ingest_dataset
-    from pgdefect.pipeline.inspect import inspect
-    from pgdefect.pipeline.options import TrainOptions
-    from pgdefect.pipeline.patch_search import count_worst
-    from pgdefect.pipeline.train import train
+    from pgdefect.usecases.common.patch_search import count_worst
+    from pgdefect.usecases.ingest import ingest_dataset
+    from pgdefect.usecases.inspect.inspect import inspect
+    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.train import train
 
     images = context.images.limited(train=20, test=8) if context.quick else context.images
     settings = Settings(cache_dir=context.folder)

@@ -13,9 +13,9 @@ import warnings
 import numpy as np
 
 from benchmarks.common import Context, Report, Row, extractor_for, prepared, timed
-from pgdefect.types import Float32
-from pgdefect.vision.coreset import CoresetResult, k_center_greedy
-from pgdefect.vision.transform import apply_transform, fit_transform
+from pgdefect.core.types import Float32
+from pgdefect.vision.patchcore.coreset import CoresetResult, k_center_greedy
+from pgdefect.vision.patchcore.transform import apply_transform, fit_transform
 
 RATIO = 0.1
 

@@ -17,19 +17,19 @@ CATEGORY = "bench"
 
 
 def measure(context: Context) -> Report:
-    from pgdefect.config import Settings
-    from pgdefect.db.defects import find_defect_space, load_defect_view, raw_bank_vectors
-    from pgdefect.db.queries import images_of
+    from pgdefect.core.config import Settings
+    from pgdefect.core.types import DefectSpace
+    from pgdefect.db.records.defects import find_defect_space, load_defect_view, raw_bank_vectors
+    from pgdefect.db.search.queries import images_of
     from pgdefect.evaluation import group_numbers
     from pgdefect.evaluation.retrieval import cosine_distances, retrieval_figures
-    from pgdefect.pipeline.ingest import ingest_dataset
-    from pgdefect.pipeline.inspector import Inspector, Judged
-    from pgdefect.pipeline.options import TrainOptions
-    from pgdefect.pipeline.train import train
-    from pgdefect.types import DefectSpace
-    from pgdefect.vision.defect_embedding import anomaly, anomaly_weights, defect_embedding
-    from pgdefect.vision.defect_view import DefectView
-    from pgdefect.vision.image import load_image
+    from pgdefect.usecases.ingest import ingest_dataset
+    from pgdefect.usecases.inspect.inspector import Inspector, Judged
+    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.train import train
+    from pgdefect.vision.defects.defect_embedding import anomaly, anomaly_weights, defect_embedding
+    from pgdefect.vision.defects.defect_view import DefectView
+    from pgdefect.vision.images.image import load_image
 
     images = _few(context.images) if context.quick else context.images
     settings = Settings(cache_dir=context.folder)

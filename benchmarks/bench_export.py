@@ -9,7 +9,7 @@ import numpy as np
 from psycopg import sql
 
 from benchmarks.common import Context, Report, Row, extractor_for, prepared, server, timed
-from pgdefect.types import Float32, MemoryBank
+from pgdefect.core.types import Float32, MemoryBank
 
 
 def measure(context: Context) -> Report:
@@ -76,9 +76,9 @@ def measure(context: Context) -> Report:
 
 def _bank(context: Context, count: int) -> tuple[MemoryBank, Any]:
     """Real patches, transformed and rounded as a training stores them."""
-    from pgdefect.distance import COSINE, as_stored
-    from pgdefect.types import UNKNOWN_IMAGE
-    from pgdefect.vision.transform import apply_transform, fit_transform
+    from pgdefect.core.distance import COSINE, as_stored
+    from pgdefect.core.types import UNKNOWN_IMAGE
+    from pgdefect.vision.patchcore.transform import apply_transform, fit_transform
 
     _, extractor = extractor_for("efficientnet_lite0", context.folder)
     paths = context.images.normal_training[: -(-2 * count // 1024)]
@@ -108,11 +108,11 @@ def _bank(context: Context, count: int) -> tuple[MemoryBank, Any]:
 
 def _store(database: Any, bank: MemoryBank, artifact: Any, category: str) -> tuple[float, float]:
     """Seconds until the index stood, and until all was committed."""
-    from pgdefect.db import catalog
-    from pgdefect.db.banks import Calibration, store_detector
-    from pgdefect.db.extractors import store_extractor
-    from pgdefect.distance import nearest_vectors
-    from pgdefect.types import Threshold
+    from pgdefect.core.distance import nearest_vectors
+    from pgdefect.core.types import Threshold
+    from pgdefect.db.records import catalog
+    from pgdefect.db.records.extractors import store_extractor
+    from pgdefect.db.records.patchcore import Calibration, store_detector
 
     queries = bank.embeddings[:2048]
     _, distances = nearest_vectors(queries, bank.embeddings, bank.metric)
@@ -137,8 +137,8 @@ def _store(database: Any, bank: MemoryBank, artifact: Any, category: str) -> tup
 
 
 def _rows_alone(database: Any, bank: MemoryBank) -> float:
-    from pgdefect.db.copy import copy_rows
-    from pgdefect.db.engine import driver
+    from pgdefect.db.connection.binary_format import copy_rows
+    from pgdefect.db.connection.engine import driver
 
     count = len(bank.embeddings)
     with database.begin() as connection:

@@ -32,16 +32,16 @@ ASKED = {"hnsw": (0.99, 1.0), "fast": (0.95, 2.0)}
 
 
 def measure(context: Context) -> Report:
-    from pgdefect.config import Settings
-    from pgdefect.db.queries import images_of
+    from pgdefect.core.config import Settings
+    from pgdefect.db.search.queries import images_of
     from pgdefect.evaluation import image_auroc
-    from pgdefect.pipeline.export_anomalib import export_anomalib
-    from pgdefect.pipeline.ingest import ingest_dataset
-    from pgdefect.pipeline.inspect import inspect
-    from pgdefect.pipeline.inspector import Inspector
-    from pgdefect.pipeline.options import DEFAULT_WORST_SHARE, TrainOptions
-    from pgdefect.pipeline.patch_search import SearchKind, count_worst
-    from pgdefect.pipeline.train import train
+    from pgdefect.usecases.common.patch_search import SearchKind, count_worst
+    from pgdefect.usecases.exchange.export_anomalib import export_anomalib
+    from pgdefect.usecases.ingest import ingest_dataset
+    from pgdefect.usecases.inspect.inspect import inspect
+    from pgdefect.usecases.inspect.inspector import Inspector
+    from pgdefect.usecases.train.options import DEFAULT_WORST_SHARE, TrainOptions
+    from pgdefect.usecases.train.train import train
 
     quick = context.quick
     images = context.images.limited(train=20, test=8) if quick else context.images

@@ -82,9 +82,9 @@ class Look:
 
 
 def measure(context: Context) -> Report:
-    from pgdefect.config import Settings
-    from pgdefect.pipeline.ingest import ingest_dataset
-    from pgdefect.pipeline.inspector import Inspector
+    from pgdefect.core.config import Settings
+    from pgdefect.usecases.ingest import ingest_dataset
+    from pgdefect.usecases.inspect.inspector import Inspector
 
     if memory_of(os.getpid()) is None:
         return Report("load", context.images.name, notes=["needs Linux's /proc for memory"])
@@ -175,7 +175,7 @@ class Line:
         return traffic, looks
 
     def _inspect(self, traffic: Traffic) -> None:
-        from pgdefect.pipeline.inspect import inspect
+        from pgdefect.usecases.inspect.inspect import inspect
 
         paths = list(islice(self.camera, HANDED_OVER))
         handed_over = time.perf_counter()

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import SIZE, Context, Report, server
-from pgdefect.pipeline.options import DEFAULT_WHITEN
-from pgdefect.vision.backbone import BACKBONES, DEFAULT_BACKBONE
+from pgdefect.usecases.train.options import DEFAULT_WHITEN
+from pgdefect.vision.networks.backbone import BACKBONES, DEFAULT_BACKBONE
 
 CATEGORY = "bench"
 WORST_PATCH = "anomalib, worst patch"
@@ -40,13 +40,13 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def measure(context: Context) -> Report:
-    from pgdefect.config import Settings
-    from pgdefect.db.queries import images_of
+    from pgdefect.core.config import Settings
+    from pgdefect.db.search.queries import images_of
     from pgdefect.evaluation import image_auroc
-    from pgdefect.pipeline.ingest import ingest_dataset
-    from pgdefect.pipeline.inspect import inspect
-    from pgdefect.pipeline.options import TrainOptions
-    from pgdefect.pipeline.train import train
+    from pgdefect.usecases.ingest import ingest_dataset
+    from pgdefect.usecases.inspect.inspect import inspect
+    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.train import train
 
     num_train, num_vectors = (24, 256) if context.quick else (NUM_TRAIN, NUM_VECTORS)
     images = context.images.limited(train=num_train, test=8 if context.quick else None)
@@ -127,7 +127,7 @@ def anomalib_scores(
     from anomalib.models.components.sampling import k_center_greedy as module
 
     from benchmarks.common import extractor_for, prepared
-    from pgdefect.pipeline.options import TrainOptions
+    from pgdefect.usecases.train.options import TrainOptions
 
     module.tqdm = lambda items, **_: items
     embedder, extractor = extractor_for(TrainOptions().backbone, folder)

@@ -113,8 +113,8 @@ def _questions(stored: Vectors, queries: NDArray[np.float32]) -> Questions:
 
 def _add_images(database: Any, context: Context, count: int, dim: int) -> int:
     """An extractor and a row of ``image`` for each vector, with defect types of known shares."""
-    from pgdefect.db.extractors import store_extractor
-    from pgdefect.types import ExtractorArtifact, ExtractorSpec
+    from pgdefect.core.types import ExtractorArtifact, ExtractorSpec
+    from pgdefect.db.records.extractors import store_extractor
 
     context.say(f"{count:,} rows of image")
     spec = ExtractorSpec("bench", ("layer",), {"image_size": list(SIZE)}, "nowhere", "0" * 64)
@@ -138,8 +138,8 @@ def _add_images(database: Any, context: Context, count: int, dim: int) -> int:
 
 def _load(report: Report, context: Context, database: Any, extractor: int, stored: Vectors) -> None:
     """Load them resumably and by one plain COPY, without the index both times; then build it."""
-    from pgdefect.db.copy import copy_rows
-    from pgdefect.db.loading import load_image_embeddings
+    from pgdefect.db.connection.binary_format import copy_rows
+    from pgdefect.db.records.bulk_load import load_image_embeddings
 
     table = f"image_embedding_{extractor}"
     ids = np.arange(1, len(stored) + 1, dtype=np.int64)
@@ -206,7 +206,7 @@ def _search(
     report: Report, context: Context, database: Any, extractor: int, questions: Questions
 ) -> dict[str, float]:
     """Median seconds of the plain statement and of `pgdefect.nearest`, at the recall wanted."""
-    from pgdefect.db.engine import Vector
+    from pgdefect.db.connection.engine import Vector
 
     dim = questions.queries.shape[1]
     order = f"embedding::vector({dim}) <=> %s::vector({dim})"
@@ -268,7 +268,7 @@ def _filter(
     report: Report, context: Context, database: Any, extractor: int, questions: Questions
 ) -> None:
     """Under filters: the way chosen, how long it takes, and whether it finds what a scan does."""
-    from pgdefect.db.search import SearchFilter, explain_nearest, nearest
+    from pgdefect.db.search.search import SearchFilter, explain_nearest, nearest
 
     for name in (*SHARES, "one"):
         context.say(f"filter: {name}")

@@ -21,7 +21,7 @@ LITE0_FLOPS = 0.95e9
 
 
 def measure(context: Context) -> Report:
-    from pgdefect.pipeline.ingest import ingest_dataset
+    from pgdefect.usecases.ingest import ingest_dataset
 
     images = _enough(context.images).limited(train=24 if context.quick else NUM_IMAGES, test=0)
     with server() as database:
@@ -70,8 +70,8 @@ def measure(context: Context) -> Report:
 
 def _enough(images: Images) -> Images:
     """The images; of the solar cells all that are surely normal, both kinds, to have enough."""
-    from pgdefect.pipeline.demo import PACKAGE
-    from pgdefect.vision.dataset import ImageRecord
+    from pgdefect.usecases.demo import PACKAGE
+    from pgdefect.vision.images.dataset import ImageRecord
 
     root = Path(images.dataset.root)
     if len(images.normal_training) >= NUM_IMAGES or root.parent.name != PACKAGE:
@@ -83,10 +83,10 @@ def _enough(images: Images) -> Images:
 
 
 def _train(url: str, cache: str) -> None:
-    from pgdefect.config import Settings
-    from pgdefect.db.engine import Database
-    from pgdefect.pipeline.options import TrainOptions
-    from pgdefect.pipeline.train import train
+    from pgdefect.core.config import Settings
+    from pgdefect.db.connection.engine import Database
+    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.train import train
 
     options = TrainOptions(max_vectors=None)  # a tenth of the patches, however many
     report = train(Database(url), Settings(cache_dir=Path(cache)), CATEGORY, options)

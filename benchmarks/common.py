@@ -176,8 +176,8 @@ def median_alternating(
 
 def image_sets(folder: Path | None, quick: bool) -> list[Images]:
     """The folder's images; without one, the solar cells and, where present, the tiles."""
-    from pgdefect.pipeline.demo import solar_cells
-    from pgdefect.vision.dataset import scan
+    from pgdefect.usecases.demo import solar_cells
+    from pgdefect.vision.images.dataset import scan
 
     if folder is not None:
         return [Images(folder.name, scan(folder))]
@@ -198,9 +198,9 @@ def image_sets(folder: Path | None, quick: bool) -> list[Images]:
 @contextmanager
 def server() -> Iterator[Any]:
     """An embedded server of the run's own, on this disk, with its schema; gone afterwards."""
-    from pgdefect.db.embedded import EmbeddedServer
-    from pgdefect.db.engine import Database
-    from pgdefect.db.schema import upgrade
+    from pgdefect.db.connection.engine import Database
+    from pgdefect.db.schema.schema import upgrade
+    from pgdefect.db.server.embedded import EmbeddedServer
 
     folder = Path(tempfile.mkdtemp(prefix="pgdefect-bench-"))
     folder.chmod(0o755)
@@ -225,10 +225,10 @@ def extractor_for(name: str, folder: Path, size: tuple[int, int] = SIZE) -> tupl
     import torch
     from timm import create_model
 
-    from pgdefect.vision import patchcore
-    from pgdefect.vision.backbone import find_backbone
-    from pgdefect.vision.extractor import Extractor
-    from pgdefect.vision.preprocess import Preprocessing
+    from pgdefect.vision.images.preprocess import Preprocessing
+    from pgdefect.vision.networks.backbone import find_backbone
+    from pgdefect.vision.networks.extractor import Extractor
+    from pgdefect.vision.patchcore import patchcore
 
     backbone = find_backbone(name)
     weights = None
@@ -243,7 +243,7 @@ def extractor_for(name: str, folder: Path, size: tuple[int, int] = SIZE) -> tupl
 
 def prepared(paths: Sequence[str], preprocessing: Any) -> Any:
     """Images as network input `(n, 3, height, width)`."""
-    from pgdefect.vision.image import read_image
+    from pgdefect.vision.images.image import read_image
 
     return np.stack([preprocessing.apply(read_image(path)[1]) for path in paths])
 

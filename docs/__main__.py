@@ -14,12 +14,12 @@ from docs.benchmarks import benchmarks_page
 from docs.cookbook import cookbook_page, recipes, run_recipe
 from docs.reference import analysts_page, schema_page
 from docs.scene import two_weeks
-from pgdefect.config import Settings
-from pgdefect.db.catalog import move_root
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
-from pgdefect.db.schema import upgrade
-from pgdefect.vision.synthetic import Texture
+from pgdefect.core.config import Settings
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import move_root
+from pgdefect.db.schema.schema import upgrade
+from pgdefect.db.server.embedded import EmbeddedServer
+from tests.synthetic import Texture
 
 HERE = Path(__file__).parent
 PAGES = ("analysts", "schema", "cookbook", "benchmarks")
@@ -58,11 +58,11 @@ def main(names: list[str]) -> None:
 
 def _produce(database: Database, folder: Path, product: str, texture: Texture) -> None:
     """Learn a product, test it, and let it be made for two weeks."""
-    from pgdefect.pipeline.ingest import ingest
-    from pgdefect.pipeline.inspect import inspect
-    from pgdefect.pipeline.options import TrainOptions
-    from pgdefect.pipeline.train import train
-    from pgdefect.vision.synthetic import write_dataset
+    from pgdefect.usecases.ingest import ingest
+    from pgdefect.usecases.inspect.inspect import inspect
+    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.train import train
+    from tests.synthetic import write_dataset
 
     settings = Settings()
     write_dataset(folder / "set", num_train=40, seed=1, size=SIZE, texture=texture)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT, spelled_seconds
-
 from docs.reference import GENERATED
 
 TOLD_ELSEWHERE = {"accuracy": "accuracy.md", "defects": "retrieval.md"}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
-from pgdefect.db.sql_files import resource_dir
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema.sql_files import resource_dir
+from pgdefect.db.server.embedded import EmbeddedServer
 
 _FIELD = re.compile(r"^-- (Question|Answer|Set):\s+(.*)$")
 

@@ -10,7 +10,7 @@ import psycopg
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from pgdefect.db.models import Base
+from pgdefect.db.schema.models import Base
 
 GENERATED = "<!-- Made by `make docs` from {}; do not edit. -->"
 
@@ -126,7 +126,7 @@ def schema_page() -> str:
     tables = sorted(Base.metadata.tables.values(), key=lambda table: table.name)
     words = {mapper.local_table: mapper.class_ for mapper in Base.registry.mappers}
     lines = [
-        GENERATED.format("`src/pgdefect/db/models.py`"),
+        GENERATED.format("`src/pgdefect/db/schema/models.py`"),
         "",
         "# Schema",
         "",

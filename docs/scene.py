@@ -13,15 +13,15 @@ import numpy as np
 from PIL import Image, ImageFilter
 from psycopg.types.json import Jsonb
 
-from pgdefect.config import Settings
-from pgdefect.db.engine import Database, driver
-from pgdefect.db.queries import images_of
-from pgdefect.db.reviews import review_image, review_queue
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.threshold import change_threshold
-from pgdefect.pipeline.train import train
-from pgdefect.vision.synthetic import DEFECT_TYPES, Texture, defective_part, normal_part
+from pgdefect.core.config import Settings
+from pgdefect.db.connection.engine import Database, driver
+from pgdefect.db.records.reviews import review_image, review_queue
+from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.threshold import change_threshold
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
+from tests.synthetic import DEFECT_TYPES, Texture, defective_part, normal_part
 
 DAYS = 14
 SHIFTS = {"early": 7, "late": 15, "night": 23}

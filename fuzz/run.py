@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import Try
-from pgdefect.errors import PgdefectError
+from pgdefect.core.errors import PgdefectError
 
 _FAULTS_KEPT = 5
 

@@ -1,7 +1,7 @@
 """What is tried, and what has to hold of an input that is accepted.
 
-An input is refused with an error of `pgdefect.errors`, or accepted; then the target's own checks
-hold, which are assertions. Anything else is a fault.
+An input is refused with an error of `pgdefect.core.errors`, or accepted; then the target's own
+checks hold, which are assertions. Anything else is a fault.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fuzz import inputs
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 Try = Callable[[Any], None]
 MAX_BYTES = 2000
@@ -46,7 +46,7 @@ class Target:
 
 
 def _images(folder: Path) -> Try:
-    from pgdefect.vision.image import load_image
+    from pgdefect.vision.images.image import load_image
 
     def check(data: bytes) -> None:
         pixels = load_image(data)
@@ -59,7 +59,7 @@ def _images(folder: Path) -> Try:
 
 
 def _manifests(folder: Path) -> Try:
-    from pgdefect.vision.dataset import scan
+    from pgdefect.vision.images.dataset import scan
 
     _put(folder, "a.png", "b.png", "sub/c.png")
     file = folder / "list.csv"
@@ -72,7 +72,7 @@ def _manifests(folder: Path) -> Try:
 
 
 def _groups(folder: Path) -> Try:
-    from pgdefect.vision.dataset import scan
+    from pgdefect.vision.images.dataset import scan
 
     _put(folder, "a.png", "b.png", "sub/c.png")
     file = folder / "groups.csv"
@@ -124,7 +124,7 @@ def _options(folder: Path) -> Try:
 
 def _or_refused(parse: Callable[[str], object], word: str) -> None:
     """So that the first parser's refusal does not spare the others."""
-    from pgdefect.errors import UsageError
+    from pgdefect.core.errors import UsageError
 
     try:
         parse(word)
@@ -154,14 +154,14 @@ def names_in(database: Database) -> Try:
     """Names and attributes through the database and back, in a transaction that is undone."""
     from sqlalchemy import select
 
-    from pgdefect.db import catalog
-    from pgdefect.db.engine import driver
-    from pgdefect.db.logins import check_name, login_steps
-    from pgdefect.db.models import Category, Image
-    from pgdefect.db.roles import scene_of
-    from pgdefect.db.search import SearchFilter
-    from pgdefect.errors import InputError, UsageError
-    from pgdefect.pipeline.ingest import check_category_name
+    from pgdefect.core.errors import InputError, UsageError
+    from pgdefect.db.access.logins import check_name, login_steps
+    from pgdefect.db.access.roles import scene_of
+    from pgdefect.db.connection.engine import driver
+    from pgdefect.db.records import catalog
+    from pgdefect.db.schema.models import Category, Image
+    from pgdefect.db.search.search import SearchFilter
+    from pgdefect.usecases.ingest import check_category_name
 
     def role(connection: Any, name: str) -> None:
         try:
@@ -217,8 +217,8 @@ names = st.tuples(*[inputs.text] * 5)
 
 
 def _bank(folder: Path) -> Try:
-    from pgdefect.vision.anomalib_checkpoint import bank_of_checkpoint, is_checkpoint
-    from pgdefect.vision.torch_file import bank_of, load_safely, named_tensor
+    from pgdefect.vision.networks.torch_file import bank_of, load_safely, named_tensor
+    from pgdefect.vision.patchcore.anomalib_checkpoint import bank_of_checkpoint, is_checkpoint
 
     file = folder / "bank.pt"
 
@@ -244,7 +244,7 @@ def _check_bank(bank: Any, limit: int) -> None:
 
 
 def _weights(suffix: str, folder: Path) -> Try:
-    from pgdefect.vision.torch_file import read_state_dict
+    from pgdefect.vision.networks.torch_file import read_state_dict
 
     file = folder / f"weights{suffix}"
 
@@ -257,7 +257,7 @@ def _weights(suffix: str, folder: Path) -> Try:
 
 
 def _model(changed: str, folder: Path) -> Try:
-    from pgdefect.vision.patchcore_inspection import INDEX_FILE, PARAMS_FILE, read_model
+    from pgdefect.vision.patchcore.patchcore_inspection import INDEX_FILE, PARAMS_FILE, read_model
 
     (folder / INDEX_FILE).write_bytes(inputs.flat_index())
     (folder / PARAMS_FILE).write_bytes(inputs.settings_files()[0])
@@ -271,7 +271,7 @@ def _model(changed: str, folder: Path) -> Try:
 
 
 def _onnx(folder: Path) -> Try:
-    from pgdefect.vision.extractor import compile_graph
+    from pgdefect.vision.networks.extractor import compile_graph
 
     def check(data: bytes) -> None:
         assert len(compile_graph(data, 1).outputs) >= 1
@@ -330,8 +330,8 @@ def _json_like() -> st.SearchStrategy[str]:
 @contextmanager
 def scratch_database(folder: Path) -> Iterator[Database]:
     """A server of its own with the schema, stopped at the end of the block."""
-    from pgdefect.db.embedded import EmbeddedServer
-    from pgdefect.db.schema import upgrade
+    from pgdefect.db.schema.schema import upgrade
+    from pgdefect.db.server.embedded import EmbeddedServer
 
     server = EmbeddedServer(folder / "data")
     try:

@@ -1,11 +1,11 @@
-"""Alembic's entry point; `pgdefect.db.schema` hands over the open connection."""
+"""Alembic's entry point; `pgdefect.db.schema.schema` hands over the open connection."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from pgdefect.db.models import Base
-from pgdefect.db.schema import SCHEMA, is_ours
+from pgdefect.db.schema.models import Base
+from pgdefect.db.schema.schema import SCHEMA, is_ours
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pgdefect.db.schema import upgrade
-from pgdefect.vision.synthetic import normal_part, write_dataset
+from pgdefect.db.schema.schema import upgrade
 from soak.lane import Lane, Place
 from soak.state import State, differences
+from tests.synthetic import normal_part, write_dataset
 
 SIZE = (128, 128)
 """Of the pictures, height and width: a grid of 16 × 16 patches."""

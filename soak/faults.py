@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgdefect.db.embedded import EmbeddedServer
+from pgdefect.db.server.embedded import EmbeddedServer
 from soak.lane import Command, Lane, Place, Stage
 
 MIB = 1 << 20

@@ -26,19 +26,23 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgdefect.config import Settings
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
-from pgdefect.db.recall import check_recall
-from pgdefect.pipeline.doctor import examine
-from pgdefect.pipeline.progress import Progress
+from pgdefect.core.config import Settings
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.search.recall import check_recall
+from pgdefect.db.server.embedded import EmbeddedServer
+from pgdefect.usecases.common.progress import Progress
+from pgdefect.usecases.doctor import examine
 from soak.state import State, amcheck, database_state, files_in
 
 LIMIT_S = 600
 """A command that takes longer hangs."""
-LIGHT = ("pgdefect.cli.main", "pgdefect.pipeline.inspect", "pgdefect.pipeline.export")
+LIGHT = (
+    "pgdefect.cli.main",
+    "pgdefect.usecases.inspect.inspect",
+    "pgdefect.usecases.exchange.export",
+)
 HEAVY = (
-    "pgdefect.pipeline.train",
+    "pgdefect.usecases.train.train",
     "anomalib.data",
     "anomalib.engine",
     "anomalib.models",

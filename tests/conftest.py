@@ -16,10 +16,10 @@ import pytest
 from psycopg import sql
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
-from pgdefect.db.schema import upgrade
+from pgdefect.core.config import Settings
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema.schema import upgrade
+from pgdefect.db.server.embedded import EmbeddedServer
 
 Clone = Callable[[Database | None], AbstractContextManager[Database]]
 _number = count(1)
@@ -139,7 +139,7 @@ def settings() -> Settings:
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MVTec-style category of generated parts: 16 train, 4 + 3 × 3 test, with masks."""
-    from pgdefect.vision.synthetic import write_dataset
+    from tests.synthetic import write_dataset
 
     return write_dataset(
         tmp_path_factory.mktemp("data") / "parts",
@@ -155,10 +155,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _trained_template(
     new_database: Callable[..., Database], _template: Database, parts: Path, settings: Settings
 ) -> Database:
-    from pgdefect.pipeline.ingest import ingest
-    from pgdefect.pipeline.inspect import inspect
-    from pgdefect.pipeline.options import TrainOptions
-    from pgdefect.pipeline.train import train
+    from pgdefect.usecases.ingest import ingest
+    from pgdefect.usecases.inspect.inspect import inspect
+    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.train import train
 
     database = new_database(_template)
     ingest(database, parts, "parts")

@@ -45,7 +45,7 @@ BEGIN
             USING ERRCODE = 'PD404',
                   HINT = 'Train the category again, then run pgdefect embed CATEGORY; or search by picture.';
     END IF;
-    -- As pgdefect.distance.indexed_type has it: a halfvec index would round once more.
+    -- As pgdefect.core.distance.indexed_type has it: a halfvec index would round once more.
     vector_type := format('%s(%s)', CASE WHEN dim <= 2000 THEN 'vector' ELSE 'halfvec' END, dim);
     distance := format('e.embedding::%1$s <=> %2$s::%1$s', vector_type, query);
     SELECT s.ef_search INTO ef_search FROM pgdefect.search_setting s

@@ -2,7 +2,7 @@
 --
 -- Its distribution function at x is the chance of a or more successes in a + b - 1 trials of
 -- chance x; solved by bisection, summing the shorter tail. The same arithmetic as
--- pgdefect.thresholds.beta_quantile in Python.
+-- pgdefect.core.thresholds.beta_quantile in Python.
 CREATE OR REPLACE FUNCTION pgdefect.beta_quantile(
     probability double precision, a integer, b integer
 ) RETURNS double precision

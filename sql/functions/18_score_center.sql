@@ -2,7 +2,7 @@
 --
 -- It is the median of the held-out normal scores (of a detector that has none stored, the
 -- center it was trained with) where that lies below the threshold, else half the threshold:
--- pgdefect.thresholds.center_below in Python. It depends on the two arguments alone, so that
+-- pgdefect.core.thresholds.center_below in Python. It depends on the two arguments alone, so that
 -- one threshold always means one scale. (Products are of 1e-9 and more: the server takes a
 -- smaller one that underflows for an error.)
 CREATE OR REPLACE FUNCTION pgdefect.score_center(bank bigint, threshold double precision)

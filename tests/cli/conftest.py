@@ -18,8 +18,8 @@ import pytest
 from psycopg import sql
 
 from pgdefect.cli.main import run
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.server.embedded import EmbeddedServer
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.server.embedded import EmbeddedServer
 
 from .conftest import Cli, contents
 

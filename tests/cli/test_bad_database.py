@@ -10,10 +10,10 @@ import numpy as np
 import psycopg
 import pytest
 
-from pgdefect.config import Settings
-from pgdefect.db.engine import Database
-from pgdefect.db.search import SearchFilter, nearest
-from pgdefect.errors import Conflict
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import Conflict
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.search.search import SearchFilter, nearest
 
 from .conftest import PROGRAM, TINY, Cli, contents, value
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from PIL import Image
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli, contents, value
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.bad_folder import BadFolder, write_bad_folder
 from PIL import Image
 
+from fuzz.bad_folder import BadFolder, write_bad_folder
 from pgdefect.cli.output import note, print_table
-from pgdefect.db.engine import Database
-from pgdefect.vision.image import load_image
+from pgdefect.db.connection.engine import Database
+from pgdefect.vision.images.image import load_image
 
 from .conftest import PROGRAM, Cli, contents, value
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import TINY, Cli, contents, value
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import PROGRAM, Cli, bundled_path
 
@@ -66,7 +66,7 @@ def test_db_psql_and_db_url_keep_the_password_out_of_sight(tmp_path: Path) -> No
     psql.chmod(0o755)
     code = (
         "import sys; from unittest.mock import patch; from pgdefect.cli.main import main\n"
-        "with patch('pgdefect.db.schema.require_current'): main(sys.argv[1:])"
+        "with patch('pgdefect.db.schema.schema.require_current'): main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "db"]
     secret = "postgresql://u:hunter2@127.0.0.1:1/d?sslpassword=hunter3"

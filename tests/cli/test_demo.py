@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from PIL import Image
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import PROGRAM, Cli, bundled_path, value
 
@@ -23,7 +23,8 @@ from .conftest import PROGRAM, Cli, bundled_path, value
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dozen solar cells each, at the size of the trained template."""
-    from pgdefect.pipeline import demo, train
+    from pgdefect.usecases import demo
+    from pgdefect.usecases.train import train
 
     monkeypatch.setattr(demo, "TRAIN_IMAGES", 12)
     monkeypatch.setattr(demo, "TEST_NORMAL", 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli
 

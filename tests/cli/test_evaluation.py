@@ -14,13 +14,13 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.engine import Database
-from pgdefect.db.evaluations import latest_evaluations
+from pgdefect.core.config import Settings
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.evaluations import latest_evaluations
 from pgdefect.evaluation import f1_max
-from pgdefect.pipeline.evaluate import EvaluateOptions, evaluate, mean_figures
-from pgdefect.pipeline.evaluation_files import map_scale, results_csv, results_markdown
-from pgdefect.vision.image import load_mask
+from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate, mean_figures
+from pgdefect.usecases.evaluate.evaluation_files import map_scale, results_csv, results_markdown
+from pgdefect.vision.images.image import load_mask
 
 from .conftest import Cli, value
 

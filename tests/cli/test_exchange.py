@@ -18,13 +18,13 @@ from PIL import Image
 from psycopg import sql
 from sqlalchemy import text
 
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import bank_cells, read_bank
-from pgdefect.db.streams import read_blocks, snapshot
-from pgdefect.errors import UsageError
-from pgdefect.pipeline.export_folder import new_folder
-from pgdefect.vision.transform import apply_transform
+from pgdefect.core.errors import UsageError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.connection.read_blocks import read_blocks, snapshot
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.search.queries import bank_cells, read_bank
+from pgdefect.usecases.exchange.export_folder import new_folder
+from pgdefect.vision.patchcore.transform import apply_transform
 
 from .conftest import Cli, value
 

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from pgdefect import __version__
 from pgdefect.cli.main import app, run
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli, bundled_path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli, contents, named, value
 

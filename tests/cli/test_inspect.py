@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import Connection
 
-from pgdefect.db.engine import Database
-from pgdefect.pipeline import inspect as inspecting
+from pgdefect.db.connection.engine import Database
+from pgdefect.usecases.inspect import inspect as inspecting
 
 from .conftest import Cli, contents, value
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli, Result
 
@@ -80,8 +80,8 @@ def test_errors_are_objects_too(cli: Cli, trained: Database) -> None:
 def test_programs_read_the_same_events(
     trained: Database, parts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pgdefect.config import Settings
-    from pgdefect.pipeline.inspect import inspect
+    from pgdefect.core.config import Settings
+    from pgdefect.usecases.inspect.inspect import inspect
 
     with caplog.at_level(logging.INFO, "pgdefect"):
         inspect(trained, Settings(), "parts", [parts / "test" / "good"])

@@ -8,7 +8,7 @@ import pty
 import subprocess
 from pathlib import Path
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import PROGRAM, start
 

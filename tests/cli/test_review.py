@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli, contents, value
 

@@ -17,11 +17,11 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pgdefect.cli.main import run
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
-from pgdefect.db.logins import add_login, drop_login
-from pgdefect.db.roles import setup
-from pgdefect.vision.synthetic import write_dataset
+from pgdefect.db.access.logins import add_login, drop_login
+from pgdefect.db.access.roles import setup
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.server.embedded import EmbeddedServer
+from tests.synthetic import write_dataset
 
 from .conftest import Cli, contents, value
 

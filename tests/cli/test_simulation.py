@@ -12,14 +12,14 @@ import psycopg
 import pytest
 from PIL import Image
 
-from pgdefect.config import Settings
-from pgdefect.db.catalog import NewImage, add_images, ensure_root
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import find_image, images_of, nearest_normal
-from pgdefect.db.search import SearchFilter, nearest
-from pgdefect.errors import DatabaseError
-from pgdefect.pipeline import draw_defects
-from pgdefect.pipeline.simulate import simulate
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import DatabaseError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import NewImage, add_images, ensure_root
+from pgdefect.db.search.queries import find_image, images_of, nearest_normal
+from pgdefect.db.search.search import SearchFilter, nearest
+from pgdefect.usecases.simulate import draw_simulated
+from pgdefect.usecases.simulate.simulate import simulate
 
 from .conftest import Cli, contents, value
 
@@ -217,11 +217,11 @@ def test_what_fails_leaves_neither_rows_nor_files(
         raise DatabaseError("no more rows")
 
     with monkeypatch.context() as patch:
-        patch.setattr(draw_defects, "add_simulated", refuse)
+        patch.setattr(draw_simulated, "add_simulated", refuse)
         assert "no more rows" in simulated()
     assert not folder.exists()
 
-    replace, calls = draw_defects.os.replace, iter(range(100))
+    replace, calls = draw_simulated.os.replace, iter(range(100))
 
     def full(source: Path, target: Path) -> None:
         if source.parent.parent.name.startswith(".pgdefect") and next(calls) == 9:
@@ -229,7 +229,7 @@ def test_what_fails_leaves_neither_rows_nor_files(
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(draw_defects.os, "replace", full)
+        patch.setattr(draw_simulated.os, "replace", full)
         assert "No space left" in simulated()
     assert not files(tmp_path)
     assert contents(trained) == before

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from soak.__main__ import report
 from soak.cases import CASES, Data, Reference, make_data, make_templates
 from soak.faults import Begin, Fault, Moment, kill_at

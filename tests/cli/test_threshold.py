@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli, contents, value
 

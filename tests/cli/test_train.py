@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pgdefect.cli import training
-from pgdefect.db.engine import Database
-from pgdefect.pipeline.options import TrainOptions
+from pgdefect.db.connection.engine import Database
+from pgdefect.usecases.train.options import TrainOptions
 
 from .conftest import TINY, Cli, contents, named, value
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from crowds import Crowd, build_crowd
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,10 @@ from rows import (
 )
 from sqlalchemy import text
 
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.distance import COSINE, L2, Metric, Precision, as_stored
-from pgdefect.types import BankInfo, Float32, MemoryBank, SearchBy
+from pgdefect.core.distance import COSINE, L2, Metric, Precision, as_stored
+from pgdefect.core.types import BankInfo, Float32, MemoryBank, SearchBy
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
 
 IMAGES = 6000
 IMAGE_DIM = 32

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 DEFINITIONS = """
     SELECT 'table', t.relname::text, a.attname::text,

@@ -12,9 +12,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.logins import add_login, drop_login, list_logins
-from pgdefect.db.roles import setup
+from pgdefect.db.access.logins import add_login, drop_login, list_logins
+from pgdefect.db.access.roles import setup
+from pgdefect.db.connection.engine import Database
 
 Clone = Callable[[Database | None], AbstractContextManager[Database]]
 RESET = (

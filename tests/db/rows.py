@@ -13,17 +13,8 @@ from numpy.typing import NDArray
 from psycopg import sql
 from sqlalchemy import text
 
-from pgdefect.db import catalog
-from pgdefect.db.banks import Calibration, store_detector
-from pgdefect.db.copy import copy_rows
-from pgdefect.db.engine import Database, driver
-from pgdefect.db.extractors import (
-    create_extractor_partition,
-    store_extractor,
-    store_image_embeddings,
-)
-from pgdefect.distance import COSINE, Metric, Precision, as_stored, nearest_vectors
-from pgdefect.types import (
+from pgdefect.core.distance import COSINE, Metric, Precision, as_stored, nearest_vectors
+from pgdefect.core.types import (
     EmbeddingTransform,
     ExtractorArtifact,
     ExtractorSpec,
@@ -31,6 +22,15 @@ from pgdefect.types import (
     MemoryBank,
     Threshold,
 )
+from pgdefect.db.connection.binary_format import copy_rows
+from pgdefect.db.connection.engine import Database, driver
+from pgdefect.db.records import catalog
+from pgdefect.db.records.extractors import (
+    create_extractor_partition,
+    store_extractor,
+    store_image_embeddings,
+)
+from pgdefect.db.records.patchcore import Calibration, store_detector
 
 
 def unit_vectors(seed: int, count: int, dim: int) -> Float32:

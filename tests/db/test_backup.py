@@ -18,17 +18,7 @@ from digests import definitions, digests
 from guarded import Clone, roles_of
 from sqlalchemy import text
 
-from pgdefect.db import backup as backup_module
-from pgdefect.db import client_programs
-from pgdefect.db.archive import open_archive
-from pgdefect.db.backup import backup
-from pgdefect.db.client_programs import environment_for, find_program
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
-from pgdefect.db.restore import restore
-from pgdefect.db.roles import missing
-from pgdefect.db.schema import check, upgrade
-from pgdefect.errors import (
+from pgdefect.core.errors import (
     BackupError,
     Busy,
     Conflict,
@@ -37,6 +27,16 @@ from pgdefect.errors import (
     NotFound,
     UsageError,
 )
+from pgdefect.db.access.roles import missing
+from pgdefect.db.backup import backup as backup_module
+from pgdefect.db.backup import client_programs
+from pgdefect.db.backup.backup import backup
+from pgdefect.db.backup.client_programs import environment_for, find_program
+from pgdefect.db.backup.pg_dump_archive import open_archive
+from pgdefect.db.backup.restore import restore
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema.schema import check, upgrade
+from pgdefect.db.server.embedded import EmbeddedServer
 
 ANSWERS = """
     SELECT 'similar', s.rank::text, s.distance::text, s.path
@@ -329,8 +329,8 @@ def test_readers_in_the_way_are_named(trained: Database, dump: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pgdefect.db.engine import Database
-from pgdefect.db.restore import restore
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.backup.restore import restore
 def progress(stage, done, total):
     if (stage, done) == (sys.argv[3], int(sys.argv[4])):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -23,18 +23,9 @@ from rows import (
 )
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db import banks, catalog, lifecycle
-from pgdefect.db.banks import partition_name, store_detector
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database, driver
-from pgdefect.db.extractors import load_extractor
-from pgdefect.db.hnsw import build_index
-from pgdefect.db.lifecycle import activate_detector, delete_detector, delete_image, retire_detector
-from pgdefect.db.queries import score_patches, stored_images
-from pgdefect.db.summaries import list_detectors
-from pgdefect.distance import COSINE, L2, as_stored, nearest_vectors
-from pgdefect.errors import (
+from pgdefect.core.config import Settings
+from pgdefect.core.distance import COSINE, L2, as_stored, nearest_vectors
+from pgdefect.core.errors import (
     Busy,
     Conflict,
     DatabaseFull,
@@ -45,13 +36,27 @@ from pgdefect.errors import (
     UnknownDetector,
     UsageError,
 )
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.patch_search import SqlSearch
-from pgdefect.pipeline.train import train
-from pgdefect.types import BankInfo, MemoryBank
-from pgdefect.vision.extractor import Extractor
-from pgdefect.vision.image import load_image
-from pgdefect.vision.transform import apply_transform
+from pgdefect.core.types import BankInfo, MemoryBank
+from pgdefect.db.connection.engine import Database, driver
+from pgdefect.db.records import catalog, lifecycle, patchcore
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.extractors import load_extractor
+from pgdefect.db.records.lifecycle import (
+    activate_detector,
+    delete_detector,
+    delete_image,
+    retire_detector,
+)
+from pgdefect.db.records.patchcore import partition_name, store_detector
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.schema.hnsw import build_index
+from pgdefect.db.search.queries import score_patches, stored_images
+from pgdefect.usecases.common.patch_search import SqlSearch
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
+from pgdefect.vision.images.image import load_image
+from pgdefect.vision.networks.extractor import Extractor
+from pgdefect.vision.patchcore.transform import apply_transform
 
 DIM = 8
 
@@ -102,7 +107,7 @@ def test_failure_at_any_step_leaves_nothing(
     error: type[BaseException],
     after: bool,
 ) -> None:
-    done = getattr(banks, step)
+    done = getattr(patchcore, step)
 
     def fail(*args: Any, **options: Any) -> None:
         if after:
@@ -110,7 +115,7 @@ def test_failure_at_any_step_leaves_nothing(
         raise error("injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(banks, step, fail)
+        patch.setattr(patchcore, step, fail)
         with pytest.raises(error, match="injected"):
             shop.store()
     shop.assert_untouched()
@@ -520,9 +525,11 @@ def test_calibration_takes_the_least_ef_search_that_reaches_the_target(
 ) -> None:
     """Against the same table: what is stored reaches its recall, the choice before does not."""
     bank = memory_bank(unit_vectors(2, 3000, 24), shop.images)
-    monkeypatch.setattr(banks, "EF_SEARCH_CHOICES", (1, 2, 4, *banks.EF_SEARCH_CHOICES))
+    monkeypatch.setattr(patchcore, "EF_SEARCH_CHOICES", (1, 2, 4, *patchcore.EF_SEARCH_CHOICES))
     queries = as_stored(unit_vectors(4, 300, 24), "half")
-    nearest = banks.Calibration(queries, banks.np.asarray(_exact(queries, bank), dtype=np.float32))
+    nearest = patchcore.Calibration(
+        queries, patchcore.np.asarray(_exact(queries, bank), dtype=np.float32)
+    )
     info = stored_with(shop, bank, nearest)
     with shop.database.connect() as connection:
         stored = connection.scalar(
@@ -536,10 +543,10 @@ def test_calibration_takes_the_least_ef_search_that_reaches_the_target(
             return float((distances <= nearest.distances * (1 + 1e-4) + 1e-6).mean())
 
         assert recall(info.ef_search) == pytest.approx(stored, abs=0.01)
-        assert info.ef_search > banks.EF_SEARCH_CHOICES[0]
+        assert info.ef_search > patchcore.EF_SEARCH_CHOICES[0]
         slightly_less = range(info.ef_search - max(1, info.ef_search // 20), info.ef_search)
-        assert min(map(recall, slightly_less)) < banks.RECALL_TARGET
-        assert stored >= banks.RECALL_TARGET
+        assert min(map(recall, slightly_less)) < patchcore.RECALL_TARGET
+        assert stored >= patchcore.RECALL_TARGET
 
 
 def test_calibration_on_images_is_of_the_way_they_are_searched(
@@ -547,8 +554,8 @@ def test_calibration_on_images_is_of_the_way_they_are_searched(
 ) -> None:
     """Every other patch is asked for: what is stored reaches the target so, and less does not."""
     bank = memory_bank(unit_vectors(2, 3000, 24), shop.images)
-    monkeypatch.setattr(banks, "EF_SEARCH_CHOICES", (1, 2, 4, *banks.EF_SEARCH_CHOICES))
-    monkeypatch.setattr(banks, "LEAST_EF_SEARCH_FAST", 1)
+    monkeypatch.setattr(patchcore, "EF_SEARCH_CHOICES", (1, 2, 4, *patchcore.EF_SEARCH_CHOICES))
+    monkeypatch.setattr(patchcore, "LEAST_EF_SEARCH_FAST", 1)
     grids = [(12, 10), (6, 17)]
     patches = []
     for seed, (rows, cols) in enumerate(grids):
@@ -558,7 +565,7 @@ def test_calibration_on_images_is_of_the_way_they_are_searched(
         patches.append(as_stored((coarse[:rows, :cols] + fine).reshape(-1, 24), "half"))
     queries = np.concatenate(patches)
     exact = np.asarray(_exact(queries, bank), dtype=np.float32)
-    info = stored_with(shop, bank, banks.Calibration(queries, exact, grids))
+    info = stored_with(shop, bank, patchcore.Calibration(queries, exact, grids))
 
     def recall(ef: int) -> float:
         found = [
@@ -568,23 +575,23 @@ def test_calibration_on_images_is_of_the_way_they_are_searched(
         return float((np.concatenate(found) <= exact * (1 + 1e-4) + 1e-6).mean())
 
     assert 1 < info.ef_search_fast <= info.ef_search
-    assert recall(info.ef_search_fast) >= banks.FAST_RECALL_TARGET
-    assert recall(info.ef_search) >= banks.RECALL_TARGET
-    assert recall(info.ef_search_fast // 2) < banks.FAST_RECALL_TARGET
+    assert recall(info.ef_search_fast) >= patchcore.FAST_RECALL_TARGET
+    assert recall(info.ef_search) >= patchcore.RECALL_TARGET
+    assert recall(info.ef_search_fast // 2) < patchcore.FAST_RECALL_TARGET
 
 
 def test_calibration_is_against_the_index_without_what_is_left_out_for_it(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The queries are vectors of the bank: were they in the index, each would find itself."""
-    monkeypatch.setattr(banks, "EF_SEARCH_CHOICES", (1, 2, 4, *banks.EF_SEARCH_CHOICES))
-    monkeypatch.setattr(banks, "LEAST_EF_SEARCH", 1)
+    monkeypatch.setattr(patchcore, "EF_SEARCH_CHOICES", (1, 2, 4, *patchcore.EF_SEARCH_CHOICES))
+    monkeypatch.setattr(patchcore, "LEAST_EF_SEARCH", 1)
     bank = memory_bank(unit_vectors(2, 3200, 24), shop.images)
     left_out = np.arange(len(bank.embeddings)) % 16 == 3
     queries = bank.embeddings[left_out]
     _, exact = nearest_vectors(queries, bank.embeddings[~left_out], bank.metric)
-    with_them = stored_with(shop, bank, banks.Calibration(queries, np.zeros_like(exact)))
-    info = stored_with(shop, bank, banks.Calibration(queries, exact, left_out=left_out))
+    with_them = stored_with(shop, bank, patchcore.Calibration(queries, np.zeros_like(exact)))
+    info = stored_with(shop, bank, patchcore.Calibration(queries, exact, left_out=left_out))
     assert info.ef_search > 2 * with_them.ef_search
 
     # Afterwards all of them are there, each at its place, and found by the index.
@@ -606,7 +613,7 @@ def test_calibration_is_against_the_index_without_what_is_left_out_for_it(
     assert np.median(distances) < 1e-6
 
 
-def stored_with(shop: Shop, bank: MemoryBank, calibration: banks.Calibration) -> BankInfo:
+def stored_with(shop: Shop, bank: MemoryBank, calibration: patchcore.Calibration) -> BankInfo:
     with shop.database.connect() as connection:
         category = catalog.category_id(connection, "parts")
     detector = store_detector(
@@ -614,7 +621,7 @@ def stored_with(shop: Shop, bank: MemoryBank, calibration: banks.Calibration) ->
         category_id=category,
         extractor_id=shop.extractor_id,
         bank=bank,
-        threshold=banks.Threshold(0.5, 0.1, {}),
+        threshold=patchcore.Threshold(0.5, 0.1, {}),
         calibration=calibration,
         settings={},
         metrics={},
@@ -626,7 +633,7 @@ def stored_with(shop: Shop, bank: MemoryBank, calibration: banks.Calibration) ->
 
 
 def _exact(queries: Any, bank: MemoryBank) -> Any:
-    from pgdefect.distance import nearest_vectors
+    from pgdefect.core.distance import nearest_vectors
 
     return nearest_vectors(queries, bank.embeddings, bank.metric)[1]
 

@@ -14,23 +14,23 @@ from PIL import Image
 from rows import add_embeddings, add_extractor, add_images, count, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.catalog import move_root
-from pgdefect.db.dependents import dependents
-from pgdefect.db.engine import Database
-from pgdefect.db.lifecycle import (
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import Conflict, DatasetError, NotFound, UnknownCategory, UnknownImage
+from pgdefect.core.types import StoredImage
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import move_root
+from pgdefect.db.records.delete_preview import dependents
+from pgdefect.db.records.lifecycle import (
     delete_category,
     delete_detector,
     delete_image,
     set_category_retired,
     set_images_retired,
 )
-from pgdefect.db.queries import find_image, images_of
-from pgdefect.db.summaries import list_categories, list_detectors
-from pgdefect.errors import Conflict, DatasetError, NotFound, UnknownCategory, UnknownImage
-from pgdefect.pipeline.ingest import check_category_name, ingest, ingest_all
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.types import StoredImage
+from pgdefect.db.records.summaries import list_categories, list_detectors
+from pgdefect.db.search.queries import find_image, images_of
+from pgdefect.usecases.ingest import check_category_name, ingest, ingest_all
+from pgdefect.usecases.inspect.inspect import inspect
 
 NASTY = [
     "100%",

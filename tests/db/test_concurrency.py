@@ -20,21 +20,21 @@ from guarded import Clone, as_login, roles_of
 from sqlalchemy import Connection, text
 from test_dumps import SAYS_VERSION, VERSIONS, unpacked
 
-from pgdefect.config import Settings
-from pgdefect.db.client_programs import find_program
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.lifecycle import activate_detector, retire_detector
-from pgdefect.db.schema import check, newest_revision, upgrade
-from pgdefect.db.summaries import list_detectors
-from pgdefect.errors import Busy, UsageError
-from pgdefect.pipeline.ingest import ingest
-from pgdefect.pipeline.inspect import InspectReport, inspect
-from pgdefect.pipeline.inspector import Inspector
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.threshold import change_threshold
-from pgdefect.pipeline.train import train
-from pgdefect.types import Inspection
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import Busy, UsageError
+from pgdefect.core.types import Inspection
+from pgdefect.db.backup.client_programs import find_program
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.lifecycle import activate_detector, retire_detector
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.schema.schema import check, newest_revision, upgrade
+from pgdefect.usecases.ingest import ingest
+from pgdefect.usecases.inspect.inspect import InspectReport, inspect
+from pgdefect.usecases.inspect.inspector import Inspector
+from pgdefect.usecases.threshold import change_threshold
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
 
 WAIT = 120.0
 TINY = (128, 128)

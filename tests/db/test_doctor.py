@@ -15,17 +15,17 @@ from psycopg import errors as pg
 from rows import add_extractor, add_images, bank_tables, count, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
+from pgdefect.core.config import Settings
+from pgdefect.core.types import ExtractorArtifact, ExtractorSpec
+from pgdefect.db.connection.engine import Database
 from pgdefect.db.doctor import indexes, server
 from pgdefect.db.doctor.findings import FIX, Finding
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import find_extractor, load_extractor, store_extractor
-from pgdefect.db.lifecycle import delete_detector
-from pgdefect.db.partitions import SEARCHED, UNSEARCHED
-from pgdefect.db.queries import score_patches
-from pgdefect.pipeline.doctor import examine
-from pgdefect.types import ExtractorArtifact, ExtractorSpec
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
+from pgdefect.db.records.lifecycle import delete_detector
+from pgdefect.db.schema.partitions import SEARCHED, UNSEARCHED
+from pgdefect.db.search.queries import score_patches
+from pgdefect.usecases.doctor import examine
 
 OF_THE_MACHINE = {"disk", "shared-memory", "memory"}
 

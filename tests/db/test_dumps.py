@@ -18,17 +18,17 @@ from dumps.make import PHOTOS, SIMULATED, draw_photos
 from guarded import Clone
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db import schema
-from pgdefect.db.archive import open_archive
-from pgdefect.db.catalog import move_root
-from pgdefect.db.client_programs import find_program
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.restore import restore
-from pgdefect.db.schema import check, newest_revision, require_current
-from pgdefect.pipeline.doctor import examine
-from pgdefect.pipeline.inspect import inspect
+from pgdefect.core.config import Settings
+from pgdefect.db.backup.client_programs import find_program
+from pgdefect.db.backup.pg_dump_archive import open_archive
+from pgdefect.db.backup.restore import restore
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import move_root
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.schema import schema
+from pgdefect.db.schema.schema import check, newest_revision, require_current
+from pgdefect.usecases.doctor import examine
+from pgdefect.usecases.inspect.inspect import inspect
 
 DUMPS = Path(__file__).parent / "dumps"
 VERSIONS = sorted(path.name.partition(".")[0] for path in DUMPS.glob("*.dump.gz"))

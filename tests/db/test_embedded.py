@@ -20,11 +20,11 @@ import psutil
 import psycopg
 import pytest
 
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.embedded_cluster import wheel_bin_dir
-from pgdefect.db.embedded_settings import Machine, parse_address, settings_text
-from pgdefect.db.engine import Database
-from pgdefect.errors import DatabaseError, EmbeddedServerError, UsageError
+from pgdefect.core.errors import DatabaseError, EmbeddedServerError, UsageError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.server.embedded import EmbeddedServer
+from pgdefect.db.server.embedded_cluster import wheel_bin_dir
+from pgdefect.db.server.embedded_settings import Machine, parse_address, settings_text
 
 NOBODY = 65534
 
@@ -100,7 +100,8 @@ def kill(pid: int | None) -> None:
 
 def start_in_child(data_dir: Path) -> subprocess.Popen[str]:
     script = (
-        "import sys; from pathlib import Path; from pgdefect.db.embedded import EmbeddedServer; "
+        "import sys; from pathlib import Path; "
+        "from pgdefect.db.server.embedded import EmbeddedServer; "
         "print(EmbeddedServer(Path(sys.argv[1])).start().pid)"
     )
     return subprocess.Popen(

@@ -30,18 +30,9 @@ from rows import (
 )
 from sqlalchemy import text
 
-from pgdefect.config import load_settings
-from pgdefect.db import engine
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database, check_pgvector, driver, open_database
-from pgdefect.db.lifecycle import delete_category
-from pgdefect.db.queries import score_patches
-from pgdefect.db.schema import check, require_current, upgrade
-from pgdefect.db.search import SearchFilter, nearest
-from pgdefect.db.translate import translated
-from pgdefect.distance import COSINE, L2, nearest_vectors
-from pgdefect.errors import (
+from pgdefect.core.config import load_settings
+from pgdefect.core.distance import COSINE, L2, nearest_vectors
+from pgdefect.core.errors import (
     AuthenticationFailed,
     Busy,
     Conflict,
@@ -52,6 +43,15 @@ from pgdefect.errors import (
     UnsupportedServer,
     UsageError,
 )
+from pgdefect.db.connection import engine
+from pgdefect.db.connection.engine import Database, check_pgvector, driver, open_database
+from pgdefect.db.connection.error_mapping import translated
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.lifecycle import delete_category
+from pgdefect.db.schema.schema import check, require_current, upgrade
+from pgdefect.db.search.queries import score_patches
+from pgdefect.db.search.search import SearchFilter, nearest
+from pgdefect.db.server.embedded import EmbeddedServer
 
 SECRET = "hunter2-xyzzy"
 ODD_SECRET = "p@ss/w:rd?#[%] §"

@@ -11,10 +11,10 @@ from crowds import IMAGES, Crowd
 from rows import index_left_alone, index_scanned
 from sqlalchemy import text
 
-from pgdefect.db.engine import driver
-from pgdefect.db.queries import score_patches, similar_patches
-from pgdefect.distance import Precision, as_stored, nearest_vectors, pairwise
-from pgdefect.types import BankInfo
+from pgdefect.core.distance import Precision, as_stored, nearest_vectors, pairwise
+from pgdefect.core.types import BankInfo
+from pgdefect.db.connection.engine import driver
+from pgdefect.db.search.queries import score_patches, similar_patches
 
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)

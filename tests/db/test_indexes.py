@@ -19,16 +19,16 @@ from psycopg import sql
 from test_concurrency import PROGRAM, WAIT, number, wait_until
 from test_dumps import VERSIONS, unpacked
 
-from pgdefect.config import Settings
-from pgdefect.db import indexes
-from pgdefect.db.client_programs import find_program
-from pgdefect.db.engine import Database
-from pgdefect.db.indexes import build_missing, concurrently, missing_indexes, run_beside
-from pgdefect.db.partitions import loading
-from pgdefect.db.schema import check, newest_revision, require_current, upgrade
-from pgdefect.errors import Busy, DatabaseError
-from pgdefect.pipeline.doctor import examine
-from pgdefect.pipeline.inspect import inspect
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import Busy, DatabaseError
+from pgdefect.db.backup.client_programs import find_program
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema import indexes
+from pgdefect.db.schema.indexes import build_missing, concurrently, missing_indexes, run_beside
+from pgdefect.db.schema.partitions import loading
+from pgdefect.db.schema.schema import check, newest_revision, require_current, upgrade
+from pgdefect.usecases.doctor import examine
+from pgdefect.usecases.inspect.inspect import inspect
 
 HNSW = "pgdefect.image_embedding_1_hnsw"
 OF_IMAGES = [

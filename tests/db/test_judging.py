@@ -14,18 +14,18 @@ from rows import add_extractor, add_images, memory_bank, store
 from sklearn.metrics import roc_auc_score
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.copy import vector_array_binary
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database, driver
-from pgdefect.db.patches import store_image_patches
-from pgdefect.distance import METRICS, as_stored
-from pgdefect.errors import NotFound
+from pgdefect.core.config import Settings
+from pgdefect.core.distance import METRICS, as_stored
+from pgdefect.core.errors import NotFound
+from pgdefect.core.types import EmbeddingTransform, Float32
+from pgdefect.db.connection.binary_format import vector_array_binary
+from pgdefect.db.connection.engine import Database, driver
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.patches import store_image_patches
 from pgdefect.evaluation import image_auroc
-from pgdefect.pipeline.evaluate import EvaluateOptions, evaluate
-from pgdefect.pipeline.patch_search import open_search, score_image
-from pgdefect.types import EmbeddingTransform, Float32
-from pgdefect.vision.transform import apply_transform, fit_transform
+from pgdefect.usecases.common.patch_search import open_search, score_image
+from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate
+from pgdefect.vision.patchcore.transform import apply_transform, fit_transform
 
 DIM, GRID = 12, (4, 4)
 

@@ -15,19 +15,19 @@ import pytest
 from rows import add_embeddings, add_extractor, add_images, count, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.hnsw import extractor_index
-from pgdefect.db.indexes import concurrently
-from pgdefect.db.loading import load_image_embeddings
-from pgdefect.db.search import SearchFilter, nearest
-from pgdefect.errors import Busy, Conflict, NotFound, UsageError
+from pgdefect.core.errors import Busy, Conflict, NotFound, UsageError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.bulk_load import load_image_embeddings
+from pgdefect.db.schema.hnsw import extractor_index
+from pgdefect.db.schema.indexes import concurrently
+from pgdefect.db.search.search import SearchFilter, nearest
 
 TABLE = "pgdefect.image_embedding"
 LOADER = textwrap.dedent("""
     import sys, time
     import numpy as np
     from pgdefect.db import loading
-    from pgdefect.db.engine import Database
+    from pgdefect.db.connection.engine import Database
 
     url, extractor, folder = sys.argv[1:]
     loading.DEFERRED_FROM = 100

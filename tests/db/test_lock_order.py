@@ -33,20 +33,21 @@ from rows import (
 )
 from sqlalchemy import Connection, text
 
-from pgdefect.db import catalog, lifecycle
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import store_image_embeddings
-from pgdefect.db.inspections import store_votes
-from pgdefect.db.loading import load_image_embeddings
-from pgdefect.db.reviews import review_image
-from pgdefect.errors import Conflict, UnknownCategory, UnknownDetector
-from pgdefect.pipeline import embed, ingest
-from pgdefect.pipeline.inspect import _look_and_store
-from pgdefect.pipeline.inspector import Judged
-from pgdefect.pipeline.threshold import change_threshold
-from pgdefect.types import AnomalousRegion, Defect, Inspection, PatchScores
-from pgdefect.vision.image import ImageFile
+from pgdefect.core.errors import Conflict, UnknownCategory, UnknownDetector
+from pgdefect.core.types import AnomalousRegion, Defect, Inspection, PatchScores
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records import catalog, lifecycle
+from pgdefect.db.records.bulk_load import load_image_embeddings
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.extractors import store_image_embeddings
+from pgdefect.db.records.inspections import store_votes
+from pgdefect.db.records.reviews import review_image
+from pgdefect.usecases import ingest
+from pgdefect.usecases.inspect import embed
+from pgdefect.usecases.inspect.inspect import _look_and_store
+from pgdefect.usecases.inspect.inspector import Judged
+from pgdefect.usecases.threshold import change_threshold
+from pgdefect.vision.images.image import ImageFile
 
 DIM = 8
 GRID = (2, 2)

@@ -20,22 +20,29 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from pgdefect.cli.main import run
-from pgdefect.config import MAX_CONNECTIONS, Settings, load_settings
-from pgdefect.db import engine
-from pgdefect.db.catalog import ensure_category
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import ATTEMPTS, Database, open_database
-from pgdefect.db.lifecycle import delete_category
-from pgdefect.db.reviews import review_image
-from pgdefect.errors import Busy, Conflict, NoConnectionFree, ServerRecovers, Undone, UsageError
-from pgdefect.pipeline.embed import embed
-from pgdefect.pipeline.evaluate import evaluate
-from pgdefect.pipeline.ingest import ingest
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.search import Query, SearchOptions, search
-from pgdefect.pipeline.threshold import change_threshold
-from pgdefect.pipeline.train import train
+from pgdefect.core.config import MAX_CONNECTIONS, Settings, load_settings
+from pgdefect.core.errors import (
+    Busy,
+    Conflict,
+    NoConnectionFree,
+    ServerRecovers,
+    Undone,
+    UsageError,
+)
+from pgdefect.db.connection import engine
+from pgdefect.db.connection.engine import ATTEMPTS, Database, open_database
+from pgdefect.db.records.catalog import ensure_category
+from pgdefect.db.records.lifecycle import delete_category
+from pgdefect.db.records.reviews import review_image
+from pgdefect.db.server.embedded import EmbeddedServer
+from pgdefect.usecases.evaluate.evaluate import evaluate
+from pgdefect.usecases.ingest import ingest
+from pgdefect.usecases.inspect.embed import embed
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.search.search import Query, SearchOptions, search
+from pgdefect.usecases.threshold import change_threshold
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
 
 WAIT = 120.0
 """Seconds after which a test gives up; nothing here is expected to take long."""

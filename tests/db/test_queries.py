@@ -12,9 +12,19 @@ from crowds import Crowd
 from rows import add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database, VectorArray, driver
-from pgdefect.db.queries import (
+from pgdefect.core.distance import (
+    METRICS,
+    Precision,
+    as_stored,
+    nearest_vectors,
+    pairwise,
+    row_distances,
+)
+from pgdefect.core.errors import NotFound
+from pgdefect.core.types import Float32
+from pgdefect.db.connection.engine import Database, VectorArray, driver
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.search.queries import (
     bank_vectors,
     every_other,
     near_vectors,
@@ -23,17 +33,7 @@ from pgdefect.db.queries import (
     similar_patches,
     support_positions,
 )
-from pgdefect.distance import (
-    METRICS,
-    Precision,
-    as_stored,
-    nearest_vectors,
-    pairwise,
-    row_distances,
-)
-from pgdefect.errors import NotFound
-from pgdefect.types import Float32
-from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.vision.images.preprocess import Preprocessing
 
 KINDS = [(metric, precision) for metric in ("cosine", "l2") for precision in ("half", "single")]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
@@ -222,7 +222,7 @@ def test_patch_boxes_in_sql_equal_grid_to_pixels(
 def test_near_vectors_are_those_near_to_any_each_once(
     crowd: Crowd, kind: tuple[str, Precision], in_a_row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgdefect.db.queries._IN_A_ROW", in_a_row)
+    monkeypatch.setattr("pgdefect.db.search.queries._IN_A_ROW", in_a_row)
     info, bank = crowd.banks[kind]
     queries = queries_for(bank.embeddings, 20, info.precision)
     nearest = np.argsort(pairwise(bank.metric, queries, bank.embeddings), axis=1)[:, :4]
@@ -254,7 +254,7 @@ def test_the_largest_distance_is_proven_with_any_ef_search(
     crowd: Crowd, kind: tuple[str, Precision], sent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether all of an image's patches are sent, or the few worst and then more of them."""
-    monkeypatch.setattr("pgdefect.db.queries._SENT_TO_PROVE", sent)
+    monkeypatch.setattr("pgdefect.db.search.queries._SENT_TO_PROVE", sent)
     info, bank = crowd.banks[kind]
     queries = queries_for(bank.embeddings, 300, info.precision)
     expected, exact = nearest_vectors(queries, bank.embeddings, bank.metric)
@@ -288,7 +288,7 @@ def test_the_distances_that_a_mean_is_of_are_proven(
     sent: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pgdefect.db.queries._SENT_TO_PROVE", sent)
+    monkeypatch.setattr("pgdefect.db.search.queries._SENT_TO_PROVE", sent)
     info, bank = crowd.banks[kind]
     queries = queries_for(bank.embeddings, 200, info.precision)
     expected, exact = nearest_vectors(queries, bank.embeddings, bank.metric)

@@ -8,11 +8,11 @@ from crowds import Crowd
 from rows import add_embeddings, add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.db.copy import read_keyed_vectors
-from pgdefect.db.engine import Database, driver
-from pgdefect.db.recall import TARGET, check_recall
-from pgdefect.db.search import SearchFilter, explain_nearest
-from pgdefect.errors import NotFound
+from pgdefect.core.errors import NotFound
+from pgdefect.db.connection.binary_format import read_keyed_vectors
+from pgdefect.db.connection.engine import Database, driver
+from pgdefect.db.search.recall import TARGET, check_recall
+from pgdefect.db.search.search import SearchFilter, explain_nearest
 
 
 def test_every_index_is_compared(crowd: Crowd) -> None:

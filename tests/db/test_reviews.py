@@ -11,11 +11,11 @@ import pytest
 from rows import add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.reviews import review_history, review_image, review_queue
-from pgdefect.db.thresholds import labelled_scores
-from pgdefect.errors import Conflict, UnknownCategory, UnknownImage, UsageError
-from pgdefect.pipeline.ingest import ingest
+from pgdefect.core.errors import Conflict, UnknownCategory, UnknownImage, UsageError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.reviews import review_history, review_image, review_queue
+from pgdefect.db.records.thresholds import labelled_scores
+from pgdefect.usecases.ingest import ingest
 
 DIM = 8
 

@@ -24,15 +24,15 @@ from psycopg import errors as pg
 from psycopg import sql
 from sqlalchemy import text
 
-from pgdefect.db.embedded import EmbeddedServer
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import store_extractor
-from pgdefect.db.grants import NAME_BYTES, WRITER_CALLS, WRITER_MAY, group_name
-from pgdefect.db.logins import add_login, drop_login, list_logins
-from pgdefect.db.roles import missing, require_owner, setup
-from pgdefect.db.schema import check, upgrade
-from pgdefect.errors import Conflict, NotFound, PermissionDenied, UsageError
-from pgdefect.types import ExtractorArtifact, ExtractorSpec
+from pgdefect.core.errors import Conflict, NotFound, PermissionDenied, UsageError
+from pgdefect.core.types import ExtractorArtifact, ExtractorSpec
+from pgdefect.db.access.grants import NAME_BYTES, WRITER_CALLS, WRITER_MAY, group_name
+from pgdefect.db.access.logins import add_login, drop_login, list_logins
+from pgdefect.db.access.roles import missing, require_owner, setup
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.extractors import store_extractor
+from pgdefect.db.schema.schema import check, upgrade
+from pgdefect.db.server.embedded import EmbeddedServer
 
 READER, WRITER = "an analyst", 'Line "1"'
 OWNER_ONLY = {

@@ -8,18 +8,18 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from pgdefect.db.banks import partition_name
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import score_patches
-from pgdefect.db.schema import (
+from pgdefect.core.errors import Conflict, SchemaOutOfDate
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.patchcore import partition_name
+from pgdefect.db.schema.schema import (
     _alembic_config,
     check,
     newest_revision,
     require_current,
     upgrade,
 )
-from pgdefect.errors import Conflict, SchemaOutOfDate
+from pgdefect.db.search.queries import score_patches
 
 
 def test_upgrade_makes_what_the_models_say(empty_database: Database) -> None:

@@ -25,11 +25,11 @@ from rows import (
 )
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.search import SearchFilter, explain_nearest, nearest, stored_region
-from pgdefect.distance import COSINE, as_stored, pairwise
-from pgdefect.errors import Conflict, NotFound, UsageError
-from pgdefect.types import Float32, SearchBy
+from pgdefect.core.distance import COSINE, as_stored, pairwise
+from pgdefect.core.errors import Conflict, NotFound, UsageError
+from pgdefect.core.types import Float32, SearchBy
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.search.search import SearchFilter, explain_nearest, nearest, stored_region
 
 KINDS: tuple[SearchBy, ...] = ("picture", "defect", "region")
 TABLES = {"picture": "image_embedding", "defect": "defect_embedding", "region": "defect_region"}

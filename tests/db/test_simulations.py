@@ -7,8 +7,8 @@ from rows import add_embeddings, add_extractor, add_images, unit_vectors
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from pgdefect.db.engine import Database, driver
-from pgdefect.db.simulations import delete_simulated, simulated_dependents, simulated_files
+from pgdefect.db.connection.engine import Database, driver
+from pgdefect.db.records.simulations import delete_simulated, simulated_dependents, simulated_files
 
 RECIPE = {
     "kind": "spot",

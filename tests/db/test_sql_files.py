@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from psycopg import sql
 from sqlalchemy import text
 
-from pgdefect.db import sql_files as files
-from pgdefect.db.engine import Database
-from pgdefect.db.schema import check, upgrade
-from pgdefect.errors import Conflict
+from pgdefect.core.errors import Conflict
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema import sql_files as files
+from pgdefect.db.schema.schema import check, upgrade
 
 
 def execute(database: Database, *statements: str) -> None:

@@ -6,10 +6,10 @@ import pytest
 from guarded import as_login, roles_of
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.logins import add_login
-from pgdefect.db.statements import costliest, reset
-from pgdefect.errors import PermissionDenied
+from pgdefect.core.errors import PermissionDenied
+from pgdefect.db.access.logins import add_login
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.doctor.slow_statements import costliest, reset
 
 
 def test_passwords_are_not_kept_and_a_reader_sees_its_own(database: Database) -> None:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from rows import add_extractor, add_images, memory_bank, store, unit_vectors
 from sqlalchemy import Connection, text
 
-from pgdefect import thresholds
-from pgdefect.db import thresholds as stored
-from pgdefect.db.engine import Database
-from pgdefect.db.evaluations import images_learned
-from pgdefect.errors import NotFound, UnknownCategory, UsageError
-from pgdefect.pipeline.threshold import change_threshold, show_threshold
-from pgdefect.vision.scoring import normalized_score
+from pgdefect.core import thresholds
+from pgdefect.core.errors import NotFound, UnknownCategory, UsageError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records import thresholds as stored
+from pgdefect.db.records.evaluations import images_learned
+from pgdefect.usecases.threshold import change_threshold, show_threshold
+from pgdefect.vision.patchcore.scoring import normalized_score
 
 DIM = 8
 HELD_OUT = [0.11, 0.35, 0.20, 0.32, 0.14, 0.28, 0.17, 0.23, 0.31, 0.26]

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.errors import DatabaseUnavailable
+from pgdefect.core.errors import DatabaseUnavailable
+from pgdefect.db.connection.engine import Database
 
 SECRET = "hunter2-xyzzy"
 SSL_REQUEST = struct.pack(">ii", 8, 80877103)

@@ -10,13 +10,13 @@ import pytest
 from digests import definitions, digests
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db import schema
-from pgdefect.db.engine import Database
-from pgdefect.db.schema import newest_revision, require_current, upgrade
-from pgdefect.db.sql_files import resource_dir
-from pgdefect.errors import Busy, DatabaseError
-from pgdefect.pipeline.inspect import inspect
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import Busy, DatabaseError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema import schema
+from pgdefect.db.schema.schema import newest_revision, require_current, upgrade
+from pgdefect.db.schema.sql_files import resource_dir
+from pgdefect.usecases.inspect.inspect import inspect
 
 # -- upgrades that do not come to their end ------------------------------------------------
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from docs.cookbook import Recipe, cookbook_page, recipes, run_recipe
 from psycopg import sql
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.sql_files import resource_dir
+from docs.cookbook import Recipe, cookbook_page, recipes, run_recipe
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema.sql_files import resource_dir
 
 RECIPES = recipes()
 NAMES = [recipe.name for recipe in RECIPES]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from docs.benchmarks import benchmarks_page
-from docs.reference import analysts_page, examples, schema_page
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.models import Base
+from docs.benchmarks import benchmarks_page
+from docs.reference import analysts_page, examples, schema_page
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema.models import Base
 
 DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {"set_threshold", "rejudge", "review"}

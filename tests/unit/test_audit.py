@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from audit.__main__ import KNOWN, main
 
 ONE = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2.11"]}

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgdefect.errors import TooFewImages
-from pgdefect.pipeline.bank import (
+from pgdefect.core.errors import TooFewImages
+from pgdefect.core.types import StoredImage
+from pgdefect.usecases.common.progress import silent
+from pgdefect.usecases.train.bank import (
     CALIBRATION_IMAGES,
     MAX_LEFT_OUT,
     build_bank,
     calibration_for,
     images_to_score,
 )
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.progress import silent
-from pgdefect.types import StoredImage
-from pgdefect.vision.patch_spool import PatchSpool
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.vision.patchcore.patch_spool import PatchSpool
 
 GRID, DIM = (6, 5), 4
 

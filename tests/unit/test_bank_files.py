@@ -13,11 +13,12 @@ import faiss
 import numpy as np
 import pytest
 
-from pgdefect.errors import DatabaseError, UsageError, WeightsError
-from pgdefect.pipeline.bank_files import BankOptions, open_bank
-from pgdefect.vision.anomalib_checkpoint import read_checkpoint
-from pgdefect.vision.extractor import compile_graph
-from pgdefect.vision.patchcore_inspection import (
+from pgdefect.core.errors import DatabaseError, UsageError, WeightsError
+from pgdefect.usecases.exchange.bank_files import BankOptions, open_bank
+from pgdefect.vision.networks.extractor import compile_graph
+from pgdefect.vision.networks.torch_file import bank_of, load_safely, named_tensor, read_state_dict
+from pgdefect.vision.patchcore.anomalib_checkpoint import read_checkpoint
+from pgdefect.vision.patchcore.patchcore_inspection import (
     INDEX_FILE,
     PARAMS_FILE,
     Pooling,
@@ -25,7 +26,6 @@ from pgdefect.vision.patchcore_inspection import (
     read_model,
     read_params,
 )
-from pgdefect.vision.torch_file import bank_of, load_safely, named_tensor, read_state_dict
 
 torch = pytest.importorskip("torch")
 

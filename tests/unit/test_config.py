@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pgdefect.config import default_data_dir, load_settings
-from pgdefect.errors import UsageError
+from pgdefect.core.config import default_data_dir, load_settings
+from pgdefect.core.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgdefect import threads
-from pgdefect.errors import MissingExtra
-from pgdefect.vision import coreset
-from pgdefect.vision.coreset import CoresetResult, k_center_greedy
+from pgdefect.core import threads
+from pgdefect.core.errors import MissingExtra
+from pgdefect.vision.patchcore import coreset
+from pgdefect.vision.patchcore.coreset import CoresetResult, k_center_greedy
 
 Array = npt.NDArray[np.generic]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import pairwise_distances
 
-from pgdefect.distance import (
+from pgdefect.core.distance import (
     COSINE,
     L2,
     METRICS,
@@ -19,7 +19,7 @@ from pgdefect.distance import (
     metric_named,
     pairwise,
 )
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 
 def vectors(seed: int, count: int, dim: int = 12) -> np.ndarray[tuple[int, int], np.dtype]:

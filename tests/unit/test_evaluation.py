@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from pgdefect import evaluation
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 from pgdefect.evaluation import (
     FPR_LIMIT,
     PixelCounts,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pgdefect.errors import MissingExtra
-from pgdefect.vision.miss_sheet import TRUTH_LINE, Miss, MissSection, miss_sheet
-from pgdefect.vision.plots import precision_recall_plot, roc_plot, score_histogram
-from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.region import region_box, worst_region
+from pgdefect.core.errors import MissingExtra
+from pgdefect.pictures.miss_sheet import TRUTH_LINE, Miss, MissSection, miss_sheet
+from pgdefect.pictures.plots import precision_recall_plot, roc_plot, score_histogram
+from pgdefect.vision.defects.region import region_box, worst_region
+from pgdefect.vision.images.preprocess import Preprocessing
 
 Plot = Callable[[np.ndarray, np.ndarray, float, str], Image.Image]
 RNG = np.random.default_rng(0)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pgdefect.errors import DatabaseError, UsageError
-from pgdefect.pipeline.export_folder import (
+from pgdefect.core.errors import DatabaseError, UsageError
+from pgdefect.usecases.exchange.export_folder import (
     MANIFEST,
     NOTES,
     Notes,
@@ -22,7 +22,7 @@ from pgdefect.pipeline.export_folder import (
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pgdefect.pipeline.export_folder import new_folder, write_manifest
+from pgdefect.usecases.exchange.export_folder import new_folder, write_manifest
 
 place, renames = Path(sys.argv[1]), int(sys.argv[2])
 rename = Path.rename

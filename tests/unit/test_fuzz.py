@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fuzz.run import attempt
 from fuzz.targets import TARGETS, Target
-
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 LIGHT, HEAVY = 150, 40
 """Inputs of a target here; a hundred times as many in `make fuzz`."""

@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from pgdefect.errors import ImageError
-from pgdefect.vision import image as image_module
-from pgdefect.vision.image import IMAGE_SUFFIXES, load_image, load_mask, probe_image, read_image
+from pgdefect.core.errors import ImageError
+from pgdefect.vision.images import image as image_module
+from pgdefect.vision.images.image import (
+    IMAGE_SUFFIXES,
+    load_image,
+    load_mask,
+    probe_image,
+    read_image,
+)
 
 RNG = np.random.default_rng(7)
 COLOR = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)

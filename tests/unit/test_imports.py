@@ -1,11 +1,9 @@
 """Who may import whom, and what starts without the heavy libraries.
 
-The order is ``cli, web → pipeline → vision | evaluation | thresholds | db → types, distance,
-errors, config``. Two refinements of design.md are decided here: the command line may call `db`
-itself, inside functions, where a command is a plain query or change of rows (a use case
-that only passed arguments on would say nothing), but never `vision`, except to list the
-backbone registry; and `threads` and `claims`, which know nothing of the project, stand at the
-bottom.
+The rule is drawn in CONTRIBUTING.md ("Architecture"): each package ("room") may import the ones
+that `MAY_IMPORT` names, all of which stand below it. `vision` and `db` never meet. The command
+line may call `db` itself, inside functions, where a command is a plain query or change of rows,
+but never `vision`, except to list the backbone registry.
 """
 
 from __future__ import annotations
@@ -20,54 +18,95 @@ from pathlib import Path
 import pytest
 
 import pgdefect
-from pgdefect.db.engine import Database
+from pgdefect.db.connection.engine import Database
 
 SOURCE = Path(pgdefect.__file__).parent
-BOTTOM = {"types", "distance", "errors", "config", "threads", "claims"}
-MAY_IMPORT = {
-    "__init__": set(),
-    "types": {"distance", "errors"},
-    "distance": {"errors"},
-    "errors": set(),
-    "config": {"errors"},
-    "threads": {"errors"},
-    "claims": set(),
-    "evaluation": BOTTOM,
-    "thresholds": BOTTOM,
-    "vision": BOTTOM,
-    "db": BOTTOM,
-    "pipeline": BOTTOM | {"vision", "evaluation", "thresholds", "db"},
-    "cli": BOTTOM | {"pipeline", "db"},
-    "web": BOTTOM | {"pipeline", "db"},
+VISION = {"core", "vision/images", "vision/networks"}
+DB_BELOW = {"core", "db/server", "db/connection"}
+DB = DB_BELOW | {"db/access", "db/schema", "db/search", "db/records"}
+BELOW_USECASES = (
+    DB
+    | VISION
+    | {
+        *("pictures", "evaluation", "usecases/common"),
+        *("vision/patchcore", "vision/efficient_ad", "vision/defects"),
+    }
+)
+MAY_IMPORT: dict[str, set[str]] = {
+    "": set(),
+    "core": set(),
+    "pictures": {"core"},
+    "evaluation": {"core"},
+    "vision": set(),
+    "vision/images": {"core"},
+    "vision/networks": {"core", "vision/images"},
+    "vision/patchcore": VISION,
+    "vision/efficient_ad": VISION,
+    "vision/defects": VISION,
+    "db": set(),
+    "db/server": {"core"},
+    "db/connection": {"core", "db/server"},
+    "db/access": DB_BELOW,
+    "db/schema": DB_BELOW | {"db/access"},
+    "db/search": DB_BELOW | {"db/access", "db/schema"},
+    "db/records": DB_BELOW | {"db/access", "db/schema", "db/search"},
+    "db/doctor": DB,
+    "db/backup": DB,
+    "usecases/common": BELOW_USECASES,
+    "usecases/train": BELOW_USECASES,
+    "usecases/inspect": BELOW_USECASES,
+    "usecases/search": BELOW_USECASES | {"usecases/inspect"},
+    "usecases/simulate": BELOW_USECASES | {"usecases/inspect"},
+    "usecases/evaluate": BELOW_USECASES | {"usecases/inspect"},
+    "usecases/exchange": BELOW_USECASES | {"usecases/train"},
+    "usecases": BELOW_USECASES
+    | {
+        *("db/doctor", "usecases/train", "usecases/inspect", "usecases/search"),
+        *("usecases/simulate", "usecases/evaluate", "usecases/exchange"),
+    },
+    "cli": DB
+    | {
+        *("db/doctor", "db/backup", "usecases", "usecases/common", "usecases/train"),
+        *("usecases/inspect", "usecases/search", "usecases/simulate", "usecases/evaluate"),
+        "usecases/exchange",
+    },
 }
+"""What each room may import, besides itself."""
 HEAVY = {
     *("torch", "torchvision", "anomalib", "timm", "lightning", "onnx", "onnxscript"),
     *("pyarrow", "pandas"),
 }
 HEAVY_ALLOWED = {
     "anomalib": {
-        "vision/patchcore.py",
-        "vision/efficient_ad.py",
-        "vision/efficient_ad_files.py",
+        "vision/patchcore/patchcore.py",
+        "vision/efficient_ad/efficient_ad.py",
+        "vision/efficient_ad/efficient_ad_files.py",
     },
     "torch": {
-        "vision/patchcore.py",
-        "vision/efficient_ad.py",
-        "vision/efficient_ad_networks.py",
-        "vision/training.py",
-        "vision/anomalib_checkpoint.py",
-        "vision/torch_file.py",
-        "vision/patchcore_inspection.py",
-        "vision/backbone.py",
-        "vision/coreset.py",
-        "vision/deep_layers.py",
+        "vision/patchcore/patchcore.py",
+        "vision/efficient_ad/efficient_ad.py",
+        "vision/efficient_ad/efficient_ad_networks.py",
+        "vision/networks/torch_tools.py",
+        "vision/patchcore/anomalib_checkpoint.py",
+        "vision/networks/torch_file.py",
+        "vision/patchcore/patchcore_inspection.py",
+        "vision/networks/backbone.py",
+        "vision/patchcore/coreset.py",
+        "vision/defects/deep_layers.py",
     },
-    "timm": {"vision/patchcore.py", "vision/backbone.py", "vision/deep_layers.py"},
-    "lightning": {"vision/patchcore.py"},
-    "torchvision": {"vision/efficient_ad.py", "vision/efficient_ad_files.py"},
-    "onnx": {"vision/patchcore.py"},
-    "onnxscript": {"vision/patchcore.py"},
-    "pyarrow": {"pipeline/export.py"},
+    "timm": {
+        "vision/patchcore/patchcore.py",
+        "vision/networks/backbone.py",
+        "vision/defects/deep_layers.py",
+    },
+    "lightning": {"vision/patchcore/patchcore.py"},
+    "torchvision": {
+        "vision/efficient_ad/efficient_ad.py",
+        "vision/efficient_ad/efficient_ad_files.py",
+    },
+    "onnx": {"vision/patchcore/patchcore.py"},
+    "onnxscript": {"vision/patchcore/patchcore.py"},
+    "pyarrow": {"usecases/exchange/export.py"},
     "pandas": set(),
 }
 
@@ -84,8 +123,23 @@ class Import:
 
     @property
     def layer(self) -> str:
-        """The part of the project that imports."""
-        return self.file.split("/")[0].removesuffix(".py")
+        """The top of the project that imports: ``cli``, ``db``, …"""
+        return self.file.split("/")[0]
+
+    @property
+    def room(self) -> str:
+        """The package that imports."""
+        return self.file.rpartition("/")[0]
+
+    @property
+    def target(self) -> str | None:
+        """The package of the project that is imported; None for another project's."""
+        package, *rest = self.module.split(".")
+        if package != "pgdefect" or (rest and rest[0].startswith("__")):
+            return None
+        while rest and not (SOURCE.joinpath(*rest) / "__init__.py").is_file():
+            rest.pop()
+        return "/".join(rest)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} imports {self.module}"
@@ -123,40 +177,60 @@ FILES = sorted(SOURCE.rglob("*.py"))
 IMPORTS = [found for path in FILES for found in imports_of(path)]
 
 
-def of_project(found: Import) -> str | None:
-    """The part of the project that is imported."""
-    package, _, rest = found.module.partition(".")
-    name = rest.split(".")[0]
-    return name if package == "pgdefect" and not name.startswith("__") else None
-
-
 def test_the_rules_see_the_imports() -> None:
     assert len(FILES) > 40
     assert len(IMPORTS) > 400
     assert any(i.module.startswith("anomalib") and not i.at_top for i in IMPORTS)
 
 
-def test_every_part_has_a_rule() -> None:
-    assert {i.layer for i in IMPORTS} <= set(MAY_IMPORT)
+def test_every_room_has_a_rule_and_every_rule_a_room() -> None:
+    assert {f.relative_to(SOURCE).parent.as_posix() for f in FILES} == {
+        room or "." for room in MAY_IMPORT
+    }
 
 
-def test_parts_import_downwards_only() -> None:
+def test_the_rules_allow_no_circle() -> None:
+    left = {room: set(targets) for room, targets in MAY_IMPORT.items()}
+    while lowest := [room for room, targets in left.items() if not targets & set(left)]:
+        for room in lowest:
+            del left[room]
+    assert left == {}
+
+
+def test_rooms_import_downwards_only() -> None:
     wrong = [
-        str(found)
+        f"{found}: {found.room} may not import {target} (see CONTRIBUTING.md, Architecture)"
         for found in IMPORTS
-        if (part := of_project(found)) is not None
-        and part != found.layer
-        and part not in MAY_IMPORT[found.layer]
-        and not (found.layer == "cli" and found.module.startswith("pgdefect.vision.backbone."))
+        if (target := found.target) is not None
+        and target != found.room
+        and target not in MAY_IMPORT[found.room]
+        and not (found.layer == "cli" and ".vision.networks.backbone." in found.module)
     ]
     assert wrong == []
+
+
+def test_modules_of_one_room_import_each_other_without_a_circle() -> None:
+    modules = {f.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".") for f in FILES}
+    left: dict[str, set[str]] = {}
+    for found in IMPORTS:
+        if found.target is None or found.for_types or not found.at_top:
+            continue
+        name = found.module.removeprefix("pgdefect.")
+        imported = name if name in modules else name.rpartition(".")[0]
+        importer = found.file.removesuffix(".py").replace("/", ".")
+        if imported in modules and imported != importer:
+            left.setdefault(importer, set()).add(imported)
+    while lowest := [m for m, targets in left.items() if not targets & set(left)]:
+        for module in lowest:
+            del left[module]
+    assert left == {}
 
 
 def test_vision_and_db_never_meet() -> None:
     meetings = [
         str(found)
         for found in IMPORTS
-        if (found.layer, of_project(found)) in {("vision", "db"), ("db", "vision")}
+        if {found.layer, (found.target or "").split("/")[0]} == {"vision", "db"}
     ]
     assert meetings == []
 
@@ -168,8 +242,10 @@ def test_the_command_line_reaches_the_database_lazily() -> None:
         if found.layer == "cli"
         and found.at_top
         and not found.for_types
-        and of_project(found) not in (None, "cli", "errors")
-        and not found.module.startswith("pgdefect.pipeline.progress")
+        and found.target not in (None, "", "cli")
+        and not found.module.startswith(
+            ("pgdefect.core.errors.", "pgdefect.usecases.common.progress.")
+        )
     ]
     assert eager == []
 

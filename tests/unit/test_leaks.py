@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pgdefect.pipeline.leaks import LEAST_PARTS, find_leaks, find_look_alikes
-from pgdefect.types import StoredImage
+from pgdefect.core.types import StoredImage
+from pgdefect.usecases.evaluate.split_leaks import LEAST_PARTS, find_leaks, find_look_alikes
 
 
 def image(id_: int, group: str | None = None, content: str | None = None) -> StoredImage:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
 
-from pgdefect.vision.local_contrast import local_contrast
+from pgdefect.vision.images.local_contrast import local_contrast
 
 RNG = np.random.default_rng(5)
 

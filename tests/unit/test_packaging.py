@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import pgdefect
-from pgdefect import errors
-from pgdefect.db.engine import Database
+from pgdefect.core import errors
+from pgdefect.db.connection.engine import Database
 
 SOURCE = Path(pgdefect.__file__).parent
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ def test_the_installed_wheel_upgrades_a_database(
         return done.stdout
 
     where = python(
-        "import pgdefect, pgdefect.db.schema as s;"
+        "import pgdefect, pgdefect.db.schema.schema as s;"
         "print(pgdefect.__file__, s.resource_dir('sql'), s.resource_dir('migrations'), sep='\\n')"
     ).splitlines()
     assert all(Path(line).is_relative_to(target) for line in where), where

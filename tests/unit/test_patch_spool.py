@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgdefect.errors import DatabaseError, TrainingError
-from pgdefect.vision import patch_spool
-from pgdefect.vision.patch_spool import PatchSpool, SpoolKey
+from pgdefect.core.errors import DatabaseError, TrainingError
+from pgdefect.vision.patchcore import patch_spool
+from pgdefect.vision.patchcore.patch_spool import PatchSpool, SpoolKey
 
 IMAGES = np.random.default_rng(0).standard_normal((5, 2, 3, 4)).astype(np.float32)
 

@@ -15,12 +15,12 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pgdefect.errors import ImageError, UsageError
-from pgdefect.types import ExtractorSpec
-from pgdefect.vision import preprocess
-from pgdefect.vision.image import ImageFile, load_image, read_image
-from pgdefect.vision.local_contrast import local_contrast
-from pgdefect.vision.preprocess import Preprocessing, batches
+from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.types import ExtractorSpec
+from pgdefect.vision.images import preprocess
+from pgdefect.vision.images.image import ImageFile, load_image, read_image
+from pgdefect.vision.images.local_contrast import local_contrast
+from pgdefect.vision.images.preprocess import Preprocessing, batches
 
 RNG = np.random.default_rng(11)
 MAGNETIC_TILE = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.region import MAX_REGIONS, anomalous_regions, region_box
+from pgdefect.vision.defects.region import MAX_REGIONS, anomalous_regions, region_box
+from pgdefect.vision.images.preprocess import Preprocessing
 
 PREPROCESSING = Preprocessing(
     image_size=(64, 64), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize="stretch"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pgdefect.vision import contact_sheet as sheets
-from pgdefect.vision import render
-from pgdefect.vision.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
-from pgdefect.vision.render import overlay
+from pgdefect.pictures import contact_sheet as sheets
+from pgdefect.pictures import render
+from pgdefect.pictures.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
+from pgdefect.pictures.render import overlay
 
 ORANGE = render.LABEL_COLORS["anomalous"]
 BLUE = render.LABEL_COLORS["normal"]

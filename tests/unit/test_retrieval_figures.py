@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
+from pgdefect.core.types import num_voters
 from pgdefect.evaluation.retrieval import cosine_distances, retrieval_figures
-from pgdefect.types import num_voters
 
 
 def _on_circle(degrees: list[float]) -> np.ndarray:

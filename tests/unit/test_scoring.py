@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgdefect import distance
-from pgdefect.distance import (
+from pgdefect.core import distance
+from pgdefect.core.distance import (
     COSINE,
     L2,
     METRICS,
@@ -20,7 +20,7 @@ from pgdefect.distance import (
     pairwise,
     row_distances,
 )
-from pgdefect.vision.scoring import normalized_score, reweighted
+from pgdefect.vision.patchcore.scoring import normalized_score, reweighted
 
 each_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pgdefect.errors import ImageError
-from pgdefect.pipeline.draw_defects import recipes
-from pgdefect.vision.simulate import (
+from pgdefect.core.errors import ImageError
+from pgdefect.usecases.simulate.draw_simulated import recipes
+from pgdefect.vision.defects.simulate import (
     CONTRASTS,
     KINDS,
     SIZES,
@@ -22,7 +22,7 @@ from pgdefect.vision.simulate import (
     perlin_noise,
     simulate_defect,
 )
-from pgdefect.vision.synthetic import normal_part
+from tests.synthetic import normal_part
 
 DIGEST = "ab" * 32
 LUMA = np.array([0.299, 0.587, 0.114])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pgdefect.errors import DatasetError
-from pgdefect.vision.synthetic import DEFECT_TYPES, defective_part, normal_part, write_dataset
+from pgdefect.core.errors import DatasetError
+from tests.synthetic import DEFECT_TYPES, defective_part, normal_part, write_dataset
 
 SMALL = (96, 96)
 

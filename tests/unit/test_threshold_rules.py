@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pgdefect import thresholds
-from pgdefect.errors import UsageError
-from pgdefect.thresholds import (
+from pgdefect.core import thresholds
+from pgdefect.core.errors import UsageError
+from pgdefect.core.thresholds import (
     beta_quantile,
     center_below,
     f1_max,
@@ -24,8 +24,8 @@ from pgdefect.thresholds import (
     rate_interval,
     zero_escapes,
 )
-from pgdefect.types import Threshold
-from pgdefect.vision.scoring import normalized_score
+from pgdefect.core.types import Threshold
+from pgdefect.vision.patchcore.scoring import normalized_score
 
 NORMAL = [1.0, 2.0, 3.0, 4.0, 6.0]
 ANOMALOUS = [5.0, 7.0, 8.0, 9.0]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pgdefect.config import Settings
-from pgdefect.db.engine import Database
-from pgdefect.errors import DatabaseUnavailable, TrainingError
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.training_run import TrainingRun
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import DatabaseUnavailable, TrainingError
+from pgdefect.db.connection.engine import Database
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.training_run import TrainingRun
 
 DATABASE = Database("postgresql://nobody@/nothing")
 CATEGORIES = ("a", "b")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pgdefect.distance import COSINE, L2, pairwise
-from pgdefect.errors import UsageError
-from pgdefect.types import EmbeddingTransform
-from pgdefect.vision import transform as module
-from pgdefect.vision.transform import apply_transform, fit_transform, transformed_dim
+from pgdefect.core.distance import COSINE, L2, pairwise
+from pgdefect.core.errors import UsageError
+from pgdefect.core.types import EmbeddingTransform
+from pgdefect.vision.patchcore import transform as module
+from pgdefect.vision.patchcore.transform import apply_transform, fit_transform, transformed_dim
 
 DIM = 20
 

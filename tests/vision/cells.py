@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import text
 
-from pgdefect.db.engine import Database
-from pgdefect.db.summaries import list_detectors
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.types import Detector
+from pgdefect.core.types import Detector
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.usecases.train.options import TrainOptions
 
 SIZE = (128, 128)
 TINY = TrainOptions(image_size=SIZE, coreset_ratio=0.03, pca_dim=16, num_neighbors=3)

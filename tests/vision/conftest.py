@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from cells import TINY
 
-from pgdefect.config import Settings
-from pgdefect.db.engine import Database
-from pgdefect.pipeline.demo import solar_cells
-from pgdefect.pipeline.ingest import ingest_dataset
-from pgdefect.pipeline.train import train
+from pgdefect.core.config import Settings
+from pgdefect.db.connection.engine import Database
+from pgdefect.usecases.demo import solar_cells
+from pgdefect.usecases.ingest import ingest_dataset
+from pgdefect.usecases.train.train import train
 
 
 @pytest.fixture(scope="session")

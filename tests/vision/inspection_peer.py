@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pgdefect.types import Float32
+from pgdefect.core.types import Float32
 
 
 def embed(

@@ -8,26 +8,26 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.defects import (
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import NotFound, UsageError
+from pgdefect.core.types import StoredImage
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.defects import (
     defect_embeddings,
     find_defect_space,
     load_defect_view,
     region_embeddings,
 )
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import images_of
-from pgdefect.db.reviews import review_image
-from pgdefect.errors import NotFound, UsageError
-from pgdefect.pipeline.embed import embed
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.retrieval import evaluate_retrieval
-from pgdefect.pipeline.search import Query, SearchOptions, SearchReport, combined, search
-from pgdefect.types import StoredImage
-from pgdefect.vision.defect_view import DefectView
-from pgdefect.vision.image import load_image, load_mask
-from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.reviews import review_image
+from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.evaluate.retrieval import evaluate_retrieval
+from pgdefect.usecases.inspect.embed import embed
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.search.search import Query, SearchOptions, SearchReport, combined, search
+from pgdefect.vision.defects.defect_view import DefectView
+from pgdefect.vision.images.image import load_image, load_mask
+from pgdefect.vision.images.preprocess import Preprocessing
 
 
 def defective(database: Database) -> list[StoredImage]:
@@ -233,7 +233,7 @@ def test_the_second_look_is_torchs(trained: Database, settings: Settings, parts:
     import timm
     import torch
 
-    from pgdefect.vision.backbone import find_backbone, load_weights
+    from pgdefect.vision.networks.backbone import find_backbone, load_weights
 
     detector = active_detector(trained, "parts")
     with trained.connect() as connection:

@@ -19,22 +19,8 @@ from PIL import Image
 from sqlalchemy import text
 
 from pgdefect.cli.main import run
-from pgdefect.config import Settings
-from pgdefect.db.dependents import dependents
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import load_extractor
-from pgdefect.db.lifecycle import (
-    activate_detector,
-    delete_detector,
-    delete_image,
-    retire_detector,
-    set_images_retired,
-)
-from pgdefect.db.networks import load_network, store_network
-from pgdefect.db.queries import images_of, nearest_normal
-from pgdefect.db.summaries import list_categories, list_detectors
-from pgdefect.errors import (
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import (
     DatabaseError,
     DatasetError,
     ImageError,
@@ -45,18 +31,32 @@ from pgdefect.errors import (
     UsageError,
     WeightsError,
 )
-from pgdefect.pipeline.evaluate import EvaluateOptions, evaluate
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.options import EfficientAdOptions
-from pgdefect.pipeline.search import Query, SearchOptions, search
-from pgdefect.pipeline.train_network import NetworkReport, train_network
-from pgdefect.types import StoredImage, Threshold
-from pgdefect.vision import efficient_ad
-from pgdefect.vision.efficient_ad_files import downloaded_teacher, find_imagenette
-from pgdefect.vision.extractor import Extractor, image_embeddings
-from pgdefect.vision.network import Network
-from pgdefect.vision.preprocess import batches
-from pgdefect.vision.synthetic import write_dataset
+from pgdefect.core.types import StoredImage, Threshold
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.delete_preview import dependents
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.efficient_ad import load_network, store_network
+from pgdefect.db.records.extractors import load_extractor
+from pgdefect.db.records.lifecycle import (
+    activate_detector,
+    delete_detector,
+    delete_image,
+    retire_detector,
+    set_images_retired,
+)
+from pgdefect.db.records.summaries import list_categories, list_detectors
+from pgdefect.db.search.queries import images_of, nearest_normal
+from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.search.search import Query, SearchOptions, search
+from pgdefect.usecases.train.options import EfficientAdOptions
+from pgdefect.usecases.train.train_network import NetworkReport, train_network
+from pgdefect.vision.efficient_ad import efficient_ad
+from pgdefect.vision.efficient_ad.efficient_ad_files import downloaded_teacher, find_imagenette
+from pgdefect.vision.efficient_ad.inference import Network
+from pgdefect.vision.images.preprocess import batches
+from pgdefect.vision.networks.extractor import Extractor, image_embeddings
+from tests.synthetic import write_dataset
 
 SIZE = (256, 256)
 TRAINED_ON = 7
@@ -175,7 +175,7 @@ def test_the_exported_network_says_what_anomalib_predicts(
     from anomalib.data import PredictDataset
     from anomalib.engine import Engine
 
-    from pgdefect.vision.training import quiet
+    from pgdefect.vision.networks.torch_tools import quiet
 
     # Pictures of the network's own size: the two resize a little differently.
     folder = write_dataset(

@@ -7,23 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import load_extractor
-from pgdefect.errors import UsageError
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import UsageError
+from pgdefect.core.types import Float32
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.extractors import load_extractor
 from pgdefect.evaluation import image_auroc
-from pgdefect.pipeline.export_anomalib import export_anomalib
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.search import Query, SearchOptions, search
-from pgdefect.pipeline.train import train
-from pgdefect.types import Float32
-from pgdefect.vision.backbone import Backbone, StateDict, find_backbone, find_backbones
-from pgdefect.vision.ensemble import build_ensemble, joined
-from pgdefect.vision.extractor import Extractor
-from pgdefect.vision.patchcore import build_embedder
-from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.usecases.exchange.export_anomalib import export_anomalib
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.search.search import Query, SearchOptions, search
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
+from pgdefect.vision.images.preprocess import Preprocessing
+from pgdefect.vision.networks.backbone import Backbone, StateDict, find_backbone, find_backbones
+from pgdefect.vision.networks.extractor import Extractor
+from pgdefect.vision.patchcore.ensemble import build_ensemble, joined
+from pgdefect.vision.patchcore.patchcore import build_embedder
 
 TWO = "efficientnet_lite0+efficientnet_lite2"
 SIZE = (96, 96)

@@ -12,20 +12,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import load_extractor
-from pgdefect.db.queries import images_of
-from pgdefect.db.summaries import list_detectors
-from pgdefect.distance import nearest_vectors
-from pgdefect.errors import TooFewImages
-from pgdefect.pipeline.bank import split_holdout
-from pgdefect.pipeline.train import train
-from pgdefect.types import StoredImage
-from pgdefect.vision.extractor import Extractor
-from pgdefect.vision.image import load_image
-from pgdefect.vision.transform import apply_transform
+from pgdefect.core.config import Settings
+from pgdefect.core.distance import nearest_vectors
+from pgdefect.core.errors import TooFewImages
+from pgdefect.core.types import StoredImage
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.extractors import load_extractor
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.train.bank import split_holdout
+from pgdefect.usecases.train.train import train
+from pgdefect.vision.images.image import load_image
+from pgdefect.vision.networks.extractor import Extractor
+from pgdefect.vision.patchcore.transform import apply_transform
 
 
 def an_image(number: int, group: str | None, content: int | None = None) -> StoredImage:

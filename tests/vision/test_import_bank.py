@@ -11,20 +11,20 @@ import pytest
 from inspection_peer import FaissBank, embed, params_of
 
 from pgdefect.cli.main import run
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import read_bank
-from pgdefect.db.summaries import list_detectors
-from pgdefect.errors import UsageError, WeightsError
-from pgdefect.pipeline.bank_files import BankOptions, open_bank
-from pgdefect.pipeline.export_anomalib import export_anomalib
-from pgdefect.pipeline.import_bank import import_bank
-from pgdefect.pipeline.inspect import Inspector
-from pgdefect.types import Float32
-from pgdefect.vision.image import read_image
-from pgdefect.vision.patchcore_inspection import Pooling, pooled_network
-from pgdefect.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import UsageError, WeightsError
+from pgdefect.core.types import Float32
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.search.queries import read_bank
+from pgdefect.usecases.exchange.bank_files import BankOptions, open_bank
+from pgdefect.usecases.exchange.export_anomalib import export_anomalib
+from pgdefect.usecases.exchange.import_bank import import_bank
+from pgdefect.usecases.inspect.inspect import Inspector
+from pgdefect.vision.images.image import read_image
+from pgdefect.vision.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from pgdefect.vision.patchcore.patchcore_inspection import Pooling, pooled_network
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -45,8 +45,8 @@ class Peer:
     """patchcore-inspection's bank of some images, and what it says of others."""
 
     def __init__(self, folder: Path, parts: Path) -> None:
-        from pgdefect.vision import patchcore
-        from pgdefect.vision.backbone import find_backbone
+        from pgdefect.vision.networks.backbone import find_backbone
+        from pgdefect.vision.patchcore import patchcore
 
         self.preprocessing = Preprocessing(
             (RESIZED, RESIZED), (CROP, CROP), IMAGENET_MEAN, IMAGENET_STD
@@ -161,8 +161,8 @@ def test_its_vectors_never_meet_anomalibs(
     with pytest.raises(UsageError, match=r"patchcore-inspection does.*--to parquet"):
         export_anomalib(imported, settings, "parts", tmp_path / "parts.ckpt")
     plain = Preprocessing((RESIZED, RESIZED), (CROP, CROP), IMAGENET_MEAN, IMAGENET_STD)
-    from pgdefect.vision import patchcore
-    from pgdefect.vision.backbone import find_backbone
+    from pgdefect.vision.networks.backbone import find_backbone
+    from pgdefect.vision.patchcore import patchcore
 
     backbone = find_backbone("efficientnet_lite0")
     prints = {

@@ -12,29 +12,29 @@ from PIL import Image
 from sqlalchemy import text
 
 from pgdefect.cli.main import run
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import load_extractor
-from pgdefect.db.queries import bank_cells, image_embeddings_of, images_of, read_bank
-from pgdefect.db.summaries import list_detectors
-from pgdefect.distance import as_stored
-from pgdefect.errors import ImageError, TrainingError, UsageError
-from pgdefect.pipeline.demo import solar_cells
-from pgdefect.pipeline.export_anomalib import export_anomalib
-from pgdefect.pipeline.ingest import ingest
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.inspector import Inspector
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.search import Query, SearchOptions, search
-from pgdefect.pipeline.train import TrainReport, train
-from pgdefect.types import Float32, Inspection, StoredImage
-from pgdefect.vision import patchcore
-from pgdefect.vision.backbone import find_backbone
-from pgdefect.vision.extractor import Extractor, image_embeddings
-from pgdefect.vision.image import load_image, sha256_of
-from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.transform import apply_transform
+from pgdefect.core.config import Settings
+from pgdefect.core.distance import as_stored
+from pgdefect.core.errors import ImageError, TrainingError, UsageError
+from pgdefect.core.types import Float32, Inspection, StoredImage
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.extractors import load_extractor
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.search.queries import bank_cells, image_embeddings_of, images_of, read_bank
+from pgdefect.usecases.demo import solar_cells
+from pgdefect.usecases.exchange.export_anomalib import export_anomalib
+from pgdefect.usecases.ingest import ingest
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.inspect.inspector import Inspector
+from pgdefect.usecases.search.search import Query, SearchOptions, search
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import TrainReport, train
+from pgdefect.vision.images.image import load_image, sha256_of
+from pgdefect.vision.images.preprocess import Preprocessing
+from pgdefect.vision.networks.backbone import find_backbone
+from pgdefect.vision.networks.extractor import Extractor, image_embeddings
+from pgdefect.vision.patchcore import patchcore
+from pgdefect.vision.patchcore.transform import apply_transform
 
 OPTIONS = TrainOptions(image_size=(96, 96))
 SIZES = [(300, 300), (150, 300), (97, 211), (300, 133), (251, 251), (64, 200), (111, 37)]

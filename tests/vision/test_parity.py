@@ -15,26 +15,26 @@ import pytest
 from sqlalchemy import text
 
 from pgdefect.cli.main import run
-from pgdefect.config import Settings
-from pgdefect.db import lifecycle
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import nearest_normal, read_bank, similar_patches
-from pgdefect.db.summaries import list_detectors
-from pgdefect.errors import ImageError, TooFewImages, UsageError, WeightsError
-from pgdefect.pipeline.bank_files import BankOptions
-from pgdefect.pipeline.demo import solar_cells
-from pgdefect.pipeline.export_anomalib import export_anomalib
-from pgdefect.pipeline.import_bank import import_bank
-from pgdefect.pipeline.ingest import ingest
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.inspector import Inspector
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.train import train
-from pgdefect.types import Float32, Inspection
-from pgdefect.vision.anomalib_checkpoint import read_checkpoint
-from pgdefect.vision.image import read_image
-from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import ImageError, TooFewImages, UsageError, WeightsError
+from pgdefect.core.types import Float32, Inspection
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records import lifecycle
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.search.queries import nearest_normal, read_bank, similar_patches
+from pgdefect.usecases.demo import solar_cells
+from pgdefect.usecases.exchange.bank_files import BankOptions
+from pgdefect.usecases.exchange.export_anomalib import export_anomalib
+from pgdefect.usecases.exchange.import_bank import import_bank
+from pgdefect.usecases.ingest import ingest
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.inspect.inspector import Inspector
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
+from pgdefect.vision.images.image import read_image
+from pgdefect.vision.images.preprocess import Preprocessing
+from pgdefect.vision.patchcore.anomalib_checkpoint import read_checkpoint
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -66,7 +66,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
     """Solar cells cut to odd sizes; the first train anomalib's own Patchcore and Engine."""
     from anomalib.models import Patchcore
 
-    from pgdefect.vision.backbone import find_backbone, load_weights
+    from pgdefect.vision.networks.backbone import find_backbone, load_weights
 
     folder = tmp_path_factory.mktemp("cells")
     train, test = _cells(folder)
@@ -265,8 +265,8 @@ def test_a_transformed_bank_is_exported_from_the_images_it_came_from(
     found = read_checkpoint(file)
     assert found.memory_bank.shape == (bank.num_vectors, 152)
     # Each raw vector, transformed, is the stored one up to its rounding to half precision.
-    from pgdefect.distance import as_stored
-    from pgdefect.vision.transform import apply_transform
+    from pgdefect.core.distance import as_stored
+    from pgdefect.vision.patchcore.transform import apply_transform
 
     again = as_stored(apply_transform(bank.transform, found.memory_bank), bank.precision)
     np.testing.assert_allclose(again, read_bank(followed, bank), atol=2e-3)

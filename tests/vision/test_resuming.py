@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from soak.state import database_state
 from sqlalchemy import text
 
 from pgdefect.cli.main import run
-from pgdefect.config import Settings
-from pgdefect.db.engine import Database
-from pgdefect.errors import Busy, DatabaseUnavailable
-from pgdefect.pipeline.doctor import examine
-from pgdefect.pipeline.ingest import ingest
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.train import TrainReport, train
-from pgdefect.pipeline.training_run import TrainingRun
-from pgdefect.vision.synthetic import write_dataset
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import Busy, DatabaseUnavailable
+from pgdefect.db.connection.engine import Database
+from pgdefect.usecases.doctor import examine
+from pgdefect.usecases.ingest import ingest
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import TrainReport, train
+from pgdefect.usecases.train.training_run import TrainingRun
+from soak.state import database_state
+from tests.synthetic import write_dataset
 
 OPTIONS = TrainOptions(image_size=(128, 128), batch_size=4)
 TRAIN_IMAGES, TEST_IMAGES = 14, 5

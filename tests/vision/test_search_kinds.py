@@ -9,16 +9,16 @@ import pytest
 from sqlalchemy import text
 
 from pgdefect.cli.main import run
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.distance import as_stored, row_distances
-from pgdefect.errors import ImageError
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.inspector import Inspector
-from pgdefect.pipeline.patch_search import SearchKind, SqlSearch, open_search, score_image
-from pgdefect.types import Inspection
-from pgdefect.vision.transform import apply_transform
+from pgdefect.core.config import Settings
+from pgdefect.core.distance import as_stored, row_distances
+from pgdefect.core.errors import ImageError
+from pgdefect.core.types import Inspection
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.usecases.common.patch_search import SearchKind, SqlSearch, open_search, score_image
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.inspect.inspector import Inspector
+from pgdefect.vision.patchcore.transform import apply_transform
 
 
 def judge(

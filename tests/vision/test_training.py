@@ -12,25 +12,25 @@ import pytest
 from cells import SIZE, TINY, bank_rows, count
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.extractors import load_extractor
-from pgdefect.db.queries import image_embeddings_of, images_of
-from pgdefect.distance import COSINE, as_stored, pairwise
-from pgdefect.errors import PgdefectError
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.inspector import Inspector
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.search import Query, SearchOptions, search
-from pgdefect.pipeline.train import train
-from pgdefect.types import Float32
-from pgdefect.vision import patchcore
-from pgdefect.vision.backbone import find_backbone
-from pgdefect.vision.extractor import Extractor
-from pgdefect.vision.image import load_image
-from pgdefect.vision.preprocess import Preprocessing
-from pgdefect.vision.transform import apply_transform
+from pgdefect.core.config import Settings
+from pgdefect.core.distance import COSINE, as_stored, pairwise
+from pgdefect.core.errors import PgdefectError
+from pgdefect.core.types import Float32
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.extractors import load_extractor
+from pgdefect.db.search.queries import image_embeddings_of, images_of
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.inspect.inspector import Inspector
+from pgdefect.usecases.search.search import Query, SearchOptions, search
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
+from pgdefect.vision.images.image import load_image
+from pgdefect.vision.images.preprocess import Preprocessing
+from pgdefect.vision.networks.backbone import find_backbone
+from pgdefect.vision.networks.extractor import Extractor
+from pgdefect.vision.patchcore import patchcore
+from pgdefect.vision.patchcore.transform import apply_transform
 
 TILES = Path(__file__).parents[3] / "shared/data/magnetic_tile"
 

@@ -13,19 +13,19 @@ import pytest
 from cells import TINY, bank_rows, count, state
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import image_embeddings_of, images_of
-from pgdefect.errors import (
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import (
     MissingExtra,
     TooFewImages,
     UsageError,
 )
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.options import TrainOptions
-from pgdefect.pipeline.train import train
-from pgdefect.vision import patchcore
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.search.queries import image_embeddings_of, images_of
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.train import train
+from pgdefect.vision.patchcore import patchcore
 
 
 def test_too_few_images_are_refused_with_the_number(cells: Database, settings: Settings) -> None:

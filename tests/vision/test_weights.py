@@ -13,18 +13,18 @@ import pytest
 from cells import SIZE, TINY, state
 from sqlalchemy import text
 
-from pgdefect.config import Settings
-from pgdefect.db.detectors import active_detector
-from pgdefect.db.engine import Database
-from pgdefect.db.queries import images_of
-from pgdefect.db.summaries import list_detectors
-from pgdefect.errors import WeightsError
-from pgdefect.pipeline.inspect import inspect
-from pgdefect.pipeline.search import Query, SearchOptions, search
-from pgdefect.pipeline.train import train
-from pgdefect.vision import patchcore
-from pgdefect.vision.backbone import find_backbone
-from pgdefect.vision.preprocess import Preprocessing
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import WeightsError
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.inspect.inspect import inspect
+from pgdefect.usecases.search.search import Query, SearchOptions, search
+from pgdefect.usecases.train.train import train
+from pgdefect.vision.images.preprocess import Preprocessing
+from pgdefect.vision.networks.backbone import find_backbone
+from pgdefect.vision.patchcore import patchcore
 
 
 def embedder_with(weights: Path | None, backbone: str = "efficientnet_lite0") -> Any:

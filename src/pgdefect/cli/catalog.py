@@ -9,7 +9,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[
@@ -61,7 +61,7 @@ def ingest(
 
     Running it again changes nothing; changed and vanished files are reported.
     """
-    from pgdefect.pipeline import ingest as use_case
+    from pgdefect.usecases import ingest as use_case
 
     if all_categories == (category is not None):
         raise UsageError("name a category with --category, or take all folders with --all")
@@ -88,7 +88,7 @@ def ingest(
             ]
     failed = [item for report in reports for item in report.failed]
     if inspect:
-        from pgdefect.pipeline.inspect import inspect as judge
+        from pgdefect.usecases.inspect.inspect import inspect as judge
 
         for report in reports:
             with progress_bars() as progress:
@@ -132,7 +132,7 @@ def ingest(
 
 def categories(context: typer.Context, json: Json = False) -> None:
     """List products with their counts and active detector."""
-    from pgdefect.db.summaries import list_categories
+    from pgdefect.db.records.summaries import list_categories
 
     found = list_categories(current(context).database)
     if json:
@@ -175,7 +175,7 @@ def move_root(
     new: Annotated[Path, typer.Argument(help="Where it is now.")],
 ) -> None:
     """Re-point images whose folder has moved."""
-    from pgdefect.db.catalog import move_root as move
+    from pgdefect.db.records.catalog import move_root as move
 
     target = new.absolute()
     if not target.is_dir():
@@ -225,8 +225,8 @@ def _set_retired(
     *,
     retired: bool,
 ) -> None:
-    from pgdefect.db import lifecycle
-    from pgdefect.db.queries import find_image
+    from pgdefect.db.records import lifecycle
+    from pgdefect.db.search.queries import find_image
 
     _one(category, detector, image)
     database = current(context).database
@@ -257,9 +257,9 @@ def delete(
 
     Without --yes it only shows what would be deleted. Image files are never touched.
     """
-    from pgdefect.db import lifecycle
-    from pgdefect.db.dependents import dependents
-    from pgdefect.db.queries import find_image
+    from pgdefect.db.records import lifecycle
+    from pgdefect.db.records.delete_preview import dependents
+    from pgdefect.db.search.queries import find_image
 
     _one(category, detector, image)
     database = current(context).database

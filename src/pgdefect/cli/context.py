@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from pgdefect.config import Settings
-    from pgdefect.db.engine import Database
+    from pgdefect.core.config import Settings
+    from pgdefect.db.connection.engine import Database
 
 
 @dataclass
@@ -23,14 +23,14 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
-        from pgdefect.config import load_settings
+        from pgdefect.core.config import load_settings
 
         return load_settings(database_url=self.database_url, data_dir=self.data_dir)
 
     @cached_property
     def bare_database(self) -> Database:
         """The database as it is, whatever its schema; the embedded server is started."""
-        from pgdefect.db.engine import open_database
+        from pgdefect.db.connection.engine import open_database
 
         return open_database(self.settings)
 
@@ -38,8 +38,8 @@ class Context:
     def database(self) -> Database:
         """The database at the code's schema; a new embedded one is brought up to it."""
         from pgdefect.cli.output import progress_bars
-        from pgdefect.db.schema import require_current, upgrade
-        from pgdefect.errors import SchemaOutOfDate
+        from pgdefect.core.errors import SchemaOutOfDate
+        from pgdefect.db.schema.schema import require_current, upgrade
 
         database = self.bare_database
         try:

@@ -12,10 +12,10 @@ import typer
 from pgdefect.cli import roles
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note, print_json, progress_bars
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.db.embedded import EmbeddedServer
+    from pgdefect.db.server.embedded import EmbeddedServer
 
 app = typer.Typer(
     help="The database: embedded server and schema.",
@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def _server(context: typer.Context) -> EmbeddedServer:
-    from pgdefect.db.embedded import EmbeddedServer
+    from pgdefect.db.server.embedded import EmbeddedServer
 
     settings = current(context).settings
     if settings.database_url is not None:
@@ -112,7 +112,7 @@ def url(
 def psql(context: typer.Context) -> None:
     """Open psql on the database; further arguments after -- are passed on."""
     database = current(context).database
-    from pgdefect.db.embedded import EmbeddedServer
+    from pgdefect.db.server.embedded import EmbeddedServer
 
     settings = current(context).settings
     bundled = str(EmbeddedServer(settings.data_dir).bin_dir / "psql")
@@ -144,7 +144,7 @@ def backup(
     reviews. Photographs and simulated pictures are not in it: copy their folders, which are
     listed. The file has pg_dump's custom format, and is whole or not there.
     """
-    from pgdefect.db.backup import backup as dump
+    from pgdefect.db.backup.backup import backup as dump
 
     here = current(context)
     with progress_bars() as progress:
@@ -187,7 +187,7 @@ def restore(
     after moving them, pgdefect move-root says where they are now. Restore only what you trust;
     the file is SQL that runs with your rights.
     """
-    from pgdefect.db.restore import restore as load
+    from pgdefect.db.backup.restore import restore as load
 
     here = current(context)
     with progress_bars() as progress:
@@ -219,7 +219,7 @@ def upgrade(context: typer.Context, json: Json = False) -> None:
     The first is all or nothing. Large indexes are built afterwards, while others go on reading
     and writing; if that is cut short, the same command goes on with it.
     """
-    from pgdefect.db.schema import upgrade as apply
+    from pgdefect.db.schema.schema import upgrade as apply
 
     with progress_bars() as progress:
         report = apply(current(context).bare_database, progress=progress)
@@ -238,7 +238,7 @@ def upgrade(context: typer.Context, json: Json = False) -> None:
 @app.command(epilog="Example:  pgdefect db check")
 def check(context: typer.Context, json: Json = False) -> None:
     """Say whether database and code agree; exit code 1 if they do not."""
-    from pgdefect.db.schema import check as compare
+    from pgdefect.db.schema.schema import check as compare
 
     report = compare(current(context).bare_database)
     if json:

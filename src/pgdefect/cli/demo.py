@@ -15,8 +15,8 @@ from pgdefect.cli.output import note, print_json, print_table, progress_bars
 from pgdefect.cli.search import print_search, search_json
 
 if TYPE_CHECKING:
-    from pgdefect.db.engine import Database
-    from pgdefect.pipeline.demo import DemoReport
+    from pgdefect.db.connection.engine import Database
+    from pgdefect.usecases.demo import DemoReport
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def demo(
     Uses the images of the package elpv-dataset and leaves the categories solar_mono and
     solar_poly in the database.
     """
-    from pgdefect.pipeline.demo import run_demo
+    from pgdefect.usecases.demo import run_demo
 
     note("Starting Postgres …")
     database = current(context).database
@@ -60,7 +60,7 @@ def demo(
 
 
 def _print(report: DemoReport, database: Database, psql: str) -> None:
-    from pgdefect.db.queries import nearest_normal
+    from pgdefect.db.search.queries import nearest_normal
 
     typer.echo("What was learned, and how well it tells defects apart:\n")
     print_table(

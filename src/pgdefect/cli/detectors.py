@@ -27,7 +27,7 @@ def detectors(
     json: Json = False,
 ) -> None:
     """List trained detectors, active and not."""
-    from pgdefect.db.summaries import list_detectors
+    from pgdefect.db.records.summaries import list_detectors
 
     found = list_detectors(current(context).database, category)
     if json:
@@ -66,7 +66,7 @@ def detectors(
 
 def backbones(json: Json = False) -> None:
     """List pretrained backbones: which work offline, which download their weights."""
-    from pgdefect.vision.backbone import BACKBONES, DEFAULT_BACKBONE
+    from pgdefect.vision.networks.backbone import BACKBONES, DEFAULT_BACKBONE
 
     rows = [
         {

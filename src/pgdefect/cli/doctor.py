@@ -38,7 +38,7 @@ def doctor(
     Each finding says what it means and what mends it. Exit code 1 where there are faults;
     warnings and notes are none.
     """
-    from pgdefect.pipeline.doctor import examine
+    from pgdefect.usecases.doctor import examine
 
     here = current(context)
     report = examine(here.bare_database, here.settings, fix=fix, thorough=thorough, files=files)

@@ -10,12 +10,12 @@ import typer
 from pgdefect.cli.context import current
 from pgdefect.cli.inspection import Model, check_split, kind_of
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import DatasetError, UsageError
+from pgdefect.core.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.db.engine import Database
-    from pgdefect.pipeline.evaluate import Evaluation
-    from pgdefect.types import DetectorKind
+    from pgdefect.core.types import DetectorKind
+    from pgdefect.db.connection.engine import Database
+    from pgdefect.usecases.evaluate.evaluate import Evaluation
 
 FIGURES = {
     "image_auroc": "image AUROC",
@@ -94,11 +94,11 @@ def evaluate(
         names = _names(current(context).database, categories, all_categories, None)
         evaluate_retrieval(context, names, split, without_groups, json)
         return
-    from pgdefect.pipeline.evaluate import EvaluateOptions, mean_figures
-    from pgdefect.pipeline.evaluate import evaluate as use_case
-    from pgdefect.pipeline.evaluation_files import write_maps, write_plots, write_results
-    from pgdefect.pipeline.files import folder_name
-    from pgdefect.pipeline.pictures import writable_folder
+    from pgdefect.usecases.common.files import folder_name
+    from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, mean_figures
+    from pgdefect.usecases.evaluate.evaluate import evaluate as use_case
+    from pgdefect.usecases.evaluate.evaluation_files import write_maps, write_plots, write_results
+    from pgdefect.usecases.pictures import writable_folder
 
     check_split(split)
     if search not in ("exact", "hnsw"):
@@ -192,8 +192,8 @@ def _names(
     database: Database, categories: list[str] | None, every: bool, kind: DetectorKind | None
 ) -> list[str]:
     """The categories named, or all with an active detector, of the kind if one is asked for."""
-    from pgdefect.db.catalog import category_id
-    from pgdefect.db.summaries import list_categories, list_detectors
+    from pgdefect.db.records.catalog import category_id
+    from pgdefect.db.records.summaries import list_categories, list_detectors
 
     if every == bool(categories):
         raise UsageError("name the categories to evaluate, or take all with --all")

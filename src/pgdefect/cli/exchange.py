@@ -11,11 +11,11 @@ import typer
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.cli.training import size_of
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.pipeline.export import ExportReport
-    from pgdefect.pipeline.export_anomalib import CheckpointReport
+    from pgdefect.usecases.exchange.export import ExportReport
+    from pgdefect.usecases.exchange.export_anomalib import CheckpointReport
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -93,8 +93,8 @@ def import_bank(
     from, unless --threshold gives it. Distances of patchcore-inspection are squared: give
     the root.
     """
-    from pgdefect.pipeline import import_bank as use_case
-    from pgdefect.pipeline.bank_files import BankOptions
+    from pgdefect.usecases.exchange import import_bank as use_case
+    from pgdefect.usecases.exchange.bank_files import BankOptions
 
     options = BankOptions(
         image_size=size_of("--image-size", image_size) if image_size else None,
@@ -177,17 +177,17 @@ def export(
     database, settings = current(context).database, current(context).settings
     with progress_bars() as progress:
         if to is Format.anomalib:
-            from pgdefect.pipeline.export_anomalib import export_anomalib
+            from pgdefect.usecases.exchange.export_anomalib import export_anomalib
 
             checkpoint = export_anomalib(
                 database, settings, category, path, weights=weights, force=force, progress=progress
             )
         elif to is Format.fiftyone:
-            from pgdefect.pipeline.export_fiftyone import export_fiftyone
+            from pgdefect.usecases.exchange.export_fiftyone import export_fiftyone
 
             report = export_fiftyone(database, category, path, force=force, progress=progress)
         else:
-            from pgdefect.pipeline.export import export_numpy, export_parquet
+            from pgdefect.usecases.exchange.export import export_numpy, export_parquet
 
             write = export_numpy if to is Format.numpy else export_parquet
             report = write(database, category, path, force=force, progress=progress)

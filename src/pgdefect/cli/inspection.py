@@ -9,10 +9,10 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.types import DetectorKind, Inspection, Vote
+    from pgdefect.core.types import DetectorKind, Inspection, Vote
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Model = Annotated[
@@ -73,9 +73,9 @@ def inspect(
 
     Without PATH the category's stored images are inspected.
     """
-    from pgdefect.pipeline.inspect import inspect as use_case
-    from pgdefect.pipeline.pictures import save_maps as save
-    from pgdefect.pipeline.pictures import writable_folder
+    from pgdefect.usecases.inspect.inspect import inspect as use_case
+    from pgdefect.usecases.pictures import save_maps as save
+    from pgdefect.usecases.pictures import writable_folder
 
     if category is None:
         raise UsageError("name the category the images show with --category")

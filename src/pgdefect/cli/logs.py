@@ -2,7 +2,7 @@
 
 ``text``: a line with ``name=value`` for each event, beside the notes for people. ``json``: one
 object a line, and nothing else on stderr: notes and errors are objects, too. The events are those
-of `pgdefect.pipeline.log`.
+of `pgdefect.usecases.common.log`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from pgdefect.cli import (
 )
 from pgdefect.cli.context import Context
 from pgdefect.cli.output import visible
-from pgdefect.errors import PgdefectError, UsageError
+from pgdefect.core.errors import PgdefectError, UsageError
 
 INTERRUPTED = 130
 _WITH_VALUE = ("--database-url", "--data-dir", "--log-format")

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from pgdefect.cli import logs
-from pgdefect.pipeline.progress import Progress, silent
+from pgdefect.usecases.common.progress import Progress, silent
 
 STAGES = {
     "ingest": "Reading images",

@@ -39,7 +39,7 @@ def recall_check(
     bank, of queries that lie beside stored vectors. Should be found are 0.99 of them; an index
     that finds fewer ends the command with code 1, and with --fix is searched for longer.
     """
-    from pgdefect.db.recall import TARGET, check_recall
+    from pgdefect.db.search.recall import TARGET, check_recall
 
     with progress_bars() as progress:
         reports = check_recall(

@@ -10,7 +10,7 @@ from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 
 if TYPE_CHECKING:
-    from pgdefect.pipeline.retrieval import RetrievalReport
+    from pgdefect.usecases.evaluate.retrieval import RetrievalReport
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def embed(
     Image embeddings of all images; defect embeddings and regions of anomalous ones, after
     training anew or a review. Verdicts stay as they are.
     """
-    from pgdefect.pipeline.embed import embed as use_case
+    from pgdefect.usecases.inspect.embed import embed as use_case
 
     with progress_bars() as progress:
         report = use_case(
@@ -55,7 +55,7 @@ def evaluate_retrieval(
     context: typer.Context, names: list[str], split: str, without_groups: bool, json: bool
 ) -> None:
     """Print how well defects of one type find each other, beside what chance would give."""
-    from pgdefect.pipeline.retrieval import evaluate_retrieval as use_case
+    from pgdefect.usecases.evaluate.retrieval import evaluate_retrieval as use_case
 
     with progress_bars() as progress:
         reports = [

@@ -9,10 +9,10 @@ import typer
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note as remark
 from pgdefect.cli.output import print_json, print_table
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.db.reviews import QueuedImage
+    from pgdefect.db.records.reviews import QueuedImage
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +78,7 @@ def review(
         return
     if label is None:
         raise UsageError("say what it is with --label normal or --label anomalous")
-    from pgdefect.db.reviews import review_image
+    from pgdefect.db.records.reviews import review_image
 
     done = review_image(
         current(context).database,
@@ -116,7 +116,7 @@ def _in_words(label: str | None, defect_type: str | None) -> str:
 
 
 def _print_queue(context: typer.Context, category: str | None, limit: int, json: bool) -> None:
-    from pgdefect.db.reviews import review_queue
+    from pgdefect.db.records.reviews import review_queue
 
     found = review_queue(current(context).database, category, limit)
     if json:
@@ -154,7 +154,7 @@ def _probably(queued: QueuedImage) -> str | None:
 
 
 def _print_history(context: typer.Context, word: str, json: bool) -> None:
-    from pgdefect.db.reviews import review_history
+    from pgdefect.db.records.reviews import review_history
 
     image, reviews = review_history(current(context).database, word)
     if json:

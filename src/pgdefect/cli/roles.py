@@ -11,11 +11,11 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note, print_json, print_table
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.db.grants import Kind
-    from pgdefect.db.roles import SetupReport
+    from pgdefect.db.access.grants import Kind
+    from pgdefect.db.access.roles import SetupReport
 
 PASSWORD_VARIABLE = "PGDEFECT_ROLE_PASSWORD"
 
@@ -30,7 +30,7 @@ Name = Annotated[str, typer.Argument(help="The login's name.")]
 
 
 def _setup(context: typer.Context) -> SetupReport:
-    from pgdefect.db.roles import setup as make
+    from pgdefect.db.access.roles import setup as make
 
     here = current(context)
     return make(here.database, whole_server=here.settings.database_url is None)
@@ -101,7 +101,7 @@ def add(
     The password is asked for, or taken from the variable PGDEFECT_ROLE_PASSWORD; it is no
     option, because options are seen in process lists and shell histories.
     """
-    from pgdefect.db.logins import add_login, check_name
+    from pgdefect.db.access.logins import add_login, check_name
 
     if reader == writer:
         raise UsageError("say what the login is to be: --reader or --writer")
@@ -149,7 +149,7 @@ def add(
 @app.command("list", epilog="Example:  pgdefect db role list")
 def list_(context: typer.Context, json: Json = False) -> None:
     """List the owner, and who reads and writes, with their limits."""
-    from pgdefect.db.logins import list_logins
+    from pgdefect.db.access.logins import list_logins
 
     found = list_logins(current(context).database)
     if json:
@@ -178,7 +178,7 @@ def list_(context: typer.Context, json: Json = False) -> None:
 @app.command(epilog="Example:  pgdefect db role drop analyst")
 def drop(context: typer.Context, name: Name) -> None:
     """Drop a reader's or writer's login and end its sessions."""
-    from pgdefect.db.logins import drop_login
+    from pgdefect.db.access.logins import drop_login
 
     left = drop_login(current(context).database, name)
     typer.echo(f"{name} is dropped")
@@ -215,7 +215,7 @@ def _url(context: typer.Context, name: str) -> str:
     here = current(context)
     url = here.database.safe_url
     if here.settings.database_url is None:
-        from pgdefect.db.embedded import EmbeddedServer
+        from pgdefect.db.server.embedded import EmbeddedServer
 
         server = EmbeddedServer(here.settings.data_dir)
         if server.status().listen is not None:
@@ -229,7 +229,7 @@ def _say_how_it_connects(context: typer.Context) -> None:
     here = current(context)
     if here.settings.database_url is not None:
         return
-    from pgdefect.db.embedded import EmbeddedServer
+    from pgdefect.db.server.embedded import EmbeddedServer
 
     if EmbeddedServer(here.settings.data_dir).status().listen is None:
         note(

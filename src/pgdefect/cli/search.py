@@ -11,13 +11,13 @@ import typer
 from pgdefect.cli.context import current
 from pgdefect.cli.inspection import Model, check_split, inspection_json, kind_of
 from pgdefect.cli.output import note, print_json, print_table, visible
-from pgdefect.errors import NotFound, UsageError
+from pgdefect.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pgdefect.pipeline.search import SearchReport
-    from pgdefect.types import Neighbor, PatchNeighbor
+    from pgdefect.core.types import Neighbor, PatchNeighbor
+    from pgdefect.usecases.search.search import SearchReport
 
 MAX_BANK, MAX_POSITION = 2**63 - 1, 2**31 - 1
 
@@ -120,9 +120,9 @@ def search(
     if patch is not None:
         _search_patch(context, patch, k, json)
         return
-    from pgdefect.pipeline.pictures import save_sheet, writable_sheet
-    from pgdefect.pipeline.search import Query, SearchOptions
-    from pgdefect.pipeline.search import search as use_case
+    from pgdefect.usecases.pictures import save_sheet, writable_sheet
+    from pgdefect.usecases.search.search import Query, SearchOptions
+    from pgdefect.usecases.search.search import search as use_case
 
     if sheet is not None:
         writable_sheet(sheet)
@@ -268,8 +268,8 @@ def _attributes(word: str | None) -> dict[str, Any] | None:
 
 
 def _search_patch(context: typer.Context, patch: str, k: int, json: bool) -> None:
-    from pgdefect.db.queries import similar_patches
-    from pgdefect.pipeline.search import check_k
+    from pgdefect.db.search.queries import similar_patches
+    from pgdefect.usecases.search.search import check_k
 
     bank, _, position = patch.partition(":")
     if not all(re.fullmatch("[0-9]{1,99}", number) for number in (bank, position)):

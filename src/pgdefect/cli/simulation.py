@@ -10,10 +10,10 @@ import typer
 from pgdefect.cli.context import current
 from pgdefect.cli.inspection import Model, kind_of
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.pipeline.simulate import Rate, SimulationReport
+    from pgdefect.usecases.simulate.simulate import Rate, SimulationReport
 
 _SOURCES = {
     "test": "normal test images",
@@ -69,8 +69,8 @@ def simulate(
         return
     if yes:
         raise UsageError("--yes goes with --remove")
-    from pgdefect.pipeline.pictures import save_simulation_sheet, writable_sheet
-    from pgdefect.pipeline.simulate import simulate as use_case
+    from pgdefect.usecases.pictures import save_simulation_sheet, writable_sheet
+    from pgdefect.usecases.simulate.simulate import simulate as use_case
 
     if sheet is not None:
         writable_sheet(sheet)
@@ -98,8 +98,8 @@ def simulate(
 
 
 def _remove(context: typer.Context, category: str, yes: bool, json: bool) -> None:
-    from pgdefect.db.simulations import simulated_dependents
-    from pgdefect.pipeline.simulate import remove
+    from pgdefect.db.records.simulations import simulated_dependents
+    from pgdefect.usecases.simulate.simulate import remove
 
     database = current(context).database
     preview = simulated_dependents(database, category)
@@ -114,7 +114,7 @@ def _remove(context: typer.Context, category: str, yes: bool, json: bool) -> Non
 
 
 def _print(report: SimulationReport) -> None:
-    from pgdefect.pipeline.simulate import FOUND, cells
+    from pgdefect.usecases.simulate.simulate import FOUND, cells
 
     altered = " and ".join(f"{n} {_SOURCES[source]}" for source, n in report.sources.items())
     typer.echo(
@@ -154,7 +154,7 @@ def _print(report: SimulationReport) -> None:
 
 
 def _json(report: SimulationReport) -> dict[str, Any]:
-    from pgdefect.pipeline.simulate import cells
+    from pgdefect.usecases.simulate.simulate import cells
 
     def figures(rate: Rate) -> dict[str, Any]:
         return {

@@ -35,13 +35,13 @@ def stats(
     found in the server's memory. The numbers are those of the extension pg_stat_statements, which
     the embedded server has; another one's administrator may have to add it.
     """
-    from pgdefect.db import statements
+    from pgdefect.db.doctor import slow_statements
 
     here = current(context)
     ours = here.settings.database_url is None
-    report = statements.costliest(here.database, limit, make_extension=ours)
+    report = slow_statements.costliest(here.database, limit, make_extension=ours)
     if reset:
-        statements.reset(here.database, make_extension=ours)
+        slow_statements.reset(here.database, make_extension=ours)
     if json:
         print_json(report)
         return

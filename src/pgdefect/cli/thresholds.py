@@ -9,10 +9,10 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note, print_json, print_table
-from pgdefect.errors import UsageError
+from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.pipeline.threshold import Rule, ThresholdReport
+    from pgdefect.usecases.threshold import Rule, ThresholdReport
 
 
 def register(app: typer.Typer) -> None:
@@ -71,7 +71,7 @@ def threshold(
     the thresholds before. With one, a new threshold is in force at once. Inspections keep the
     threshold they were judged by.
     """
-    from pgdefect.pipeline.threshold import change_threshold, show_threshold
+    from pgdefect.usecases.threshold import change_threshold, show_threshold
 
     rules: list[tuple[Rule, float | None]] = []
     if false_reject_rate is not None:

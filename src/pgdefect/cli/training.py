@@ -13,11 +13,11 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
-from pgdefect.errors import TrainingError, UsageError
+from pgdefect.core.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from pgdefect.pipeline.train import TrainReport
-    from pgdefect.pipeline.train_network import NetworkReport
+    from pgdefect.usecases.train.train import TrainReport
+    from pgdefect.usecases.train.train_network import NetworkReport
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 OPTIONS_OF = {
@@ -179,12 +179,12 @@ def train(
 
     The new detector becomes the category's active one of its model; older ones are kept.
     """
-    from pgdefect.db.catalog import category_id
-    from pgdefect.db.summaries import list_categories
-    from pgdefect.pipeline.options import EfficientAdOptions, TrainOptions
-    from pgdefect.pipeline.train import train as train_patchcore
-    from pgdefect.pipeline.train_network import train_network
-    from pgdefect.pipeline.training_run import TrainingRun
+    from pgdefect.db.records.catalog import category_id
+    from pgdefect.db.records.summaries import list_categories
+    from pgdefect.usecases.train.options import EfficientAdOptions, TrainOptions
+    from pgdefect.usecases.train.train import train as train_patchcore
+    from pgdefect.usecases.train.train_network import train_network
+    from pgdefect.usecases.train.training_run import TrainingRun
 
     _check_model(context, model)
     resized = size_of("--image-size", image_size)
@@ -283,7 +283,7 @@ def train(
 
 def _say_resumed(report: TrainReport | NetworkReport) -> None:
     """What a training that was cut short had done."""
-    from pgdefect.pipeline.train import TrainReport
+    from pgdefect.usecases.train.train import TrainReport
 
     if not isinstance(report, TrainReport):
         return  # EfficientAD begins anew
@@ -317,7 +317,7 @@ def _trained(
     reports: Sequence[TrainReport | NetworkReport],
 ) -> tuple[Sequence[str], list[Sequence[Any]]]:
     """Headings and rows of what trainings of one model made."""
-    from pgdefect.pipeline.train_network import NetworkReport
+    from pgdefect.usecases.train.train_network import NetworkReport
 
     # One that was taken up may have skipped some.
     stages = max((list(report.seconds) for report in reports), key=len)

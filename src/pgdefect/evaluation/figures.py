@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pgdefect.errors import MissingExtra, UsageError
+from pgdefect.core.errors import MissingExtra, UsageError
 
 __all__ = ["average_precision", "f1_max", "image_auroc", "require"]
 

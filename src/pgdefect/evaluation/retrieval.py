@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pgdefect.errors import UsageError
-from pgdefect.types import Float32, num_voters
+from pgdefect.core.errors import UsageError
+from pgdefect.core.types import Float32, num_voters
 
 __all__ = ["QueryFigures", "RetrievalFigures", "cosine_distances", "retrieval_figures"]
 

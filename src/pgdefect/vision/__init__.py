@@ -1,1 +1,5 @@
-"""Images to arrays: data sets, preprocessing, embeddings, scores, pictures. No database."""
+"""Images to arrays: data sets, preprocessing, networks, scores. No database.
+
+From the bottom up: `images`, `networks`, then `patchcore`, `efficient_ad` and `defects` side by
+side. Only use cases import these.
+"""

@@ -64,16 +64,16 @@ MORE = {
 
 def draw_photos(folder: Path) -> None:
     """The photographs that the dumps tell of: 12 to learn from, 9 to test."""
-    from pgdefect.vision.synthetic import write_dataset
+    from tests.synthetic import write_dataset
 
     write_dataset(folder, num_train=12, num_test_normal=3, num_per_defect=2, seed=4, size=(64, 64))
 
 
 def make(version: str) -> Path:
     """Write one version's dump."""
-    from pgdefect.db.backup import backup
-    from pgdefect.db.embedded import EmbeddedServer
-    from pgdefect.db.engine import Database
+    from pgdefect.db.backup.backup import backup
+    from pgdefect.db.connection.engine import Database
+    from pgdefect.db.server.embedded import EmbeddedServer
 
     target = HERE / f"{version}.dump.gz"
     with _checkout(MADE_BY[version]) as code, _place() as place:
@@ -114,7 +114,7 @@ def _migrate(database: object, version: str) -> None:
     """Today's migrations up to one, without the SQL files."""
     from alembic import command
 
-    from pgdefect.db.schema import _alembic_config
+    from pgdefect.db.schema.schema import _alembic_config
 
     config = _alembic_config()
     with database.begin() as connection:  # type: ignore[attr-defined]

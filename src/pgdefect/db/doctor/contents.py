@@ -8,7 +8,7 @@ from shlex import quote
 from sqlalchemy import Connection, text
 
 from pgdefect.db.doctor.findings import FIX, Finding, psql, size
-from pgdefect.db.partitions import SEARCHED, leaves
+from pgdefect.db.schema.partitions import SEARCHED, leaves
 
 BIG = 256 << 20
 """Bytes of a table that is read through only when asked to be thorough."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pgdefect.db.engine import Database
-from pgdefect.db.indexes import run_beside
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.schema.indexes import run_beside
 
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, text
 
 from pgdefect.db.doctor.findings import FIX, Finding, psql, size, sql_repair
-from pgdefect.db.indexes import invalid_indexes
+from pgdefect.db.schema.indexes import invalid_indexes
 
 UNUSED_BYTES = 1 << 20
 UNUSED_DAYS = 7

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, text
 
 from pgdefect.db.doctor.findings import FIX, Finding, psql, sql_repair
-from pgdefect.db.indexes import concurrently
-from pgdefect.db.partitions import ALWAYS, PARENTS, Leaf, leaves, unindexed
+from pgdefect.db.schema.indexes import concurrently
+from pgdefect.db.schema.partitions import ALWAYS, PARENTS, Leaf, leaves, unindexed
 
 
 def check_orphans(connection: Connection) -> Iterator[Finding]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
+from pgdefect.db.access.logins import logins_of
+from pgdefect.db.access.roles import exist, missing, scene_of
+from pgdefect.db.connection.engine import Database
 from pgdefect.db.doctor.findings import Finding, psql, size
-from pgdefect.db.engine import Database
-from pgdefect.db.logins import logins_of
-from pgdefect.db.roles import exist, missing, scene_of
-from pgdefect.db.schema import check as compare
+from pgdefect.db.schema.schema import check as compare
 
 LOW_DISK = 256 << 20
 SCARCE_DISK = 2 << 30

@@ -1,0 +1,282 @@
+"""Rules that choose a threshold from scores, and how sure one can be of what it costs.
+
+Pure NumPy: raw scores in, a `Threshold` out whose rule says what it was made from. An image
+is anomalous where its score *exceeds* the threshold. A **false reject** is a normal image
+above it, an **escape** an anomalous one that is not.
+
+The default, `false_reject_rate`, needs no defect. The others are refused without one: from
+normal images alone no threshold but a false-reject rate follows, and a rule that went on
+regardless would take the lowest score and reject nearly everything.
+
+Rates come with exact 95 % intervals (Clopper & Pearson 1934). For a threshold that is an
+order statistic of n scores these are statements about the rate among *new* images: the true
+rate is then Beta distributed, whatever the scores' distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pgdefect.core.errors import UsageError
+from pgdefect.core.types import Threshold
+
+__all__ = [
+    "DEFAULT_FALSE_REJECT_RATE",
+    "Outcome",
+    "beta_quantile",
+    "center_below",
+    "f1_max",
+    "false_reject_rate",
+    "given",
+    "images_needed",
+    "max_escape_rate",
+    "outcome",
+    "rate_interval",
+    "zero_escapes",
+]
+
+DEFAULT_FALSE_REJECT_RATE = 0.05
+CONFIDENCE = 0.95
+Interval = tuple[float, float]
+Float64 = NDArray[np.float64]
+_ROUNDING = 1e-9
+"""Taken off before rounding up, so that 100 × 0.58 is 58."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a threshold does to labelled images; a rate and its interval are None without any."""
+
+    normal_images: int
+    false_rejects: int
+    anomalous_images: int
+    escapes: int
+
+    @property
+    def false_reject_rate(self) -> float | None:
+        return self.false_rejects / self.normal_images if self.normal_images else None
+
+    @property
+    def escape_rate(self) -> float | None:
+        return self.escapes / self.anomalous_images if self.anomalous_images else None
+
+    def recorded(self) -> dict[str, Any]:
+        """Counts, rates and 95 % intervals, as they stand in a stored rule."""
+        false_rejects = rate_interval(self.false_rejects, self.normal_images)
+        escapes = rate_interval(self.escapes, self.anomalous_images)
+        return {
+            "normal_images": self.normal_images,
+            "false_rejects": self.false_rejects,
+            "false_reject_rate": self.false_reject_rate,
+            "false_reject_interval": false_rejects and list(false_rejects),
+            "anomalous_images": self.anomalous_images,
+            "escapes": self.escapes,
+            "escape_rate": self.escape_rate,
+            "escape_interval": escapes and list(escapes),
+        }
+
+
+def outcome(threshold: float, normal: ArrayLike, anomalous: ArrayLike = ()) -> Outcome:
+    """Count what `threshold` does to images of known label, from their raw scores `(n,)`."""
+    good, bad = _sorted(normal), _sorted(anomalous)
+    return Outcome(
+        len(good), int((good > threshold).sum()), len(bad), int((bad <= threshold).sum())
+    )
+
+
+def false_reject_rate(normal: ArrayLike, rate: float = DEFAULT_FALSE_REJECT_RATE) -> Threshold:
+    """The threshold that rejects at most a fraction `rate` of normal images.
+
+    From raw scores `(n,)` of held-out normal images, or of images each compared with a bank's
+    vectors of other parts, which are a little higher than a new image's (the true rate is then
+    rather below the interval than in it): the r-th smallest, r = ⌈(n + 1)(1 - rate)⌉,
+    which a new normal image exceeds with probability at most `rate` (split conformal
+    prediction; Vovk et al.). Never below the median. Over the draw of the held-out images the
+    true rate is Beta(n + 1 - r, r) distributed; the rule's ``false_reject_interval`` holds the
+    middle 95 % of that. Where n is too small for the promise the largest score is taken, the
+    rule says ``guaranteed: false``, and ``images_needed`` how many would do.
+    """
+    _check_rate("false-reject rate", rate)
+    scores = _some_normal(normal)
+    count = len(scores)
+    order = math.ceil((count + 1) * (1.0 - rate) - _ROUNDING)
+    place = min(max(order, 1), count)
+    center = float(np.median(scores))
+    # Never below the median, were the rate ever so large; and equal scores leave no unit to
+    # measure in: the next larger number keeps 0.5 at the threshold.
+    value = max(float(scores[place - 1]), center + _least_unit(center))
+    false_rejects = int((scores > value).sum())
+    rule = {
+        "rule": "false_reject_rate",
+        "rate": rate,
+        "held_out_images": count,
+        "false_rejects": false_rejects,
+        "false_reject_interval": [
+            beta_quantile((1 - CONFIDENCE) / 2, count + 1 - place, place),
+            beta_quantile((1 + CONFIDENCE) / 2, count + 1 - place, place),
+        ],
+        "guaranteed": order <= count,
+        "images_needed": images_needed(rate),
+    }
+    return Threshold(value, center, rule)
+
+
+def images_needed(rate: float) -> int:
+    """How many scored images a promise of `rate` takes: ⌈1 / rate⌉ - 1."""
+    return math.ceil(1.0 / rate - _ROUNDING) - 1
+
+
+def f1_max(normal: ArrayLike, anomalous: ArrayLike) -> Threshold:
+    """The threshold with the largest F1 of the label *anomalous*; of equal ones the highest.
+
+    It lies midway between two scores. Rates measured on the images it was chosen by flatter.
+    """
+    good, bad = _both(normal, anomalous, "F1-max")
+    scores = np.unique(np.concatenate([good, bad]))
+    caught = len(bad) - np.searchsorted(bad, scores, side="left")
+    rejected = caught + len(good) - np.searchsorted(good, scores, side="left")
+    f1 = 2.0 * caught / (rejected + len(bad))
+    best = len(f1) - 1 - int(f1[::-1].argmax())
+    value = _just_below(float(scores[best]), scores)
+    return _threshold(value, good, bad, {"rule": "f1_max", "f1": float(f1[best])})
+
+
+def zero_escapes(normal: ArrayLike, anomalous: ArrayLike) -> Threshold:
+    """The highest threshold that none of the anomalous images escapes: the fewest false rejects.
+
+    Midway between the lowest anomalous score and the next lower score of any image.
+    """
+    good, bad = _both(normal, anomalous, "zero escapes")
+    value = _just_below(float(bad[0]), np.concatenate([good, bad]))
+    return _threshold(value, good, bad, {"rule": "zero_escapes"})
+
+
+def max_escape_rate(normal: ArrayLike, anomalous: ArrayLike, rate: float) -> Threshold:
+    """The highest threshold that at most a fraction `rate` of anomalous images escapes.
+
+    The default rule mirrored: just below the k-th smallest of m anomalous scores,
+    k = ⌊(m + 1) rate⌋, so that a *new* image of such defects escapes with probability at most
+    `rate`, and no more than that share of those at hand. Where m is too small for the promise
+    none escapes, and the rule says ``guaranteed: false``.
+    """
+    _check_rate("escape rate", rate)
+    good, bad = _both(normal, anomalous, "a maximum escape rate")
+    order = math.floor((len(bad) + 1) * rate + _ROUNDING)
+    value = _just_below(float(bad[max(order, 1) - 1]), np.concatenate([good, bad]))
+    rule = {
+        "rule": "max_escape_rate",
+        "rate": rate,
+        "guaranteed": order >= 1,
+        "images_needed": images_needed(rate),
+    }
+    return _threshold(value, good, bad, rule)
+
+
+def given(value: float, normal: ArrayLike = (), anomalous: ArrayLike = ()) -> Threshold:
+    """A number somebody chose; the scores, if any, only say what it costs."""
+    if not 0.0 < value < math.inf:
+        raise UsageError(f"a threshold is a finite number above 0, not {value}")
+    return _threshold(value, _sorted(normal), _sorted(anomalous), {"rule": "given"})
+
+
+def center_below(threshold: float, center: float) -> float:
+    """The point of normalized score 0.25 for a threshold.
+
+    It is `center`, the median of the normal scores, where that lies below the threshold. A
+    threshold at or below it (a detector that cannot tell the defects) needs another unit to
+    measure in: half the threshold, so that the normalized score still rises, 0.5 at the
+    threshold.
+    """
+    if threshold >= center + _least_unit(center):
+        return center
+    return threshold - max(0.5 * abs(threshold), _ROUNDING)
+
+
+def rate_interval(count: int, total: int) -> Interval | None:
+    """95 % Clopper–Pearson interval of the rate behind `count` of `total`; None for none."""
+    if total == 0:
+        return None
+    low = beta_quantile((1 - CONFIDENCE) / 2, count, total - count + 1) if count else 0.0
+    high = beta_quantile((1 + CONFIDENCE) / 2, count + 1, total - count) if count < total else 1.0
+    return low, high
+
+
+@lru_cache(maxsize=1024)
+def beta_quantile(probability: float, a: int, b: int) -> float:
+    """The quantile of Beta(a, b) for whole a, b ≥ 1.
+
+    Its distribution function at x is the chance of a or more successes in a + b - 1 trials of
+    chance x; solved by bisection, summing the shorter tail. The database has the same in
+    ``pgdefect.beta_quantile``.
+    """
+    trials = a + b - 1
+    upper = b <= a
+    successes = np.arange(a, trials + 1) if upper else np.arange(0, a)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
+    choose = logs[trials] - logs[successes] - logs[trials - successes]
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        x = 0.5 * (low + high)
+        terms = choose + successes * math.log(x) + (trials - successes) * math.log1p(-x)
+        tail = float(np.exp(terms.clip(-700.0)).sum())
+        if (tail if upper else 1.0 - tail) < probability:
+            low = x
+        else:
+            high = x
+    return 0.5 * (low + high)
+
+
+def _threshold(
+    value: float, normal: Float64, anomalous: Float64, rule: dict[str, Any]
+) -> Threshold:
+    center = float(np.median(normal)) if len(normal) else 0.0
+    recorded = outcome(value, normal, anomalous).recorded()
+    return Threshold(value, center_below(value, center), rule | recorded)
+
+
+def _just_below(caught: float, scores: Float64) -> float:
+    """Midway between a score that must exceed the threshold and the next lower one."""
+    lower = scores[scores < caught]
+    below = float(lower.max()) if len(lower) else caught - max(abs(caught), 2 * _ROUNDING)
+    middle = below + 0.5 * (caught - below)
+    return middle if middle < caught else below
+
+
+def _least_unit(center: float) -> float:
+    """The least distance of threshold and center that scores can be measured in."""
+    return max(1e-6 * abs(center), _ROUNDING)
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0.0 < rate < 1.0:
+        raise UsageError(f"the {name} must lie between 0 and 1, not {rate}")
+
+
+def _both(normal: ArrayLike, anomalous: ArrayLike, rule: str) -> tuple[Float64, Float64]:
+    good, bad = _some_normal(normal), _sorted(anomalous)
+    if len(bad) == 0:
+        raise UsageError(
+            f"{rule} needs scores of anomalous images; there are none. A threshold from normal "
+            "images alone is set by a false-reject rate"
+        )
+    return good, bad
+
+
+def _some_normal(scores: ArrayLike) -> Float64:
+    found = _sorted(scores)
+    if len(found) == 0:
+        raise UsageError("a threshold needs the scores of held-out normal images; there are none")
+    return found
+
+
+def _sorted(scores: ArrayLike) -> Float64:
+    found = np.sort(np.asarray(scores, dtype=np.float64))
+    if not np.isfinite(found).all():
+        raise UsageError("a score is not a finite number; inspect the images again")
+    return found

@@ -1,0 +1,126 @@
+"""Partitions: a table for each bank or extractor, and the HNSW index that each has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from pgdefect.core.distance import metric_named
+from pgdefect.db.connection.engine import is_locked
+from pgdefect.db.schema.hnsw import bank_index, extractor_index
+
+SEARCHED = {"memory_bank_patch", "image_embedding", "defect_embedding", "defect_region"}
+"""Parents whose vectors are searched by HNSW: each partition needs a valid index."""
+UNSEARCHED = {"memory_bank_raw"}
+"""Parents with vectors that no search touches."""
+ALWAYS = {"memory_bank_patch", "image_embedding"}
+"""Parents that have a partition for every bank, or every extractor."""
+
+
+class Leaf(NamedTuple):
+    """A table that is a partition, or was one: its name says of which parent and number.
+
+    owned: whether the bank or extractor of that number exists. vector: its first column of
+    vectors and that one's type; dim: how long they are, where a CHECK says so.
+    """
+
+    parent: str
+    key: str
+    table: str
+    number: int
+    attached: bool
+    owned: bool
+    vector: str | None
+    vector_type: str | None
+    dim: int | None
+    hnsw: bool
+    bytes: int
+
+    @property
+    def owner(self) -> str:
+        return f"{'memory bank' if self.key == 'bank_id' else 'extractor'} {self.number}"
+
+
+PARENTS = """
+    SELECT c.oid, c.relname, a.attname AS key
+    FROM pg_partitioned_table p
+    JOIN pg_class c ON c.oid = p.partrelid
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
+    WHERE c.relnamespace = 'pgdefect'::regnamespace AND p.partstrat = 'l'
+      AND a.attname IN ('bank_id', 'extractor_id')"""
+
+_LEAVES = f"""
+WITH parent AS ({PARENTS}), leaf AS (
+    SELECT parent.relname AS parent, parent.key, c.oid, c.relname,
+           coalesce(substring(pg_get_expr(c.relpartbound, c.oid) FROM '\\d+'),
+                    substring(c.relname FROM '\\d+$'))::bigint AS number,
+           coalesce(NOT i.inhdetachpending, false) AS attached
+    FROM parent
+    JOIN pg_class c ON c.relnamespace = 'pgdefect'::regnamespace AND c.relkind = 'r'
+    LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+    WHERE i.inhparent = parent.oid
+       OR (i.inhparent IS NULL AND c.relname ~ ('^' || parent.relname || '_\\d{{1,18}}$'))
+)
+SELECT leaf.parent, leaf.key, leaf.relname, leaf.number, leaf.attached,
+       CASE leaf.key WHEN 'bank_id'
+           THEN EXISTS (SELECT FROM pgdefect.memory_bank b WHERE b.id = leaf.number)
+           ELSE EXISTS (SELECT FROM pgdefect.extractor e WHERE e.id = leaf.number) END,
+       v.attname, v.typname,
+       (SELECT substring(pg_get_constraintdef(k.oid) FROM 'vector_dims\\(.*\\) = (\\d+)')::integer
+        FROM pg_constraint k
+        WHERE k.conrelid = leaf.oid AND pg_get_constraintdef(k.oid) ~ 'vector_dims' LIMIT 1),
+       EXISTS (SELECT FROM pg_index x JOIN pg_class xc ON xc.oid = x.indexrelid
+               JOIN pg_am m ON m.oid = xc.relam
+               WHERE x.indrelid = leaf.oid AND m.amname = 'hnsw'),
+       pg_total_relation_size(leaf.oid)
+FROM leaf
+LEFT JOIN LATERAL (
+    SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = leaf.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND t.typname IN ('vector', 'halfvec')
+    ORDER BY a.attnum LIMIT 1
+) v ON true
+ORDER BY leaf.parent, leaf.number"""
+
+
+def leaves(connection: Connection) -> list[Leaf]:
+    """Every partition and every table that is called as one."""
+    # A detached table keeps no bound; its name is what is left of it.
+    return [Leaf(*row) for row in connection.execute(text(_LEAVES))]
+
+
+def unindexed(connection: Connection) -> Iterator[tuple[Leaf, str | None]]:
+    """Searched partitions that have no HNSW index, not even an invalid one, and what makes it.
+
+    None stands for the statement where a partition's dimension is unknown. A partition that is
+    being loaded gets its index at the end of that.
+    """
+    for leaf in leaves(connection):
+        if leaf.parent not in SEARCHED or leaf.vector is None or leaf.hnsw or not leaf.owned:
+            continue
+        if leaf.parent == "image_embedding" and is_locked(connection, loading(leaf.number)):
+            continue
+        yield leaf, _index_statement(connection, leaf)
+
+
+def loading(extractor_id: int) -> str:
+    """What the lock is called that a load of image embeddings holds."""
+    return f"loading embeddings of extractor {extractor_id}"
+
+
+def _index_statement(connection: Connection, leaf: Leaf) -> str | None:
+    """What makes a partition's index as training would."""
+    dim = leaf.dim or connection.scalar(
+        text(f"SELECT vector_dims({leaf.vector}) FROM pgdefect.{leaf.table} LIMIT 1")
+    )
+    if dim is None:
+        return None
+    if leaf.key != "bank_id":
+        return extractor_index(leaf.table, dim)
+    kind, metric = connection.execute(
+        text("SELECT indexed_type, metric FROM pgdefect.memory_bank WHERE id = :id"),
+        {"id": leaf.number},
+    ).one()
+    return bank_index(leaf.table, kind, dim, metric_named(metric))

@@ -1,0 +1,256 @@
+"""The files of ``sql/``: functions and views, applied again whenever their text changes.
+
+``CREATE OR REPLACE`` cannot change a view's columns or a function's arguments and result. Where
+a change needs it, the changed functions, and if that is not enough every view, are dropped and
+made again, inside the transaction of the upgrade, with the rights that others had been given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pgdefect.core.errors import Conflict, DatabaseError
+
+_OBJECT = re.compile(r"^CREATE OR REPLACE (FUNCTION|VIEW) (\w+)\.(\w+)", re.MULTILINE)
+_CANNOT_REPLACE = (
+    # Another column, type or name of a result.
+    psycopg.errors.InvalidTableDefinition,
+    psycopg.errors.InvalidFunctionDefinition,
+    # Other arguments make a second function of the name, and its COMMENT ambiguous.
+    psycopg.errors.AmbiguousFunction,
+)
+_OUR_SCHEMAS = ["pgdefect", "defect"]
+
+
+@dataclass(frozen=True)
+class SqlFile:
+    """One file: its name under ``sql/``, its text, and what it makes."""
+
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+    @property
+    def is_view(self) -> bool:
+        return self.name.startswith("views/")
+
+    @property
+    def objects(self) -> list[tuple[str, str, str]]:
+        """Kind (FUNCTION or VIEW), schema and name of each."""
+        return _OBJECT.findall(self.content)
+
+
+def resource_dir(name: str) -> Path:
+    """``migrations`` or ``sql``: inside an installed wheel, else at the top of the checkout."""
+    package = Path(__file__).resolve().parents[2]
+    for candidate in (package / name, package.parents[1] / name):
+        if candidate.is_dir():
+            return candidate
+    raise DatabaseError(f"pgdefect's {name} are missing from the installation; reinstall pgdefect")
+
+
+def sql_files() -> Iterator[SqlFile]:
+    """The files in the order they are applied: functions, then views, by number."""
+    root = resource_dir("sql")
+    for folder in ("functions", "views"):
+        for path in sorted((root / folder).glob("*.sql")):
+            yield SqlFile(f"{folder}/{path.name}", path.read_text(encoding="utf-8"))
+
+
+def held_files(raw: psycopg.Connection[Any]) -> dict[str, str]:
+    """sha256 of each file, by name, as the database holds it."""
+    return dict(raw.execute("SELECT name, sha256 FROM pgdefect.sql_file").fetchall())
+
+
+def stale_files(raw: psycopg.Connection[Any]) -> list[str]:
+    """What differs between the code's files and the database's, in words."""
+    held = held_files(raw)
+    files = {file.name: file.sha256 for file in sql_files()}
+    stale = [name for name, digest in files.items() if held.get(name) != digest]
+    return [f"sql/{name} is not the version in the database" for name in stale] + [
+        f"sql/{name} is gone from the code" for name in held.keys() - files
+    ]
+
+
+def missing_objects(raw: psycopg.Connection[Any]) -> list[str]:
+    """Functions and views of the code that the database does not have, in words."""
+    views = set(
+        raw.execute(
+            "SELECT relnamespace::regnamespace::text, relname FROM pg_class WHERE relkind = 'v'"
+        ).fetchall()
+    )
+    functions = set(
+        raw.execute("SELECT pronamespace::regnamespace::text, proname FROM pg_proc").fetchall()
+    )
+    return [
+        f"{kind.lower()} {schema}.{name} is missing"
+        for file in sql_files()
+        for kind, schema, name in file.objects
+        if (schema, name) not in (views if kind == "VIEW" else functions)
+    ]
+
+
+def apply_sql_files(raw: psycopg.Connection[Any], vector_schema: str) -> list[str]:
+    """Bring functions and views up to the code's, in the caller's transaction.
+
+    Where any view has changed all are applied: comments on columns are made for all at once.
+    Returns the names of the files whose text had changed, and of those that were gone.
+
+    Raises Conflict where a view of somebody else's stands on one that must be dropped.
+    """
+    held = held_files(raw)
+    files = list(sql_files())
+    stale = [file for file in files if held.get(file.name) != file.sha256]
+    gone = sorted(held.keys() - {file.name for file in files})
+    if not stale and not gone:
+        return []
+    views = [file for file in files if file.is_view]
+    functions = [file for file in stale if not file.is_view]
+    lost, rights = _lost_names(gone, files), _rights(raw)
+    some = views if any(file.is_view for file in stale) else []
+    # Views are dropped only where it must be: objects of somebody else's may stand on them.
+    for old_views, new_views in ((lost, some), (lost | _names(views), views)):
+        try:
+            with raw.transaction():
+                _drop_views(raw, old_views)
+                _drop_functions(raw, lost)
+                for file in functions:
+                    _replace_function(raw, file, vector_schema)
+                _run(raw, new_views, vector_schema)
+                _give_back(raw, rights)
+            break
+        except (*_CANNOT_REPLACE, Conflict):
+            if old_views != lost:
+                raise
+    for file in stale:
+        raw.execute(
+            "INSERT INTO pgdefect.sql_file (name, sha256) VALUES (%s, %s) "
+            "ON CONFLICT (name) DO UPDATE SET sha256 = excluded.sha256, applied_at = now()",
+            [file.name, file.sha256],
+        )
+    raw.execute("DELETE FROM pgdefect.sql_file WHERE name = ANY(%s)", [gone])
+    return [file.name for file in stale] + gone
+
+
+def _run(raw: psycopg.Connection[Any], files: Iterable[SqlFile], vector_schema: str) -> None:
+    for file in files:
+        raw.execute(file.content.replace(':"vector_schema"', vector_schema))
+
+
+def _replace_function(raw: psycopg.Connection[Any], file: SqlFile, vector_schema: str) -> None:
+    try:
+        with raw.transaction():
+            _run(raw, [file], vector_schema)
+    except _CANNOT_REPLACE:
+        _drop_functions(raw, _names([file]))
+        _run(raw, [file], vector_schema)
+
+
+def _names(files: Iterable[SqlFile]) -> set[str]:
+    return {name for file in files for _, _, name in file.objects}
+
+
+def _lost_names(gone: Iterable[str], files: Iterable[SqlFile]) -> set[str]:
+    """Names of what files no longer there made (a file is named for its object)."""
+    return {Path(name).stem.partition("_")[2] for name in gone} - _names(files)
+
+
+def _drop_views(raw: psycopg.Connection[Any], names: set[str]) -> None:
+    """Our views, in one statement: they may stand on each other."""
+    views = raw.execute(
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'defect'::regnamespace "
+        "AND relkind = 'v' AND relname = ANY(%s) ORDER BY 1",
+        [sorted(names)],
+    ).fetchall()
+    if not views:
+        return
+    with _nothing_else_on_it():
+        raw.execute(f"DROP VIEW {', '.join(name for (name,) in views)}")
+
+
+@contextmanager
+def _nothing_else_on_it() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.DependentObjectsStillExist as error:
+        detail = " ".join(str(error.diag.message_detail).split())
+        raise Conflict(
+            f"the upgrade changes views or functions of pgdefect's, and other objects stand on "
+            f"them: {detail}. Drop those, run pgdefect db upgrade, and make them again; "
+            "nothing was changed"
+        ) from error
+
+
+def _drop_functions(raw: psycopg.Connection[Any], names: set[str]) -> None:
+    """Every function of these names, whatever its arguments."""
+    for (signature,) in raw.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc "
+        "WHERE pronamespace = ANY(%s::regnamespace[]) AND proname = ANY(%s) "
+        # Triggers stand on theirs, which migrations make.
+        "AND prorettype <> 'trigger'::regtype",
+        [_OUR_SCHEMAS, sorted(names)],
+    ).fetchall():
+        with _nothing_else_on_it():
+            raw.execute(f"DROP FUNCTION {signature}")
+
+
+_Right = tuple[str, str, str, str, bool]
+
+
+def _rights(raw: psycopg.Connection[Any]) -> list[_Right]:
+    """What was granted on our views and functions to others than their owner.
+
+    Kind of object, its name, grantee ('' for everyone), privilege, and whether with the option
+    to grant it on.
+    """
+    return raw.execute(
+        """
+        SELECT o.kind, o.name, coalesce(r.rolname, ''), a.privilege_type, a.is_grantable
+        FROM (
+            SELECT 'VIEW' AS kind, relname AS name, relowner AS owner, relacl AS acl
+            FROM pg_class WHERE relnamespace = 'defect'::regnamespace AND relkind = 'v'
+            UNION ALL
+            SELECT 'FUNCTION', proname, proowner, proacl
+            FROM pg_proc WHERE pronamespace = ANY(%s::regnamespace[])
+        ) o
+        CROSS JOIN LATERAL aclexplode(o.acl) a
+        LEFT JOIN pg_roles r ON r.oid = a.grantee
+        WHERE a.grantee <> o.owner
+        """,
+        [_OUR_SCHEMAS],
+    ).fetchall()
+
+
+def _give_back(raw: psycopg.Connection[Any], rights: list[_Right]) -> None:
+    """Grant again what was granted, on every object of the name that there is now."""
+    for kind, name, grantee, privilege, grantable in rights:
+        query = (
+            "SELECT oid::regclass::text FROM pg_class "
+            "WHERE relnamespace = 'defect'::regnamespace AND relkind = 'v' AND relname = %s"
+            if kind == "VIEW"
+            else "SELECT oid::regprocedure::text FROM pg_proc "
+            "WHERE pronamespace = ANY(ARRAY['pgdefect', 'defect']::regnamespace[]) "
+            "AND proname = %s"
+        )
+        for (identity,) in raw.execute(query, [name]).fetchall():
+            raw.execute(
+                sql.SQL("GRANT {} ON {} {} TO {}{}").format(
+                    sql.SQL(privilege),
+                    sql.SQL("FUNCTION" if kind == "FUNCTION" else "TABLE"),
+                    sql.SQL(identity),
+                    sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC"),
+                    sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+                )
+            )

@@ -1,1 +1,0 @@
-"""The use cases: train, ingest, inspect, search, the demo."""

@@ -1,0 +1,59 @@
+"""The files of stored images: read in batches, and refused where they are not what was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from shlex import quote
+
+from pgdefect.core.errors import ImageError
+from pgdefect.core.types import StoredImage
+from pgdefect.vision.images.image import ImageFile
+from pgdefect.vision.images.preprocess import Batch, Preprocessing, batches
+
+__all__ = ["changed", "image_batches", "only_unchanged"]
+
+_REMEDIES = {
+    "production": "give each photograph a name of its own, or judge it with inspect --no-store",
+    "simulated": "start anew with: pgdefect simulate {category} --remove --yes",
+}
+_INGEST = "take it over with: pgdefect ingest PATH --category {category} --accept-changes"
+
+
+def changed(image: StoredImage) -> ImageError:
+    """What is said of a stored image whose file holds something else now."""
+    since = {"production": "inspected", "simulated": "drawn"}.get(image.split, "ingested")
+    remedy = _REMEDIES.get(image.split, _INGEST).format(category=quote(image.category))
+    return ImageError(f"{image.path!r} has changed since it was {since}; {remedy}")
+
+
+def only_unchanged(images: Sequence[StoredImage]) -> Callable[[int, ImageFile], None]:
+    """For `batches` of these images' paths: raises ImageError for a file that has changed."""
+
+    def accept(index: int, file: ImageFile) -> None:
+        if file.sha256 != images[index].sha256:
+            raise changed(images[index])
+
+    return accept
+
+
+def image_batches(
+    images: Sequence[StoredImage],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    failed: list[tuple[str, str]],
+) -> Iterator[Batch]:
+    """Prepared images batch by batch; path and reason of those that cannot be read, or are not
+    what was stored, go to `failed`.
+    """
+
+    def on_error(index: int, error: ImageError) -> None:
+        failed.append((images[index].path, str(error)))
+
+    return batches(
+        [image.path for image in images],
+        preprocessing,
+        batch_size,
+        num_threads=2,
+        on_error=on_error,
+        accept=only_unchanged(images),
+    )

@@ -1,0 +1,130 @@
+"""How well defects of one type find each other: by picture, by defect, by region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import DatasetError, UsageError
+from pgdefect.core.types import Float32, SearchBy, StoredImage
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.defects import defect_embeddings, region_embeddings
+from pgdefect.db.records.detectors import store_metrics
+from pgdefect.db.search.queries import image_embeddings_of, images_of
+from pgdefect.evaluation.bootstrap import group_numbers
+from pgdefect.evaluation.retrieval import RetrievalFigures, cosine_distances, retrieval_figures
+from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.usecases.inspect.embed import embed_defects
+from pgdefect.usecases.inspect.inspector import Inspector
+from pgdefect.usecases.train.train import embed_images
+from pgdefect.vision.networks.extractor import unit_vectors
+
+
+@dataclass(frozen=True)
+class RetrievalReport:
+    """What was measured; every figure by what was compared.
+
+    images: how many were queries and candidates; parts: how many parts they show.
+    """
+
+    category: str
+    detector_id: int
+    split: str
+    images: int
+    parts: int
+    by: Mapping[SearchBy, RetrievalFigures]
+    failed: tuple[tuple[str, str], ...]
+
+
+def evaluate_retrieval(
+    database: Database,
+    settings: Settings,
+    category: str,
+    *,
+    split: str = "test",
+    without_groups: bool = False,
+    progress: Progress = silent,
+) -> RetrievalReport:
+    """Search each anomalous image of known defect type among the others, exactly.
+
+    Missing embeddings are made first; no label goes into them. The figures are kept with
+    the detector (`defect.banks`, column metrics).
+
+    Raises:
+        UnknownCategory, NoActiveDetector, NotFound;
+        DatasetError: no images with defect types;
+        UsageError: no image has a group, and `without_groups` does not say that each is of
+        a part of its own.
+    """
+    inspector = Inspector(database, settings, category, "hnsw", "patchcore")
+    detector = inspector.detector
+    images = [
+        image
+        for image in images_of(database, category, split=split, label="anomalous")
+        if image.defect_type is not None
+    ]
+    if not images:
+        raise DatasetError(
+            f"category {category!r} has no anomalous {split} images with a defect type; ingest a "
+            "folder test/<defect type>, or say what images show with: pgdefect review"
+        )
+    if not any(image.group for image in images) and not without_groups:
+        raise UsageError(
+            f"the {split} images of {category!r} have no groups, so that other photographs of one "
+            "part would count as finds. Ingest them with a groups.csv, or say with "
+            "--without-groups that each shows another part"
+        )
+    failed = embed_images(database, inspector.extractor, detector.extractor_id, images, progress)
+    found = defect_embeddings(database, detector.extractor_id, [image.id for image in images])
+    missing = [i for i in images if i.id not in found or found[i.id][0] != detector.id]
+    _, unread = embed_defects(database, settings, inspector, missing, progress)
+    failed = list(dict([*failed, *unread]).items())
+    lost = {path for path, _ in failed}
+    images = [image for image in images if image.path not in lost]
+    groups = group_numbers([image.group for image in images])
+    types = [str(image.defect_type) for image in images]
+    figures = {
+        by: retrieval_figures(distances, types, groups)
+        for by, distances in _distances(database, detector.extractor_id, images).items()
+    }
+    store_metrics(
+        database,
+        detector.id,
+        {"retrieval": {by: found.over_queries for by, found in figures.items()}},
+    )
+    return RetrievalReport(
+        category,
+        detector.id,
+        split,
+        len(images),
+        len(np.unique(groups)),
+        figures,
+        tuple(failed),
+    )
+
+
+def _distances(
+    database: Database, extractor_id: int, images: list[StoredImage]
+) -> dict[SearchBy, NDArray[np.float64]]:
+    """Between all images `(n, n)`, from each query to each candidate."""
+    ids = [image.id for image in images]
+    pictures = image_embeddings_of(database, extractor_id, ids)
+    defects = defect_embeddings(database, extractor_id, ids)
+    regions = region_embeddings(database, extractor_id, ids)
+    return {
+        "picture": cosine_distances(np.stack([pictures[id_] for id_ in ids])),
+        "defect": cosine_distances(np.stack([defects[id_][1] for id_ in ids])),
+        "region": _region_distances([regions[id_] for id_ in ids]),
+    }
+
+
+def _region_distances(regions: list[Float32]) -> NDArray[np.float64]:
+    """From each image's worst region to the nearest region of each image."""
+    worst = unit_vectors(np.stack([some[0] for some in regions]))
+    starts = np.cumsum([0, *(len(some) for some in regions[:-1])])
+    similarity = worst @ unit_vectors(np.concatenate(regions)).T
+    return np.asarray(1.0 - np.maximum.reduceat(similarity, starts, axis=1), dtype=np.float64)

@@ -1,0 +1,4 @@
+"""Import memory banks of other programs; export images, vectors and detectors.
+
+Uses `usecases.train` for options, and `usecases.common`.
+"""

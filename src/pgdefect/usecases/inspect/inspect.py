@@ -1,0 +1,386 @@
+"""Judge images with a category's active detector, and store what it says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+from sqlalchemy import Connection
+
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import DatasetError, ImageError, Undone, UsageError
+from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.connection.row_locks import keep_detector, lock_images
+from pgdefect.db.records import catalog
+from pgdefect.db.records.defects import store_defects
+from pgdefect.db.records.extractors import store_image_embeddings
+from pgdefect.db.records.inspections import store_inspections, store_votes
+from pgdefect.db.records.patches import store_image_patches
+from pgdefect.db.search.queries import images_by_sha256, images_of, stored_images
+from pgdefect.usecases.common import log
+from pgdefect.usecases.common.files import list_images
+from pgdefect.usecases.common.patch_search import SearchKind
+from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.usecases.common.stored_files import changed, only_unchanged
+from pgdefect.usecases.inspect.defects import DefectFinder, Voter
+from pgdefect.usecases.inspect.inspector import Inspector, Judged
+from pgdefect.vision.images.image import ImageFile
+from pgdefect.vision.images.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """Judgements in the order of the files, and the files that could not be read.
+
+    problems: a line for whatever a folder holds that is no image file, and was skipped.
+    """
+
+    category: str
+    detector: Detector
+    preprocessing: Preprocessing
+    inspections: tuple[Inspection, ...]
+    failed: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...] = ()
+
+
+def inspect(
+    database: Database,
+    settings: Settings,
+    category: str,
+    paths: Sequence[Path] = (),
+    *,
+    split: str | None = None,
+    store: bool = True,
+    keep_patches: bool = False,
+    defects: bool = True,
+    search: SearchKind | None = None,
+    kind: DetectorKind | None = None,
+    inspector: Inspector | None = None,
+    progress: Progress = silent,
+    on_judged: Callable[[Inspection], None] = lambda inspection: None,
+) -> InspectReport:
+    """Judge files and folders, or stored images of one split, with the active detector.
+
+    `kind` and `search` are `Inspector`'s; whoever calls this again and again makes one and passes
+    it as `inspector` instead, which stays with its detector when another is activated. Anomalous
+    images, by verdict or by what is known of them, get a defect embedding and regions, and a
+    guess at the type of their defect; not so without `defects`, which leaves what is stored of
+    them as it is (`pgdefect embed` makes them later). `keep_patches` stores all patch embeddings,
+    too. Each inspection is an event in the log (`usecases.common.log`), with the time of its
+    stages.
+
+    Files that are new to the category are recorded as production images. An image judged
+    before by this detector under this threshold keeps its one inspection, renewed. A file that
+    holds something else than what was recorded of it fails, so that one photograph's verdict
+    never stands for another's. Stored batch by batch: interrupted, what was judged is kept, and
+    a second run completes it.
+
+    Raises:
+        UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
+    """
+    if inspector is None:
+        inspector = Inspector(database, settings, category, search, kind)
+    elif inspector.detector.category != category or search or kind:
+        raise UsageError(
+            f"the inspector given is of {inspector.detector.category!r}, with a search and a kind "
+            "of its own; name that category, and neither search nor kind"
+        )
+    if keep_patches and not store:
+        raise UsageError("--keep-patches stores them, and --no-store stores nothing; choose one")
+    if keep_patches and inspector.detector.kind != "patchcore":
+        raise UsageError(
+            f"the detector of {category!r} is an EfficientAD network, which makes no patch "
+            "embeddings; leave out --keep-patches"
+        )
+    finder = inspector.defect_finder if defects and inspector.finds_defects else None
+    files, known, order, problems = _queue(database, inspector, category, paths, split)
+    failed: list[tuple[str, str]] = []
+
+    def on_error(index: int, error: ImageError) -> None:
+        failed.append((files[order[index]], str(error)))
+        log.failure("unreadable", category=category, path=failed[-1][0], reason=failed[-1][1])
+
+    inspections: list[tuple[int, Inspection]] = []
+    ordered = [files[n] for n in order]
+    accept = only_unchanged([known[path] for path in ordered]) if known else None
+    for batch in inspector.judge(ordered, on_error, accept):
+        judged = [item for _, item in batch]
+        began = time.perf_counter()
+        results = database.transact(
+            partial(_look_and_store, inspector, finder, judged, known, store, keep_patches)
+        )
+        store_ms = 1000 * (time.perf_counter() - began) / len(batch)
+        for (index, item), result in zip(batch, results, strict=True):
+            if isinstance(result, ImageError):
+                on_error(index, result)
+                continue
+            inspections.append((order[index], result))
+            _log(item, result, store_ms)
+            on_judged(result)
+        progress("inspect", len(inspections) + len(failed), len(files))
+    inspections.sort(key=lambda item: item[0])
+    found = [item for _, item in inspections]
+    return InspectReport(
+        category,
+        inspector.detector,
+        inspector.preprocessing,
+        tuple(_with_votes(database, inspector, found, store) if finder else found),
+        tuple(failed),
+        tuple(problems),
+    )
+
+
+def _look_and_store(
+    inspector: Inspector,
+    finder: DefectFinder | None,
+    judged: Sequence[Judged],
+    known: dict[str, StoredImage],
+    store: bool,
+    keep_patches: bool,
+    connection: Connection,
+) -> list[Inspection | ImageError]:
+    """What a batch's images are known to be, and where defective ones depart from normal; all of
+    that with the verdicts is stored, if wanted. An error for a file that cannot be stored.
+    """
+    if store:
+        keep_detector(connection, inspector.detector.id)
+    images = _matching(connection, inspector.detector.category, judged, known)
+    if not store:
+        return [*_looked_at(connection, finder, judged, images)]
+    recorded = _record(connection, inspector, judged, images)
+    refused = {n: one for n, one in enumerate(recorded) if isinstance(one, ImageError)}
+    ours = [item for n, item in enumerate(judged) if n not in refused]
+    looked = _looked_at(
+        connection, finder, ours, [one for one in recorded if isinstance(one, StoredImage)]
+    )
+    stored = iter(_store(connection, inspector, ours, looked, finder is not None, keep_patches))
+    return [refused.get(n) or next(stored) for n in range(len(judged))]
+
+
+def _looked_at(
+    connection: Connection,
+    finder: DefectFinder | None,
+    judged: Sequence[Judged],
+    images: Sequence[StoredImage | None],
+) -> list[Inspection]:
+    return [
+        _with_image(
+            item,
+            image,
+            finder.defect(connection, item.embedded_patches)
+            if finder and _is_defective(item, image)
+            else None,
+        )
+        for item, image in zip(judged, images, strict=True)
+    ]
+
+
+def _log(judged: Judged, result: Inspection, store_ms: float) -> None:
+    """One event an inspection; store_ms, a share of its batch's, has the second look in it."""
+    if not log.wanted():
+        return
+    stages = {
+        "decode_ms": judged.file.decode_ms,
+        "extract_ms": judged.extract_ms,
+        "search_ms": judged.search_ms,
+        "store_ms": store_ms,
+    }
+    log.event(
+        "inspected",
+        category=result.category,
+        detector_id=result.detector_id,
+        image_id=result.image_id,
+        inspection_id=result.inspection_id,
+        path=result.path,
+        verdict=result.verdict,
+        raw_score=result.raw_score,
+        normalized_score=result.normalized_score,
+        threshold=result.threshold,
+        search=result.search,
+        **{name: round(value, 2) for name, value in stages.items()},
+    )
+
+
+def _queue(
+    database: Database,
+    inspector: Inspector,
+    category: str,
+    paths: Sequence[Path],
+    split: str | None,
+) -> tuple[list[str], dict[str, StoredImage], list[int], list[str]]:
+    """The files to inspect, the stored images they are known to be, the order to take them in,
+    and what was skipped.
+    """
+    if paths:
+        files, problems = list_images(paths)
+        return files, {}, list(range(len(files))), problems
+    stored = images_of(database, category, split=split)
+    if not stored:
+        which = f"{split} images" if split else "images"
+        raise DatasetError(
+            f"category {category!r} has no {which}; name files or folders to inspect, or add "
+            f"some with: pgdefect ingest PATH --category {quote(category)}"
+        )
+    sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
+    # A batch holds inputs of one size.
+    order = sorted(range(len(stored)), key=sizes.__getitem__)
+    paths_of = {image.path: image for image in stored}
+    return [image.path for image in stored], paths_of, order, []
+
+
+def _is_defective(judged: Judged, image: StoredImage | None) -> bool:
+    return judged.inspection.is_anomalous or (image is not None and image.label == "anomalous")
+
+
+def _store(
+    connection: Connection,
+    inspector: Inspector,
+    judged: Sequence[Judged],
+    results: Sequence[Inspection],
+    defects: bool,
+    keep_patches: bool,
+) -> list[Inspection]:
+    """Inspections and what was found; returns the inspections with their ids."""
+    detector = inspector.detector
+    ids = store_inspections(connection, results)
+    # One file may lie in the batch under two names.
+    first = {result.image_id: n for n, result in reversed(list(enumerate(results)))}
+    image_ids = [image_id for image_id in first if image_id is not None]
+    if defects:
+        store_defects(
+            connection,
+            detector.extractor_id,
+            detector.id,
+            image_ids,
+            [results[first[image_id]].defect for image_id in image_ids],
+        )
+    if keep_patches:
+        patches = [judged[first[image_id]].patches for image_id in image_ids]
+        store_image_patches(
+            connection,
+            detector.extractor_id,
+            image_ids,
+            [one for one in patches if one is not None],
+        )
+    return [replace(result, inspection_id=id_) for result, id_ in zip(results, ids, strict=True)]
+
+
+def _with_votes(
+    database: Database, inspector: Inspector, inspections: Sequence[Inspection], store: bool
+) -> list[Inspection]:
+    """Guess at defect types last, when all that this run found can be asked."""
+    voter = Voter(database, inspector.detector)
+    results = [
+        replace(item, vote=voter.vote(item.defect, item.image_id)) if item.defect else item
+        for item in inspections
+    ]
+    if store:
+        votes = {item.inspection_id: item.vote for item in results if item.inspection_id}
+        database.transact(partial(store_votes, detector_id=inspector.detector.id, votes=votes))
+    return results
+
+
+def _matching(
+    connection: Connection,
+    category: str,
+    judged: Sequence[Judged],
+    known: dict[str, StoredImage],
+) -> list[StoredImage | None]:
+    """The stored image each file is, by path where the list came from the database, else by
+    content: the one at the same path if several are alike.
+    """
+    by_content = images_by_sha256(connection, category, [item.file.sha256 for item in judged])
+    listed = [known.get(str(item.file.path)) for item in judged]
+    there = stored_images(connection, [image.id for image in listed if image is not None])
+    found: list[StoredImage | None] = []
+    for item, image in zip(judged, listed, strict=True):
+        alike = by_content.get(item.file.sha256, [])
+        same = [one for one in alike if one.path == os.path.abspath(item.file.path)]
+        found.append((image and there.get(image.id)) or next(iter(same or alike), None))
+    return found
+
+
+def _record(
+    connection: Connection,
+    inspector: Inspector,
+    judged: Sequence[Judged],
+    images: Sequence[StoredImage | None],
+) -> list[StoredImage | ImageError]:
+    """Add files that are new as production images, and every image embedding.
+
+    An error for a file that is new where another content is recorded under its name.
+    """
+    category_id = inspector.detector.category_id
+    result: list[StoredImage | ImageError | None] = [
+        image if image is None or image.sha256 == item.file.sha256 else changed(image)
+        for item, image in zip(judged, images, strict=True)
+    ]
+    unknown = {n: os.path.abspath(judged[n].file.path) for n, one in enumerate(result) if not one}
+    others = catalog.recorded_at(connection, category_id, unknown.values())
+    there = stored_images(connection, list(others.values()))
+    new: dict[str, list[tuple[int, catalog.NewImage]]] = {}
+    for n, path in unknown.items():
+        if (row := there.get(others.get(path, 0))) is not None:
+            result[n] = changed(row)
+        else:
+            folder, name = os.path.split(path)
+            new.setdefault(folder, []).append((n, _production_image(name, judged[n].file)))
+    roots = {folder: catalog.ensure_root(connection, folder) for folder in sorted(new)}
+    for folder, root_id in roots.items():
+        added = [one for _, one in new[folder]]
+        image_ids = catalog.add_images(connection, category_id, root_id, added)
+        rows = stored_images(connection, image_ids)
+        for (n, made), image_id in zip(new[folder], image_ids, strict=True):
+            row = rows[image_id]
+            result[n] = row if row.sha256 == made.sha256 else changed(row)
+    ids = {image.id: n for n, image in enumerate(result) if isinstance(image, StoredImage)}
+    lock_images(connection, ids)
+    held = {id_: image.sha256 for id_, image in stored_images(connection, list(ids)).items()}
+    if held != {id_: judged[n].file.sha256 for id_, n in ids.items()}:
+        # The next attempt finds out what the files are now.
+        raise Undone(
+            "images were deleted or replaced while they were inspected; run the command again"
+        )
+    if ids:
+        store_image_embeddings(
+            connection,
+            inspector.detector.extractor_id,
+            list(ids),
+            np.stack([judged[n].embedding for n in ids.values()]),
+        )
+    return [one for one in result if one is not None]
+
+
+def _production_image(name: str, file: ImageFile) -> catalog.NewImage:
+    return catalog.NewImage(
+        path=name,
+        sha256=file.sha256,
+        num_bytes=file.num_bytes,
+        height=file.height,
+        width=file.width,
+        split="production",
+    )
+
+
+def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None) -> Inspection:
+    if image is None:
+        return replace(judged.inspection, defect=defect)
+    return replace(
+        judged.inspection,
+        defect=defect,
+        image_id=image.id,
+        label=image.label,
+        defect_type=image.defect_type,
+        mask_path=image.mask_path and os.path.join(_root_of(image), image.mask_path),
+    )
+
+
+def _root_of(image: StoredImage) -> str:
+    return image.path.removesuffix(image.relative_path)

@@ -1,0 +1,213 @@
+"""Pictures of inspections and searches, written as PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.types import Inspection
+from pgdefect.pictures.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
+from pgdefect.pictures.render import BoolArray, UInt8Array, save_png
+from pgdefect.pictures.simulation_sheet import SimulationTile, simulation_sheet
+from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.usecases.search.search import SearchReport
+from pgdefect.usecases.simulate.simulate import SimulationReport
+from pgdefect.vision.defects.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
+from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image, load_mask
+from pgdefect.vision.images.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def writable_folder(folder: Path) -> None:
+    """Make a folder for pictures, before the work whose result they show.
+
+    Raises UsageError where it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
+    except OSError as error:
+        reason = str(error.strerror).lower()
+    if reason:
+        raise UsageError(
+            f"pictures cannot be written to {str(folder)!r}: {reason}. Name another folder"
+        )
+
+
+def writable_sheet(path: Path) -> None:
+    """Raises UsageError where a contact sheet cannot be written or is called another format."""
+    if path.suffix.lower() in IMAGE_SUFFIXES - {".png"}:
+        raise UsageError(f"contact sheets are PNG files: call it {str(path.with_suffix('.png'))!r}")
+    writable_folder(path.parent)
+
+
+def save_picture(picture: Image, path: Path) -> Path:
+    """Write a PNG. Raises UsageError where that cannot be."""
+    try:
+        return save_png(picture, path)
+    except OSError as error:
+        raise UsageError(
+            f"the picture {str(path)!r} cannot be written: {error.strerror}. Name another place"
+        ) from error
+
+
+def ground_truth(
+    path: str | None, size: tuple[int, int], failed: list[tuple[str, str]]
+) -> BoolArray | None:
+    """The mask to outline in an image of this size `(height, width)`; None where there is none.
+
+    Path and reason of one that does not fit, or cannot be read, go to `failed`.
+    """
+    if path is None or not os.path.exists(path):
+        return None
+    try:
+        return load_mask(path, size)
+    except ImageError as error:
+        failed.append((path, str(error)))
+        return None
+
+
+def save_map(
+    inspection: Inspection,
+    preprocessing: Preprocessing,
+    path: Path,
+    failed: list[tuple[str, str]],
+) -> Path:
+    """Write picture, anomaly map and, where known, ground truth side by side."""
+    image = load_image(inspection.path)
+    height, width, _ = image.shape
+    mask = ground_truth(inspection.mask_path, (height, width), failed)
+    panel = inspection_panel(
+        image,
+        preprocessing.map_to_original(inspection.scores.distances, (height, width)),
+        mask,
+        title=os.path.basename(inspection.path),
+        threshold=inspection.threshold,
+        score=inspection.raw_score,
+        verdict=inspection.verdict,
+        worst_box=inspection.worst_box,
+    )
+    return save_picture(panel, path)
+
+
+def save_maps(
+    inspections: Sequence[Inspection],
+    preprocessing: Preprocessing,
+    folder: Path,
+    progress: Progress = silent,
+) -> list[tuple[str, str]]:
+    """Write one picture per inspection, named after image and folder; returns path and reason of
+    the ground truth that could not be outlined.
+    """
+    failed: list[tuple[str, str]] = []
+    names = unique_names([inspection.path for inspection in inspections])
+    for done, (inspection, name) in enumerate(zip(inspections, names, strict=True), start=1):
+        save_map(inspection, preprocessing, folder / f"{name}.png", failed)
+        progress("maps", done, len(inspections))
+    return failed
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """A file name without suffix for each image: its folder's and its own, numbered if taken."""
+    taken: dict[str, None] = {}
+    for text in paths:
+        path = Path(text)
+        name = f"{path.parent.name}_{path.stem}" if path.parent.name else path.stem
+        unique, number = name, 2
+        while unique in taken:
+            unique, number = f"{name}_{number}", number + 1
+        taken[unique] = None
+    return list(taken)
+
+
+def save_sheet(report: SearchReport, path: Path) -> Path:
+    """Write the contact sheet of a search: query, anomaly map, neighbors, what matched."""
+    tiles = [
+        SheetTile(
+            neighbor.rank,
+            neighbor.distance,
+            neighbor.image.path,
+            _picture_or_none(neighbor.image.path),
+            neighbor.image.label,
+            neighbor.image.defect_shown,
+            neighbor.image.category,
+            neighbor.region.box if neighbor.region else None,
+            neighbor.image.group,
+            neighbor.copies,
+        )
+        for neighbor in report.neighbors
+    ]
+    return save_picture(contact_sheet(_sheet_query(report), tiles, by=f"by {report.by}"), path)
+
+
+def _sheet_query(report: SearchReport) -> SheetQuery:
+    inspection = report.inspection
+    others = [f"+ {os.path.basename(word)}" for word in report.like[1:]]
+    others += [f"- {os.path.basename(word)}" for word in report.unlike]
+    asked = [("And", ", ".join(others))] if others else []
+    if inspection is None:
+        assert report.image is not None
+        return SheetQuery(
+            name=report.query,
+            image=_picture_or_none(report.image.path),
+            category=report.category,
+            verdict=report.image.label,
+            facts=[("Image", os.path.basename(report.image.path))],
+            boxes=report.regions,
+        )
+    image = load_image(inspection.path)
+    height, width, _ = image.shape
+    assert report.preprocessing is not None
+    facts = [("Detector", str(inspection.detector_id))]
+    if inspection.label is not None:
+        facts.append(("Known as", inspection.defect_type or inspection.label))
+    if report.vote is not None:
+        facts.append(("Probably", str(report.vote)))
+    return SheetQuery(
+        name=os.path.basename(inspection.path),
+        image=image,
+        anomaly_map=report.preprocessing.map_to_original(
+            inspection.scores.distances, (height, width)
+        ),
+        category=inspection.category,
+        verdict=inspection.verdict,
+        score=inspection.raw_score,
+        threshold=inspection.threshold,
+        worst_box=inspection.worst_box,
+        facts=[*facts, *asked],
+        boxes=report.regions,
+    )
+
+
+def _picture_or_none(path: str) -> UInt8Array | None:
+    try:
+        return load_image(path)
+    except ImageError:
+        return None
+
+
+def save_simulation_sheet(report: SimulationReport, path: Path) -> Path:
+    """Write a sheet with the first simulated image of each kind, size and contrast."""
+
+    def tile(kind: Kind, size: Size, contrast: Contrast) -> SimulationTile | None:
+        for image in report.images:
+            if (image.kind, image.size, image.contrast) == (kind, size, contrast):
+                verdict = "anomalous" if image.detected else "normal"
+                picture, mask = load_image(image.path), load_mask(image.mask_path)
+                return SimulationTile(picture, mask, verdict, image.normalized_score)
+        return None
+
+    rows = [
+        (kind.replace("_", "-"), f"{contrast} ({levels:g} levels)", tiles)
+        for kind in report.kinds
+        for contrast, levels in CONTRASTS.items()
+        if any(tiles := [tile(kind, size, contrast) for size in SIZES])
+    ]
+    columns = [f"{size} ({100 * share:g} % of the area)" for size, share in SIZES.items()]
+    title = f"{report.category}: simulated defects, seed {report.seed}"
+    return save_picture(simulation_sheet(title, columns, rows), path)

@@ -1,0 +1,4 @@
+"""Find the stored images most like an image, a crop, or several examples.
+
+Uses `usecases.inspect`.
+"""

@@ -1,0 +1,4 @@
+"""Train a detector of either kind: options, extraction, the memory bank, resuming.
+
+Uses `usecases.common`.
+"""

@@ -1,0 +1,318 @@
+"""Train a PatchCore detector for a category: extract, select, calibrate, export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from shlex import quote
+
+import numpy as np
+from sqlalchemy import Connection
+
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import TooFewImages
+from pgdefect.core.types import (
+    DefectSpace,
+    DefectViewArtifact,
+    ExtractorSpec,
+    Float32,
+    MemoryBank,
+    StoredImage,
+)
+from pgdefect.db.access.roles import require_owner
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import category_id as find_category
+from pgdefect.db.records.defects import ensure_defect_space
+from pgdefect.db.records.extractors import (
+    find_extractor,
+    images_without_embedding,
+    load_extractor,
+    store_extractor,
+    store_image_embeddings,
+)
+from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
+from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.usecases.common.stored_files import image_batches
+from pgdefect.usecases.train.bank import (
+    build_bank,
+    calibration_for,
+    images_to_score,
+    learn_defect_space,
+    score_others,
+)
+from pgdefect.usecases.train.extraction import Extracted, extract_patches, spool_key
+from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.training_run import TrainingRun
+from pgdefect.vision.defects.deep_layers import export_defect_view
+from pgdefect.vision.images.preprocess import Preprocessing
+from pgdefect.vision.networks.backbone import find_backbones, in_network_order
+from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor, image_embeddings
+from pgdefect.vision.networks.torch_tools import check_device, library_versions
+from pgdefect.vision.patchcore import patchcore
+from pgdefect.vision.patchcore.ensemble import build_ensemble
+from pgdefect.vision.patchcore.patch_spool import PatchSpool
+
+MIN_IMAGES = 5
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training made; seconds by stage.
+
+    training_images were learned from. held_out_images, some of them, set the threshold: each was
+    compared with the bank without the vectors of its own part. taken_up_images: of
+    extracted_images, those that a training which was cut short had extracted; stored_before: it
+    had stored the detector, too.
+    """
+
+    category: str
+    detector_id: int
+    training_images: int
+    held_out_images: int
+    bank_vectors: int
+    embedding_dim: int
+    covering_radius: float
+    threshold: float
+    extractor_id: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: tuple[tuple[str, str], ...] = ()
+    extracted_images: int = 0
+    taken_up_images: int = 0
+    stored_before: bool = False
+
+
+def train(
+    database: Database,
+    settings: Settings,
+    category: str,
+    options: TrainOptions,
+    *,
+    run: TrainingRun | None = None,
+    progress: Progress = silent,
+) -> TrainReport:
+    """Learn what is normal for a category from its normal training images.
+
+    All go into the bank. For the threshold some (`holdout`, by group) are scored against the
+    vectors of other parts. The new detector replaces the active one in the
+    transaction that stores it; interrupted at any moment before, nothing changes. Killed, or cut
+    off from the database, it is taken up when it is called again: images are not extracted twice,
+    and with the same `run` a detector that was stored is not made again.
+
+    Raises:
+        UnknownCategory, TooFewImages, UsageError, WeightsError, MissingExtra;
+        PermissionDenied: this login may not make the bank's table;
+        Busy: the category is being trained already.
+    """
+    with database.connect() as connection:
+        category_id = find_category(connection, category)
+    require_owner(database, "training")
+    with database.lock(f"training of {category}"):
+        return _train(database, settings, category, category_id, options, run, progress)
+
+
+def _train(
+    database: Database,
+    settings: Settings,
+    category: str,
+    category_id: int,
+    options: TrainOptions,
+    run: TrainingRun | None,
+    progress: Progress,
+) -> TrainReport:
+    clock = Clock()
+    everything = images_of(database, category)
+    normal = learnable(category, everything)
+    images_to_score(normal, options.holdout, options.seed)  # rather than after hours of extraction
+
+    with clock("extractor"):
+        extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
+    images = by_input_size(normal, extractor.preprocessing)
+    key = spool_key(database, category, extractor, images, options)
+    with PatchSpool(settings.cache_dir, options.precision, key) as spool:
+        extracted = Extracted()
+        recorded = options.recorded()
+        detector_id = None
+        if run and (token := run.token(category, key.content)):
+            detector_id = find_run(database, category_id, recorded | {"run": token})
+        stored_before = detector_id is not None
+        if detector_id is None:
+            if run and (token := run.begin(category, key.content)):
+                recorded["run"] = token
+            with clock("extract"):
+                extracted = extract_patches(embedder, extractor, images, spool, options, progress)
+            means = extracted.means
+            readable = [image for image in images if image.id in means]
+            if len(readable) < MIN_IMAGES:
+                raise TooFewImages(
+                    f"only {len(readable)} of {len(normal)} training images of {category!r} can be "
+                    f"read, and {MIN_IMAGES} are needed; first: {extracted.failed[0][1]}"
+                )
+            scored = images_to_score(readable, options.holdout, options.seed)
+            with clock("coreset"):
+                ids = [image.id for image in readable]
+                scales = embedder.scales(options.chosen_layer_weights)
+                bank = build_bank(spool, ids, options, progress, scales=scales)
+            with clock("threshold"):
+                threshold, scores = score_others(bank, spool, readable, scored, options, progress)
+                calibration = calibration_for(bank, spool, readable, options.seed)
+            with clock("defects"):
+                ensure_defect_space(
+                    database,
+                    extractor_id,
+                    partial(_defect_space, bank, spool, readable, options, embedder.spec),
+                )
+            with clock("export"):
+                database.transact(partial(_store_means, extractor_id, means))
+                detector_id = store_detector(
+                    database,
+                    category_id=category_id,
+                    extractor_id=extractor_id,
+                    bank=bank,
+                    threshold=threshold,
+                    holdout_scores=scores,
+                    calibration=calibration,
+                    settings=recorded,
+                    metrics={},
+                    library_versions=library_versions(),
+                    progress=progress,
+                )
+        with clock("embed"):
+            unread = dict(extracted.failed)
+            others = [i for i in everything if i.id not in extracted.means and i.path not in unread]
+            failed = embed_images(database, extractor, extractor_id, others, progress)
+        figures = bank_figures(database, detector_id)
+    return TrainReport(
+        category,
+        detector_id,
+        figures.num_images,
+        figures.held_out_images,
+        figures.num_vectors,
+        figures.embedding_dim,
+        figures.covering_radius,
+        figures.threshold,
+        extractor_id,
+        clock.seconds,
+        tuple(extracted.failed + failed),
+        len(images),
+        extracted.taken_up,
+        stored_before,
+    )
+
+
+def _store_means(extractor_id: int, means: dict[int, Float32], connection: Connection) -> None:
+    if missing := images_without_embedding(connection, extractor_id, list(means)):
+        embeddings = np.stack([means[image_id] for image_id in missing])
+        store_image_embeddings(connection, extractor_id, missing, embeddings)
+
+
+def _defect_space(
+    bank: MemoryBank,
+    spool: PatchSpool,
+    images: list[StoredImage],
+    options: TrainOptions,
+    spec: ExtractorSpec,
+) -> tuple[DefectSpace, DefectViewArtifact | None]:
+    # Of an ensemble the first one looks a second time.
+    backbone = find_backbones(options.backbone)[0]
+    view = export_defect_view(backbone, options.weights, spec.weights_sha256)
+    return learn_defect_space(bank, spool, images, view), view
+
+
+def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]:
+    """The normal training images among a category's. Raises TooFewImages."""
+    normal = [image for image in images if image.split == "train" and image.label == "normal"]
+    if len(normal) < MIN_IMAGES:
+        raise TooFewImages(
+            f"category {category!r} has {len(normal)} normal training images and needs at least "
+            f"{MIN_IMAGES}. Add some with: pgdefect ingest PATH --category {quote(category)}"
+        )
+    return normal
+
+
+def embed_images(
+    database: Database,
+    extractor: Extractor,
+    extractor_id: int,
+    images: Sequence[StoredImage],
+    progress: Progress = silent,
+) -> list[tuple[str, str]]:
+    """Make the image embeddings that are missing; returns path and reason of failures."""
+    with database.connect() as connection:
+        missing = set(
+            images_without_embedding(connection, extractor_id, [image.id for image in images])
+        )
+    todo = by_input_size(
+        [image for image in images if image.id in missing], extractor.preprocessing
+    )
+    failed: list[tuple[str, str]] = []
+    stream = image_batches(todo, extractor.preprocessing, BATCH_SIZE, failed)
+    done = 0
+    for batch in stream:
+        embeddings = image_embeddings(extractor(batch.inputs))
+        ids = [todo[index].id for index in batch.indices]
+        database.transact(
+            partial(
+                store_image_embeddings,
+                extractor_id=extractor_id,
+                image_ids=ids,
+                embeddings=embeddings,
+            )
+        )
+        done += len(ids)
+        progress("embed", done, len(todo))
+    return failed
+
+
+def _extractor(
+    database: Database, settings: Settings, options: TrainOptions, progress: Progress
+) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
+    progress("extractor", 0, 0)
+    check_device(options.device)
+    backbone, *others = find_backbones(options.backbone)
+    preprocessing = Preprocessing(
+        image_size=options.image_size,
+        center_crop=options.center_crop,
+        mean=backbone.mean,
+        std=backbone.std,
+        resize=options.resize,
+        local_contrast=options.local_contrast,
+    )
+    if others:
+        embedder = build_ensemble([backbone, *others], preprocessing)
+    else:
+        embedder = patchcore.build_embedder(
+            backbone,
+            in_network_order(backbone, options.layers or backbone.layers),
+            preprocessing,
+            options.weights,
+        )
+    # What this refuses is refused before anything is stored.
+    embedder.scales(options.chosen_layer_weights)
+    extractor_id = find_extractor(database, embedder.spec.fingerprint)
+    if extractor_id is None:
+        extractor_id = store_extractor(database, embedder.export())
+    extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
+    progress("extractor", 1, 1)
+    return extractor, extractor_id, embedder
+
+
+def by_input_size(images: Sequence[StoredImage], preprocessing: Preprocessing) -> list[StoredImage]:
+    """The images in an order that fills batches, which hold inputs of one size."""
+    return sorted(images, key=lambda i: preprocessing.input_size_of((i.height, i.width)))
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start

@@ -1,0 +1,204 @@
+"""Train an EfficientAD detector for a category: prepare, train, put to scale, export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pgdefect.core.config import Settings
+from pgdefect.core.errors import TooFewImages
+from pgdefect.core.thresholds import false_reject_rate
+from pgdefect.core.types import StoredImage
+from pgdefect.db.access.roles import require_owner
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import category_id as find_category
+from pgdefect.db.records.efficient_ad import store_network
+from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
+from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.usecases.common.stored_files import image_batches
+from pgdefect.usecases.train.bank import split_holdout
+from pgdefect.usecases.train.options import EfficientAdOptions
+from pgdefect.usecases.train.train import MIN_IMAGES, Clock, embed_images, learnable
+from pgdefect.vision.efficient_ad import efficient_ad
+from pgdefect.vision.efficient_ad.efficient_ad_files import find_imagenette
+from pgdefect.vision.efficient_ad.inference import Network
+from pgdefect.vision.images.image_cache import ImageCache
+from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor
+from pgdefect.vision.networks.torch_tools import check_device, library_versions
+
+SCALE_SHARE = 0.25
+"""Of the held-out images: what their maps' quantiles are taken from. Each gives 65,536 values."""
+MIN_THRESHOLD = 1e-3
+"""0 is what nine of ten pixels of normal images stay under; thresholds lie far above it."""
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """What a training made; losses of the last step, and seconds by stage."""
+
+    category: str
+    detector_id: int
+    training_images: int
+    scale_images: int
+    held_out_images: int
+    steps: int
+    losses: dict[str, float]
+    threshold: float
+    extractor_id: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def train_network(
+    database: Database,
+    settings: Settings,
+    category: str,
+    options: EfficientAdOptions,
+    *,
+    progress: Progress = silent,
+) -> NetworkReport:
+    """Learn what is normal for a category by EfficientAD, from its normal training images.
+
+    A share of them (`holdout`, by group) is not trained on. A quarter of these puts the two
+    anomaly maps to one scale; the others set the threshold and are for nothing else, so that
+    its promise holds for new images. The new detector replaces the active one of its kind in
+    the transaction that stores it; interrupted at any moment before, nothing changes.
+
+    Raises:
+        UnknownCategory, TooFewImages, UsageError, WeightsError, DatasetError, MissingExtra,
+        TrainingError; Busy: the category is being trained already.
+    """
+    with database.connect() as connection:
+        category_id = find_category(connection, category)
+    require_owner(database, "training")
+    with database.lock(f"training of {category}"):
+        return _train(database, settings, category, category_id, options, progress)
+
+
+def _train(
+    database: Database,
+    settings: Settings,
+    category: str,
+    category_id: int,
+    options: EfficientAdOptions,
+    progress: Progress,
+) -> NetworkReport:
+    clock = Clock()
+    everything = images_of(database, category)
+    splits = _split(category, learnable(category, everything), options)
+    failed: list[tuple[str, str]] = []
+    with clock("extractor"):
+        progress("extractor", 0, 0)
+        check_device(options.device)
+        preprocessing = efficient_ad.input_preprocessing(options.image_size, options.center_crop)
+        model = efficient_ad.build(options.model_size, preprocessing, options.teacher_weights)
+        imagenette = find_imagenette(options.imagenette_dir)
+        progress("extractor", 1, 1)
+    with ImageCache(settings.cache_dir, preprocessing) as cache:
+        with clock("prepare"):
+            images = [image for split in splits for image in split]
+            places: dict[int, int] = {}
+            for batch in image_batches(images, preprocessing, BATCH_SIZE, failed):
+                places.update((images[n].id, cache.count + k) for k, n in enumerate(batch.indices))
+                cache.append(batch)
+                progress("prepare", len(places) + len(failed), len(images))
+            train, scale, held_out = (
+                [places[image.id] for image in split if image.id in places] for split in splits
+            )
+            if len(places) < MIN_IMAGES or not (train and scale and held_out):
+                raise TooFewImages(
+                    f"only {len(places)} of {len(images)} training images of {category!r} can be "
+                    f"read, and {MIN_IMAGES} are needed; first: {failed[0][1]}"
+                )
+        with clock("train"):
+            losses = model.fit(
+                cache,
+                train,
+                scale,
+                imagenette=imagenette,
+                max_steps=options.max_steps,
+                learning_rate=options.learning_rate,
+                seed=options.seed,
+                device=options.device,
+                progress=progress,
+            )
+        with clock("export"):
+            progress("export", 0, 0)
+            artifact = model.export()
+            extractor_id = find_extractor(database, model.spec.fingerprint)
+            graph = (
+                model.export_extractor()
+                if extractor_id is None
+                else load_extractor(database, extractor_id, settings.cache_dir)
+            )
+            progress("export", 1, 1)
+        with clock("threshold"):
+            network = Network(artifact, graph)
+            by_place = {place: image_id for image_id, place in places.items()}
+            scores: dict[int, float] = {}
+            for place in held_out:
+                [found] = network(cache[place][None])[1]
+                scores[by_place[place]] = found.raw_score
+                progress("threshold", len(scores), len(held_out))
+            threshold = false_reject_rate(list(scores.values()), options.false_reject_rate)
+            threshold = replace(threshold, value=max(threshold.value, MIN_THRESHOLD))
+    with clock("store"):
+        extractor_id = store_extractor(database, graph)
+        detector_id = store_network(
+            database,
+            category_id=category_id,
+            extractor_id=extractor_id,
+            network=artifact,
+            threshold=threshold,
+            holdout_scores=scores,
+            settings={
+                **options.recorded(),
+                "training_images": sorted(by_place[n] for n in [*train, *scale]),
+            },
+            metrics={"losses": losses},
+            library_versions=library_versions(),
+        )
+    with clock("embed"):
+        extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
+        failed += embed_images(
+            database,
+            extractor,
+            extractor_id,
+            [image for image in everything if image.path not in dict(failed)],
+            progress,
+        )
+    return NetworkReport(
+        category,
+        detector_id,
+        len(train),
+        len(scale),
+        len(held_out),
+        options.max_steps,
+        losses,
+        threshold.value,
+        extractor_id,
+        clock.seconds,
+        tuple(failed),
+    )
+
+
+def _split(
+    category: str, normal: Sequence[StoredImage], options: EfficientAdOptions
+) -> tuple[list[StoredImage], list[StoredImage], list[StoredImage]]:
+    """Images to train on, to put maps to scale, and for the threshold; no group in two."""
+    if len({image.group or image.id for image in normal}) < 3:
+        raise TooFewImages(
+            f"the {len(normal)} training images of {category!r} belong to fewer than three groups "
+            "(parts): one to learn from, one to put the maps to scale and one for the threshold; "
+            "add images of other parts"
+        )
+    scale_share = SCALE_SHARE * options.holdout
+    rest, held_out = split_holdout(normal, options.holdout - scale_share, options.seed)
+    share = scale_share / (1.0 - options.holdout + scale_share)
+    if len({image.group or image.id for image in rest}) < 2:
+        raise TooFewImages(
+            f"--holdout {options.holdout} leaves nothing of {len(normal)} images to learn from"
+        )
+    train, scale = split_holdout(rest, share, options.seed)
+    return train, scale, held_out
