@@ -11,7 +11,7 @@ from sqlalchemy import text
 from pgdefect.core.errors import Conflict, SchemaOutOfDate
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
-from pgdefect.db.records.patchcore import partition_name
+from pgdefect.db.schema.bank_tables import partition_name
 from pgdefect.db.schema.schema import (
     _alembic_config,
     check,

@@ -73,9 +73,9 @@ def inspect(
 
     Without PATH the category's stored images are inspected.
     """
+    from pgdefect.usecases.common.picture_files import writable_folder
     from pgdefect.usecases.inspect.inspect import inspect as use_case
     from pgdefect.usecases.pictures import save_maps as save
-    from pgdefect.usecases.pictures import writable_folder
 
     if category is None:
         raise UsageError("name the category the images show with --category")
