@@ -42,8 +42,7 @@ from pgdefect.vision.networks.extractor import image_embeddings, unit_vectors
 
 MAX_K = 10_000
 UNLIKE_WEIGHT = 0.5
-"""What counter-examples count for against examples (Rocchio, 1971); `defect.similar_images` has
-the same."""
+"""What counter-examples count for against examples (Rocchio, 1971)."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,10 @@ def search(
 
 
 def combined(like: Sequence[Float32], unlike: Sequence[Float32]) -> Float32:
-    """The unit vector towards the examples and away from the counter-examples."""
+    """The unit vector towards the examples and away from the counter-examples.
+
+    Same rule in SQL: defect.similar_images.
+    """
     towards = unit_vectors(np.stack(like)).mean(axis=0, keepdims=True)
     if unlike:
         towards -= UNLIKE_WEIGHT * unit_vectors(np.stack(unlike)).mean(axis=0, keepdims=True)
