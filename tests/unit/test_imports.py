@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "db/records": DB_BELOW | {"db/access", "db/schema", "db/search"},
     "db/doctor": DB,
     "db/backup": DB,
-    "usecases/common": BELOW_USECASES,
+    "usecases/common": BELOW_USECASES - {"usecases/common"},
     "usecases/train": BELOW_USECASES,
     "usecases/inspect": BELOW_USECASES,
     "usecases/search": BELOW_USECASES | {"usecases/inspect"},

@@ -103,9 +103,9 @@ def evaluate_command(
         _evaluate_retrieval(context, names, split, without_groups, json)
         return
     from pgdefect.usecases.common.files import folder_name
+    from pgdefect.usecases.common.picture_files import writable_folder
     from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate, mean_figures
     from pgdefect.usecases.evaluate.evaluation_files import write_maps, write_plots, write_results
-    from pgdefect.usecases.pictures import writable_folder
 
     options = EvaluateOptions(
         split=split,

@@ -71,8 +71,9 @@ def inspect_command(
 
     Without PATH the category's stored images are inspected.
     """
+    from pgdefect.usecases.common.picture_files import writable_folder
     from pgdefect.usecases.inspect.inspect import inspect
-    from pgdefect.usecases.pictures import save_maps, writable_folder
+    from pgdefect.usecases.pictures import save_maps
 
     if category is None:
         raise UsageError("name the category the images show with --category")

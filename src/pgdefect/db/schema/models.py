@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import BigInteger
 
-from pgdefect.db.schema.schema import SCHEMA
+from pgdefect.db.schema.names import SCHEMA
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

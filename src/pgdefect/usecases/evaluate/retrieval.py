@@ -19,10 +19,10 @@ from pgdefect.db.records.detectors import store_metrics
 from pgdefect.db.search.queries import image_embeddings_of, images_of
 from pgdefect.evaluation.bootstrap import group_numbers
 from pgdefect.evaluation.retrieval import RetrievalFigures, cosine_distances, retrieval_figures
+from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.inspect.embed import embed_defects
 from pgdefect.usecases.inspect.inspector import Inspector
-from pgdefect.usecases.train.train import embed_images
 from pgdefect.vision.networks.extractor import unit_vectors
 
 
