@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rows import add_extractor, add_images, memory_bank, store, unit_vectors
+from scipy import stats
 from sqlalchemy import Connection, text
 
 from pgdefect.core import thresholds
@@ -145,7 +146,16 @@ def test_score_center_is_python_s(line: Line, threshold: float) -> None:
     assert found == thresholds.center_below(threshold, float(np.median(HELD_OUT)))
 
 
-RATES = [(0, 5), (5, 5), (1, 7), (33, 4096), (4000, 4096), (300_000, 10**6), (1, 10**9), (5, 2**63 - 1)]
+RATES = [
+    (0, 5),
+    (5, 5),
+    (1, 7),
+    (33, 4096),
+    (4000, 4096),
+    (300_000, 10**6),
+    (1, 10**9),
+    (5, 2**63 - 1),
+]
 
 
 @pytest.mark.parametrize(("count", "total"), RATES)
@@ -159,7 +169,8 @@ def test_quantiles_in_sql_are_python_s(line: Line) -> None:
     sizes = [1, 2, 3, 10, 500, 12_345, 10**6, 10**9]
     asked = [(p, a, b) for p in (1e-6, 0.025, 0.5, 0.975) for a in sizes for b in sizes]
     found = line.rows(
-        "SELECT pgdefect.beta_quantile(p, a, b) FROM unnest(%s::float8[], %s::float8[], %s::float8[]) "
+        "SELECT pgdefect.beta_quantile(p, a, b) "
+        "FROM unnest(%s::float8[], %s::float8[], %s::float8[]) "
         "WITH ORDINALITY u(p, a, b, n) ORDER BY n",
         *map(list, zip(*asked, strict=True)),
     )
