@@ -4,7 +4,10 @@
 -- of the density, between the quantile and the end of the shorter tail, where the density
 -- is exp(-50) of its peak: a step takes as long for a million trials as for ten. Everything is
 -- counted from the peak and scaled by it, so that no gamma function and no difference of large
--- numbers is needed. The same arithmetic as pgdefect.core.thresholds.beta_quantile in Python.
+-- numbers is needed.
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.beta_quantile
 CREATE OR REPLACE FUNCTION pgdefect.beta_quantile(
     probability double precision, a double precision, b double precision
 ) RETURNS double precision
