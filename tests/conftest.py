@@ -126,7 +126,8 @@ def new_database(server: EmbeddedServer) -> Iterator[Callable[..., Database]]:
 
     def make(template: Database | None = None) -> Database:
         name = f"test_{next(_number)}"
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        # Copying files takes a third of the time that writing them into the log takes.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
             sql.Identifier(name),
             sql.Identifier("template0" if template is None else database_name(template)),
         )
