@@ -21,6 +21,7 @@ from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.doctor import contents, indexes, partitions, server
 from pgdefect.db.doctor.findings import FIX, SEVERITIES, Finding, size
 from pgdefect.db.records.simulations import simulated_paths
+from pgdefect.vision.networks.export_cache import EXPORTS
 from pgdefect.vision.patchcore.patch_spool import KEPT_DAYS, leftovers
 
 Check = Callable[[Connection], Iterator[Finding]]
@@ -238,7 +239,9 @@ def _put_back(database: Database, kind: str, number: int, content: bytes) -> Non
 
 def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Finding]:
     """Files in the cache that processes left which were killed: no living one holds them."""
-    drafts = [(path, False) for kind in CACHES for path in (folder / kind).glob("*.part")]
+    drafts = [
+        (path, False) for kind in (*CACHES, EXPORTS) for path in (folder / kind).glob("*.part")
+    ]
     for path, of_use in [*leftovers(folder), *drafts]:
         held = claim(path)
         if held is None:

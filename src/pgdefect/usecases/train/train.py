@@ -17,7 +17,6 @@ from pgdefect.core.errors import TooFewImages
 from pgdefect.core.types import (
     DefectSpace,
     DefectViewArtifact,
-    ExtractorSpec,
     Float32,
     MemoryBank,
     StoredImage,
@@ -163,7 +162,7 @@ def _train(
                 ensure_defect_space(
                     database,
                     extractor_id,
-                    partial(_defect_space, bank, spool, readable, options, embedder.spec),
+                    partial(_defect_space, bank, spool, readable, options, settings),
                 )
             with clock("export"):
                 database.transact(partial(_store_means, extractor_id, means))
@@ -214,11 +213,11 @@ def _defect_space(
     spool: PatchSpool,
     images: list[StoredImage],
     options: TrainOptions,
-    spec: ExtractorSpec,
+    settings: Settings,
 ) -> tuple[DefectSpace, DefectViewArtifact | None]:
     # Of an ensemble the first one looks a second time.
     backbone = find_backbones(options.backbone)[0]
-    view = export_defect_view(backbone, options.weights, spec.weights_sha256)
+    view = export_defect_view(backbone, options.weights, settings.cache_dir)
     return learn_defect_space(bank, spool, images, view), view
 
 
@@ -260,7 +259,7 @@ def _extractor(
     embedder.scales(options.chosen_layer_weights)
     extractor_id = find_extractor(database, embedder.spec.fingerprint)
     if extractor_id is None:
-        extractor_id = store_extractor(database, embedder.export())
+        extractor_id = store_extractor(database, embedder.export(settings.cache_dir))
     extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
     progress("extractor", 1, 1)
     return extractor, extractor_id, embedder
