@@ -100,7 +100,7 @@ def _kept_exports(config: pytest.Config) -> Path | None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_to_take_up(_surroundings: None) -> None:
+def _nothing_to_resume(_surroundings: None) -> None:
     """What trainings of tests before this one left in the shared cache, cut short, goes."""
     for left in Path(os.environ["PGDEFECT_CACHE_DIR"]).glob("training-*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -63,8 +63,8 @@ class TrainReport:
     """What a training made; seconds by stage.
 
     training_images were learned from. held_out_images, some of them, set the threshold: each was
-    compared with the bank without the vectors of its own part. taken_up_images: of
-    extracted_images, those that a training which was cut short had extracted; stored_before: it
+    compared with the bank without the vectors of its own part. resumed_images: of
+    extracted_images, those reused from an interrupted training; already_stored: it
     had stored the detector, too.
     """
 
@@ -80,8 +80,8 @@ class TrainReport:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
     extracted_images: int = 0
-    taken_up_images: int = 0
-    stored_before: bool = False
+    resumed_images: int = 0
+    already_stored: bool = False
 
 
 def train(
@@ -98,7 +98,7 @@ def train(
     All go into the bank. For the threshold some (`holdout`, by group) are scored against the
     vectors of other parts. The new detector replaces the active one in the
     transaction that stores it; interrupted at any moment before, nothing changes. Killed, or cut
-    off from the database, it is taken up when it is called again: images are not extracted twice,
+    off from the database, it resumes when it is called again: images are not extracted twice,
     and with the same `run` a detector that was stored is not made again.
 
     Raises:
@@ -137,7 +137,7 @@ def _train(
         detector_id = None
         if run and (token := run.token(category, key.content)):
             detector_id = find_run(database, category_id, recorded | {"run": token})
-        stored_before = detector_id is not None
+        already_stored = detector_id is not None
         if detector_id is None:
             if run and (token := run.begin(category, key.content)):
                 recorded["run"] = token
@@ -197,8 +197,8 @@ def _train(
         clock.seconds,
         tuple(extracted.failed + failed),
         len(images),
-        extracted.taken_up,
-        stored_before,
+        extracted.resumed,
+        already_stored,
     )
 
 
