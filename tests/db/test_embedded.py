@@ -532,7 +532,7 @@ def test_postgres_16(place: Path) -> None:
     assert server.start().version == "16"
     query(server, "CREATE EXTENSION vector")
     assert query(server, "SHOW server_encoding") == "UTF8"
-    with pytest.raises(EmbeddedServerError, match="There is no Postgres in"):
+    with pytest.raises(EmbeddedServerError, match="there is no Postgres in"):
         EmbeddedServer(place / "data", bin_dir=place).bin_dir  # noqa: B018
     server.stop()
     with pytest.raises(EmbeddedServerError, match="was made by Postgres 16"):
