@@ -30,6 +30,7 @@ from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed, only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder, Voter
+from pgdefect.usecases.inspect.event_keys import open_run, root_of
 from pgdefect.usecases.inspect.inspector import Inspector, Judged
 from pgdefect.vision.images.image import ImageFile
 from pgdefect.vision.images.preprocess import Preprocessing
@@ -40,6 +41,8 @@ class InspectReport:
     """Judgements in the order of the files, and the files that could not be read.
 
     problems: a line for whatever a folder holds that is no image file, and was skipped.
+    resumed: how many of the judgements were stored before, by the run that this one resumes or
+    under the same event key.
     """
 
     category: str
@@ -48,6 +51,7 @@ class InspectReport:
     inspections: tuple[Inspection, ...]
     failed: tuple[tuple[str, str], ...]
     problems: tuple[str, ...] = ()
+    resumed: int = 0
 
 
 def inspect(
@@ -63,6 +67,8 @@ def inspect(
     search: SearchKind | None = None,
     kind: DetectorKind | None = None,
     inspector: Inspector | None = None,
+    event_key: str | None = None,
+    station: str | None = None,
     progress: Progress = silent,
     on_judged: Callable[[Inspection], None] = lambda inspection: None,
 ) -> InspectReport:
@@ -76,11 +82,14 @@ def inspect(
     too. Each inspection is an event in the log (`usecases.common.log`), with the time of its
     stages.
 
-    Files that are new to the category are recorded as production images. An image judged
-    before by this detector under this threshold keeps its one inspection, renewed. A file that
-    holds something else than what was recorded of it fails, so that one photograph's verdict
-    never stands for another's. Stored batch by batch: interrupted, what was judged is kept, and
-    a second run completes it.
+    Files that are new to the category are recorded as production images. An inspection is an
+    event: it is added and changes none before it. Stored batch by batch: interrupted, what was
+    judged is kept, and the same call resumes the run, inspecting the rest. A run that has
+    finished is not resumed: the same call then adds re-inspections, unless `event_key` names
+    the request, whose photographs are judged once however often it is made (`event_keys`).
+    `station` is where it was made, the database login if it is not given. A file that holds
+    something else than what was recorded of it fails, so that one photograph's verdict never
+    stands for another's.
 
     Raises:
         UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
@@ -99,22 +108,38 @@ def inspect(
             f"the detector of {category!r} is an EfficientAD network, which makes no patch "
             "embeddings; leave out --keep-patches"
         )
+    if event_key is not None and not store:
+        raise UsageError("--event-key names what is stored, and --no-store stores nothing")
     finder = inspector.defect_finder if defects and inspector.finds_defects else None
     files, known, order, problems = _queue(database, inspector, category, paths, split)
+    run = None
+    if store:
+        asked = {"split": split, "defects": defects, "patches": keep_patches, "station": station}
+        run = open_run(database, inspector, event_key, paths, asked)
+    inspections: list[tuple[int, Inspection]] = []
+    if run is not None and run.before:
+        said = {n: run.stored(files[n], known.get(files[n])) for n in order}
+        inspections += [(n, item) for n, item in said.items() if item is not None]
+        order = [n for n in order if said[n] is None]
+    resumed = len(inspections)
     failed: list[tuple[str, str]] = []
 
     def on_error(index: int, error: ImageError) -> None:
         failed.append((files[order[index]], str(error)))
         log.failure("unreadable", category=category, path=failed[-1][0], reason=failed[-1][1])
 
-    inspections: list[tuple[int, Inspection]] = []
     ordered = [files[n] for n in order]
     accept = only_unchanged([known[path] for path in ordered]) if known else None
     for batch in inspector.judge(ordered, on_error, accept):
         judged = [item for _, item in batch]
         began = time.perf_counter()
         results = database.transact(
-            partial(_look_and_store, inspector, finder, judged, known, store, keep_patches)
+            partial(
+                _look_and_store,
+                *(inspector, finder, judged, known, store, keep_patches),
+                event_key=run.event_key if run else None,
+                station=station,
+            )
         )
         store_ms = 1000 * (time.perf_counter() - began) / len(batch)
         for (index, item), result in zip(batch, results, strict=True):
@@ -127,13 +152,18 @@ def inspect(
         progress("inspect", len(inspections) + len(failed), len(files))
     inspections.sort(key=lambda item: item[0])
     found = [item for _, item in inspections]
+    if finder:
+        found = _with_votes(database, inspector, found, store)
+    if run is not None:
+        run.finish(database)
     return InspectReport(
         category,
         inspector.detector,
         inspector.preprocessing,
-        tuple(_with_votes(database, inspector, found, store) if finder else found),
+        tuple(found),
         tuple(failed),
         tuple(problems),
+        resumed,
     )
 
 
@@ -145,6 +175,8 @@ def _look_and_store(
     store: bool,
     keep_patches: bool,
     connection: Connection,
+    event_key: str | None = None,
+    station: str | None = None,
 ) -> list[Inspection | ImageError]:
     """What a batch's images are known to be, and where defective ones depart from normal; all of
     that with the verdicts is stored, if wanted. An error for a file that cannot be stored.
@@ -160,7 +192,9 @@ def _look_and_store(
     looked = _looked_at(
         connection, finder, ours, [one for one in recorded if isinstance(one, StoredImage)]
     )
-    stored = iter(_store(connection, inspector, ours, looked, finder is not None, keep_patches))
+    ids = store_inspections(connection, looked, event_key, station)
+    _store_found(connection, inspector, ours, looked, finder is not None, keep_patches)
+    stored = (replace(result, inspection_id=id_) for result, id_ in zip(looked, ids, strict=True))
     return [refused.get(n) or next(stored) for n in range(len(judged))]
 
 
@@ -239,17 +273,16 @@ def _is_defective(judged: Judged, image: StoredImage | None) -> bool:
     return judged.inspection.is_anomalous or (image is not None and image.label == "anomalous")
 
 
-def _store(
+def _store_found(
     connection: Connection,
     inspector: Inspector,
     judged: Sequence[Judged],
     results: Sequence[Inspection],
     defects: bool,
     keep_patches: bool,
-) -> list[Inspection]:
-    """Inspections and what was found; returns the inspections with their ids."""
+) -> None:
+    """What was found in inspected images: defects, patch embeddings."""
     detector = inspector.detector
-    ids = store_inspections(connection, results)
     # One file may lie in the batch under two names.
     first = {result.image_id: n for n, result in reversed(list(enumerate(results)))}
     image_ids = [image_id for image_id in first if image_id is not None]
@@ -269,7 +302,6 @@ def _store(
             image_ids,
             [one for one in patches if one is not None],
         )
-    return [replace(result, inspection_id=id_) for result, id_ in zip(results, ids, strict=True)]
 
 
 def _with_votes(
@@ -277,12 +309,16 @@ def _with_votes(
 ) -> list[Inspection]:
     """Guess at defect types last, when all that this run found can be asked."""
     voter = Voter(database, inspector.detector)
-    results = [
-        replace(item, vote=voter.vote(item.defect, item.image_id)) if item.defect else item
-        for item in inspections
-    ]
-    if store:
-        votes = {item.inspection_id: item.vote for item in results if item.inspection_id}
+    results, votes = list(inspections), {}
+    for n, item in enumerate(inspections):
+        # One that was stored before may have its vote, of its own time.
+        if item.defect is None or item.vote is not None:
+            continue
+        vote = voter.vote(item.defect, item.image_id)
+        results[n] = replace(item, vote=vote)
+        if vote is not None and item.inspection_id is not None:
+            votes[item.inspection_id] = vote
+    if store and votes:
         database.transact(partial(store_votes, detector_id=inspector.detector.id, votes=votes))
     return results
 
@@ -378,9 +414,5 @@ def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None
         image_id=image.id,
         label=image.label,
         defect_type=image.defect_type,
-        mask_path=image.mask_path and os.path.join(_root_of(image), image.mask_path),
+        mask_path=image.mask_path and os.path.join(root_of(image), image.mask_path),
     )
-
-
-def _root_of(image: StoredImage) -> str:
-    return image.path.removesuffix(image.relative_path)
