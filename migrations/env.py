@@ -5,7 +5,8 @@ from __future__ import annotations
 from alembic import context
 
 from pgdefect.db.schema.models import Base
-from pgdefect.db.schema.schema import SCHEMA, is_ours
+from pgdefect.db.schema.names import SCHEMA
+from pgdefect.db.schema.schema import is_ours
 
 context.configure(
     connection=context.config.attributes["connection"],

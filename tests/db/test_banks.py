@@ -47,8 +47,9 @@ from pgdefect.db.records.lifecycle import (
     delete_image,
     retire_detector,
 )
-from pgdefect.db.records.patchcore import partition_name, store_detector
+from pgdefect.db.records.patchcore import store_detector
 from pgdefect.db.records.summaries import list_detectors
+from pgdefect.db.schema.bank_tables import partition_name
 from pgdefect.db.schema.hnsw import build_index
 from pgdefect.db.search.queries import score_patches, stored_images
 from pgdefect.usecases.common.patch_search import SqlSearch

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "db/records": DB_BELOW | {"db/access", "db/schema", "db/search"},
     "db/doctor": DB,
     "db/backup": DB,
-    "usecases/common": BELOW_USECASES,
+    "usecases/common": BELOW_USECASES - {"usecases/common"},
     "usecases/train": BELOW_USECASES,
     "usecases/inspect": BELOW_USECASES,
     "usecases/search": BELOW_USECASES | {"usecases/inspect"},
@@ -244,7 +244,11 @@ def test_the_command_line_reaches_the_database_lazily() -> None:
         and not found.for_types
         and found.target not in (None, "", "cli")
         and not found.module.startswith(
-            ("pgdefect.core.errors.", "pgdefect.usecases.common.progress.")
+            (
+                "pgdefect.core.errors.",
+                "pgdefect.core.wording.",
+                "pgdefect.usecases.common.progress.",
+            )
         )
     ]
     assert eager == []

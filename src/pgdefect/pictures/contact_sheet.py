@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from pgdefect.core.boxes import Box
 from pgdefect.pictures.render import (
     DEFAULT_VMAX,
     INK,
@@ -18,7 +19,6 @@ from pgdefect.pictures.render import (
     UNKNOWN,
     WELL,
     BoolArray,
-    Box,
     FloatArray,
     Pen,
     UInt8Array,

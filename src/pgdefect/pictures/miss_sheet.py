@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from pgdefect.core.boxes import Box
 from pgdefect.pictures.render import (
     INK,
     MUTED,
@@ -15,7 +16,6 @@ from pgdefect.pictures.render import (
     UNKNOWN,
     WELL,
     BoolArray,
-    Box,
     FloatArray,
     Pen,
     UInt8Array,

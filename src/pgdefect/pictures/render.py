@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pgdefect.core.boxes import Box
+
 UInt8Array = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Color = tuple[int, int, int]
-Box = tuple[int, int, int, int]
 
 INK: Color = (27, 31, 38)
 MUTED: Color = (97, 105, 116)

@@ -27,10 +27,11 @@ from pgdefect.db.records.detectors import store_metrics
 from pgdefect.db.records.lifecycle import delete_detector
 from pgdefect.db.records.summaries import list_detectors
 from pgdefect.evaluation import image_auroc
+from pgdefect.usecases.common.picture_files import writable_folder
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.ingest import ingest_dataset
 from pgdefect.usecases.inspect.inspect import InspectReport, inspect
-from pgdefect.usecases.pictures import save_sheet, writable_folder
+from pgdefect.usecases.pictures import save_sheet
 from pgdefect.usecases.search.search import Query, SearchOptions, SearchReport, search
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.train import TrainReport, train

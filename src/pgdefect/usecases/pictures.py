@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 from pgdefect.core.errors import ImageError, UsageError
 from pgdefect.core.types import Inspection
 from pgdefect.pictures.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
-from pgdefect.pictures.render import BoolArray, UInt8Array, save_png
+from pgdefect.pictures.render import UInt8Array
 from pgdefect.pictures.simulation_sheet import SimulationTile, simulation_sheet
+from pgdefect.usecases.common.picture_files import (
+    ground_truth,
+    save_picture,
+    unique_names,
+    writable_folder,
+)
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.search.search import SearchReport
 from pgdefect.usecases.simulate.simulate import SimulationReport
@@ -20,23 +26,7 @@ from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image, load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-def writable_folder(folder: Path) -> None:
-    """Make a folder for pictures, before the work whose result they show.
-
-    Raises UsageError where it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "permission denied"
-    except OSError as error:
-        reason = str(error.strerror).lower()
-    if reason:
-        raise UsageError(
-            f"pictures cannot be written to {str(folder)!r}: {reason}. Name another folder"
-        )
+    pass
 
 
 def writable_sheet(path: Path) -> None:
@@ -44,32 +34,6 @@ def writable_sheet(path: Path) -> None:
     if path.suffix.lower() in IMAGE_SUFFIXES - {".png"}:
         raise UsageError(f"contact sheets are PNG files: call it {str(path.with_suffix('.png'))!r}")
     writable_folder(path.parent)
-
-
-def save_picture(picture: Image, path: Path) -> Path:
-    """Write a PNG. Raises UsageError where that cannot be."""
-    try:
-        return save_png(picture, path)
-    except OSError as error:
-        raise UsageError(
-            f"the picture {str(path)!r} cannot be written: {error.strerror}. Name another place"
-        ) from error
-
-
-def ground_truth(
-    path: str | None, size: tuple[int, int], failed: list[tuple[str, str]]
-) -> BoolArray | None:
-    """The mask to outline in an image of this size `(height, width)`; None where there is none.
-
-    Path and reason of one that does not fit, or cannot be read, go to `failed`.
-    """
-    if path is None or not os.path.exists(path):
-        return None
-    try:
-        return load_mask(path, size)
-    except ImageError as error:
-        failed.append((path, str(error)))
-        return None
 
 
 def save_map(
@@ -110,19 +74,6 @@ def save_maps(
         save_map(inspection, preprocessing, folder / f"{name}.png", failed)
         progress("maps", done, len(inspections))
     return failed
-
-
-def unique_names(paths: Sequence[str]) -> list[str]:
-    """A file name without suffix for each image: its folder's and its own, numbered if taken."""
-    taken: dict[str, None] = {}
-    for text in paths:
-        path = Path(text)
-        name = f"{path.parent.name}_{path.stem}" if path.parent.name else path.stem
-        unique, number = name, 2
-        while unique in taken:
-            unique, number = f"{name}_{number}", number + 1
-        taken[unique] = None
-    return list(taken)
 
 
 def save_sheet(report: SearchReport, path: Path) -> Path:

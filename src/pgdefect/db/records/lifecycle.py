@@ -11,7 +11,7 @@ from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import lock_category, lock_images
 from pgdefect.db.records.catalog import category_id, delete_unused_roots
-from pgdefect.db.records.patchcore import BANK_TABLES, partition_name
+from pgdefect.db.schema.bank_tables import BANK_TABLES, partition_name
 from pgdefect.db.schema.models import Category, Detector, Image
 
 

@@ -26,13 +26,11 @@ from pgdefect.db.connection.engine import Database, VectorArray, driver
 from pgdefect.db.connection.row_locks import keep_images
 from pgdefect.db.records.detectors import add_detector, reserve_detector
 from pgdefect.db.records.thresholds import store_first_threshold
+from pgdefect.db.schema.bank_tables import EF_SEARCH_CHOICES, partition_name
 from pgdefect.db.schema.hnsw import bank_index, build_index
 from pgdefect.db.schema.models import MemoryBank as MemoryBankRow
 from pgdefect.db.search.queries import every_other
 
-BANK_TABLES = ("memory_bank_patch", "memory_bank_raw")
-"""Parents with a partition for each bank."""
-EF_SEARCH_CHOICES = (6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 80, 120, 160, 320, 640, 1000)
 RECALL_TARGET, FAST_RECALL_TARGET = 0.992, 0.955
 """Of patches of normal images whose parts are left out of the index; for 0.99 and 0.95 of all
 patches of new images, normal and anomalous."""
@@ -180,11 +178,6 @@ def find_run(database: Database, category_id: int, settings: Mapping[str, Any]) 
             {"category": category_id, "settings": json.dumps(settings)},
         )
     return found
-
-
-def partition_name(bank_id: int, parent: str = "memory_bank_patch") -> str:
-    """The table that holds one bank's vectors; of `memory_bank_raw`, those before the transform."""
-    return f"{parent}_{int(bank_id)}"
 
 
 def _attach(connection: Connection, parent: str, bank_id: int) -> None:

@@ -20,6 +20,7 @@ from pgdefect.core.errors import Busy, DatabaseError, SchemaOutOfDate, Unsupport
 from pgdefect.db.access.roles import renew_grants
 from pgdefect.db.connection.engine import Database, check_pgvector, driver, try_again
 from pgdefect.db.connection.lock_wait import LOCK_WAIT, waiting_for_locks
+from pgdefect.db.schema.names import ANALYST_SCHEMA, SCHEMA
 from pgdefect.db.schema.sql_files import apply_sql_files, missing_objects, resource_dir, stale_files
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from pgdefect.db.schema.indexes import Progress
 
-SCHEMA = "pgdefect"
-ANALYST_SCHEMA = "defect"
 # Locks, cancellation, a full disk, a lost connection, rights: not the migration's fault.
 _SAID_OTHERWISE = (pg.OperationalError, pg.InsufficientPrivilege)
 _REVISION = re.compile(r"^(revision|down_revision) = (\S+)", re.MULTILINE)

@@ -26,7 +26,7 @@ from pgdefect.core.errors import NotFound
 from pgdefect.core.types import Float32, SearchBy
 from pgdefect.db.connection.binary_format import read_keyed_vectors
 from pgdefect.db.connection.engine import Database, Vector, VectorArray, driver
-from pgdefect.db.records.patchcore import EF_SEARCH_CHOICES, partition_name
+from pgdefect.db.schema.bank_tables import EF_SEARCH_CHOICES, partition_name
 
 __all__ = ["TARGET", "IndexRecall", "check_recall"]
 

@@ -29,6 +29,7 @@ from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.records.patchcore import Calibration, store_detector
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.patch_search import BankSearch, score_image
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
@@ -39,7 +40,7 @@ from pgdefect.usecases.train.bank import (
     calibration_of,
     calibration_window,
 )
-from pgdefect.usecases.train.train import MIN_IMAGES, embed_images
+from pgdefect.usecases.train.train import MIN_IMAGES
 from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor
 from pgdefect.vision.networks.torch_tools import library_versions
 

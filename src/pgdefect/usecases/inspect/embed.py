@@ -16,11 +16,11 @@ from pgdefect.db.connection.row_locks import keep_detector, lock_images
 from pgdefect.db.records.defects import store_defects, without_defect_embedding
 from pgdefect.db.records.extractors import images_without_embedding
 from pgdefect.db.search.queries import images_of, stored_images
+from pgdefect.usecases.common.embedding import by_input_size, embed_images
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder
 from pgdefect.usecases.inspect.inspector import Inspector, Judged
-from pgdefect.usecases.train.train import by_input_size, embed_images
 
 MANY = 32
 """Images for which it pays to load the memory bank."""

@@ -35,8 +35,8 @@ from pgdefect.db.records.extractors import (
 )
 from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.embedding import by_input_size, embed_images
 from pgdefect.usecases.common.progress import Progress, silent
-from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.usecases.train.bank import (
     build_bank,
     calibration_for,
@@ -50,7 +50,7 @@ from pgdefect.usecases.train.training_run import TrainingRun
 from pgdefect.vision.defects.deep_layers import export_defect_view
 from pgdefect.vision.images.preprocess import Preprocessing
 from pgdefect.vision.networks.backbone import find_backbones, in_network_order
-from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor, image_embeddings
+from pgdefect.vision.networks.extractor import Extractor
 from pgdefect.vision.networks.torch_tools import check_device, library_versions
 from pgdefect.vision.patchcore import patchcore
 from pgdefect.vision.patchcore.ensemble import build_ensemble
@@ -233,40 +233,6 @@ def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]
     return normal
 
 
-def embed_images(
-    database: Database,
-    extractor: Extractor,
-    extractor_id: int,
-    images: Sequence[StoredImage],
-    progress: Progress = silent,
-) -> list[tuple[str, str]]:
-    """Make the image embeddings that are missing; returns path and reason of failures."""
-    with database.connect() as connection:
-        missing = set(
-            images_without_embedding(connection, extractor_id, [image.id for image in images])
-        )
-    todo = by_input_size(
-        [image for image in images if image.id in missing], extractor.preprocessing
-    )
-    failed: list[tuple[str, str]] = []
-    stream = image_batches(todo, extractor.preprocessing, BATCH_SIZE, failed)
-    done = 0
-    for batch in stream:
-        embeddings = image_embeddings(extractor(batch.inputs))
-        ids = [todo[index].id for index in batch.indices]
-        database.transact(
-            partial(
-                store_image_embeddings,
-                extractor_id=extractor_id,
-                image_ids=ids,
-                embeddings=embeddings,
-            )
-        )
-        done += len(ids)
-        progress("embed", done, len(todo))
-    return failed
-
-
 def _extractor(
     database: Database, settings: Settings, options: TrainOptions, progress: Progress
 ) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
@@ -298,11 +264,6 @@ def _extractor(
     extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
     progress("extractor", 1, 1)
     return extractor, extractor_id, embedder
-
-
-def by_input_size(images: Sequence[StoredImage], preprocessing: Preprocessing) -> list[StoredImage]:
-    """The images in an order that fills batches, which hold inputs of one size."""
-    return sorted(images, key=lambda i: preprocessing.input_size_of((i.height, i.width)))
 
 
 class Clock:

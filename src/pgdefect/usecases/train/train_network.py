@@ -15,11 +15,12 @@ from pgdefect.db.records.catalog import category_id as find_category
 from pgdefect.db.records.efficient_ad import store_network
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.usecases.train.bank import split_holdout
 from pgdefect.usecases.train.options import EfficientAdOptions
-from pgdefect.usecases.train.train import MIN_IMAGES, Clock, embed_images, learnable
+from pgdefect.usecases.train.train import MIN_IMAGES, Clock, learnable
 from pgdefect.vision.efficient_ad import efficient_ad
 from pgdefect.vision.efficient_ad.efficient_ad_files import find_imagenette
 from pgdefect.vision.efficient_ad.inference import Network

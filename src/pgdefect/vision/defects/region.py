@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pgdefect.pictures.render import Box
+from pgdefect.core.boxes import Box
 from pgdefect.vision.images.preprocess import Preprocessing
 
 __all__ = ["MAX_REGIONS", "anomalous_regions", "region_box", "worst_region"]

@@ -1,5 +1,8 @@
 -- How sure one can be of a rate: the exact 95 % interval (Clopper and Pearson) behind a count
 -- out of a total; NULL where the total is 0.
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.rate_interval
 CREATE OR REPLACE FUNCTION defect.rate_interval(count bigint, total bigint)
 RETURNS double precision[]
 LANGUAGE plpgsql
@@ -14,11 +17,11 @@ BEGIN
     RETURN CASE WHEN total > 0 THEN ARRAY[
         CASE WHEN count > 0 THEN
             pgdefect.beta_quantile((1 - 0.95::double precision) / 2,
-                                   count::integer, (total - count + 1)::integer)
+                                   count, total::double precision - count + 1)
         ELSE 0 END,
         CASE WHEN count < total THEN
             pgdefect.beta_quantile((1 + 0.95::double precision) / 2,
-                                   (count + 1)::integer, (total - count)::integer)
+                                   count::double precision + 1, total - count)
         ELSE 1 END
     ] END;
 END
