@@ -16,16 +16,18 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog
 AS $$
 BEGIN
-    new.event := CASE WHEN EXISTS (SELECT FROM pgdefect.inspection s
-                                   WHERE s.image_id = new.image_id)
-                      THEN 're-inspection' ELSE 'inspection' END;
+    new.inspected_at := coalesce(new.inspected_at, new.created_at);
+    new.event := coalesce(new.event, CASE
+        WHEN EXISTS (SELECT FROM pgdefect.inspection s WHERE s.image_id = new.image_id)
+        THEN 're-inspection' ELSE 'inspection' END);
     RETURN new;
 END
 $$;
 COMMENT ON FUNCTION pgdefect.name_inspection_event IS
-'Names an inspection that does not say what event it is: the first of its image, or another one.';
+'Names an inspection that does not say what event it is, the first of its image or another one, and dates the look at the image as the row.';
 CREATE TRIGGER name_inspection_event BEFORE INSERT ON pgdefect.inspection
-FOR EACH ROW WHEN (new.event IS NULL) EXECUTE FUNCTION pgdefect.name_inspection_event();
+FOR EACH ROW WHEN (new.event IS NULL OR new.inspected_at IS NULL)
+EXECUTE FUNCTION pgdefect.name_inspection_event();
 """
 
 # Up to here an inspection was renewed in place, and a re-judgement dated a microsecond after
@@ -65,13 +67,7 @@ def upgrade() -> None:
     op.drop_index("ix_inspection_image_id_created_at", "inspection", schema="pgdefect")
     op.execute(NAME_EVENTS)
     op.alter_column("inspection", "event", nullable=False, schema="pgdefect")
-    op.alter_column(
-        "inspection",
-        "inspected_at",
-        nullable=False,
-        server_default=sa.text("now()"),
-        schema="pgdefect",
-    )
+    op.alter_column("inspection", "inspected_at", nullable=False, schema="pgdefect")
     op.alter_column(
         "inspection", "station", server_default=sa.text("session_user"), schema="pgdefect"
     )

@@ -65,11 +65,27 @@ def inspect_command(
             "coarser anomaly map and the same score; exact loads the bank: faster for many."
         ),
     ] = None,
+    event_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Names this request: made again, it answers with what was stored the first time "
+            "and inspects only what is missing. Without it every run adds inspections; one that "
+            "was interrupted is resumed.",
+        ),
+    ] = None,
+    station: Annotated[
+        str | None,
+        typer.Option(
+            help="Where this is, kept with each inspection; else PGDEFECT_STATION or the login."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say whether images are anomalous, and where.
 
-    Without PATH the category's stored images are inspected.
+    Without PATH the category's stored images are inspected. Every inspection is kept: a later one
+    of the same image, or another threshold, changes none before it.
     """
     from pgdefect.usecases.common.picture_files import writable_folder
     from pgdefect.usecases.inspect.inspect import inspect
@@ -91,6 +107,8 @@ def inspect_command(
             defects=defects,
             search=search,  # type: ignore[arg-type]
             kind=model,  # type: ignore[arg-type]
+            event_key=event_key,
+            station=station or current(context).settings.station,
             progress=progress,
         )
         unread = []
@@ -120,6 +138,11 @@ def inspect_command(
         )
         rejected = sum(item.is_anomalous for item in report.inspections)
         note(f"{rejected} of {len(report.inspections)} images are anomalous")
+        if report.resumed:
+            note(
+                f"{report.resumed} of them had been inspected before the interruption, or under "
+                "the same event key"
+            )
         if maps is not None:
             note(f"anomaly maps are in {maps}")
     for problem in report.problems:

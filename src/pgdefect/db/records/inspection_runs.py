@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,9 @@ from sqlalchemy import Connection, text
 
 from pgdefect.core.types import AnomalousRegion, Defect, PatchScores, StoredImage, Vote
 from pgdefect.db.connection.engine import Database, driver
-from pgdefect.db.connection.row_locks import keep_detector
 from pgdefect.db.search.queries import stored_images
 
-__all__ = ["StoredInspection", "begin_run", "finish_run", "inspected_under"]
+__all__ = ["StoredInspection", "begin_run", "finish_run", "inspected_under", "unfinished_run"]
 
 
 @dataclass(frozen=True)
@@ -38,28 +36,34 @@ class StoredInspection:
     defect: Defect | None
 
 
-def begin_run(database: Database, digest: str, detector_id: int) -> str:
-    """The event key of a run: a new one, or that of an equal run which did not finish.
-
-    Raises Conflict if the detector was deleted.
-    """
-
-    def work(connection: Connection) -> str:
-        keep_detector(connection, detector_id)
-        values = {"digest": digest, "detector": detector_id, "key": f"run-{uuid.uuid4().hex}"}
-        connection.execute(
-            text(
-                "INSERT INTO pgdefect.inspection_run (digest, detector_id, event_key) "
-                "VALUES (:digest, :detector, :key) ON CONFLICT (digest) DO NOTHING"
-            ),
-            values,
-        )
+def unfinished_run(database: Database, digest: str) -> str | None:
+    """The event key of a run that was stored in part; None where there is none."""
+    with database.connect() as connection:
         found = connection.scalar(
-            text("SELECT event_key FROM pgdefect.inspection_run WHERE digest = :digest"), values
+            text("SELECT event_key FROM pgdefect.inspection_run WHERE digest = :digest"),
+            {"digest": digest},
         )
-        return str(found or values["key"])  # another one has finished between the two
+    return None if found is None else str(found)
 
-    return database.transact(work)
+
+def begin_run(connection: Connection, digest: str, detector_id: int, event_key: str) -> str:
+    """Record a run with the first that it stores; returns the event key that goes with it.
+
+    Of two equal runs at the same time the later one takes the key of the first. The caller
+    keeps the detector from being deleted (`keep_detector`).
+    """
+    values = {"digest": digest, "detector": detector_id, "key": event_key}
+    connection.execute(
+        text(
+            "INSERT INTO pgdefect.inspection_run (digest, detector_id, event_key) "
+            "VALUES (:digest, :detector, :key) ON CONFLICT (digest) DO NOTHING"
+        ),
+        values,
+    )
+    found = connection.scalar(
+        text("SELECT event_key FROM pgdefect.inspection_run WHERE digest = :digest"), values
+    )
+    return str(found or event_key)  # an equal run has finished between the two
 
 
 def finish_run(connection: Connection, digest: str) -> None:

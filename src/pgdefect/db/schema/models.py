@@ -514,7 +514,7 @@ class Inspection(Base):
 
     event: "inspection" is the first of its image by any detector, "re-inspection" any later
     look, "re-judgement" stored scores under another threshold (`defect.rejudge`); a trigger
-    chooses between the first two. inspected_at: when the detector looked at the image, which a
+    chooses between the first two, and dates the look as the row. inspected_at: when the detector looked at the image, which a
     re-judgement has from the event that it rests on; created_at: when this row was made.
     station: where, by default the login. event_key: whose request it answers; one image gets
     one event for each key.
@@ -563,7 +563,7 @@ class Inspection(Base):
     vote: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     probable_defect_type: Mapped[str | None]
     event: Mapped[str]
-    inspected_at: Mapped[datetime] = _created_at()
+    inspected_at: Mapped[datetime]
     station: Mapped[str | None] = mapped_column(server_default=text("session_user"))
     event_key: Mapped[str | None]
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import Connection
 
 from pgdefect.core.errors import ImageError, UsageError
 from pgdefect.core.types import Inspection, StoredImage
@@ -25,6 +28,7 @@ from pgdefect.db.records.inspection_runs import (
     begin_run,
     finish_run,
     inspected_under,
+    unfinished_run,
 )
 from pgdefect.usecases.inspect.inspector import Inspector
 from pgdefect.vision.images.image import sha256_of
@@ -39,6 +43,7 @@ class Run:
 
     event_key: str
     digest: str | None
+    detector_id: int
     before: Mapping[str, StoredInspection]
 
     def stored(self, path: str, known: StoredImage | None) -> Inspection | None:
@@ -56,6 +61,12 @@ class Run:
             return None
         return _as_inspection(found, path)
 
+    def begin(self, connection: Connection) -> str:
+        """The event key for what is stored in this transaction; the run is recorded with it."""
+        if self.digest is None:
+            return self.event_key
+        return begin_run(connection, self.digest, self.detector_id, self.event_key)
+
     def finish(self, database: Database) -> None:
         """The run is complete: the next one like it adds events."""
         if self.digest is not None:
@@ -69,7 +80,7 @@ def open_run(
     paths: Sequence[Path],
     asked: Mapping[str, Any],
 ) -> Run:
-    """Begin a run, or resume one.
+    """A new run, or one to resume.
 
     Args:
         database: where it is stored.
@@ -92,8 +103,11 @@ def open_run(
         files = [os.path.abspath(path) for path in paths]
         said = [detector.id, detector.threshold, inspector.search_kind, dict(asked), files]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-        key = begin_run(database, digest, detector.id)
-    return Run(key, digest, inspected_under(database, detector.category_id, key))
+        found = unfinished_run(database, digest)
+        if found is None:
+            return Run(f"run-{uuid.uuid4().hex}", digest, detector.id, {})
+        key = found
+    return Run(key, digest, detector.id, inspected_under(database, detector.category_id, key))
 
 
 def root_of(image: StoredImage) -> str:

@@ -34,7 +34,7 @@ from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed, only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder, Voter
-from pgdefect.usecases.inspect.event_keys import open_run, root_of
+from pgdefect.usecases.inspect.event_keys import Run, open_run, root_of
 from pgdefect.usecases.inspect.inspector import Inspector, Judged
 from pgdefect.vision.images.image import ImageFile
 from pgdefect.vision.images.preprocess import Preprocessing
@@ -67,6 +67,7 @@ class InspectReport:
             "inspections": [inspection_json(item) for item in self.inspections],
             "failed": failed_json(self.failed),
             "problems": self.problems,
+            "resumed": self.resumed,
         }
 
 
@@ -156,7 +157,7 @@ def inspect(
             partial(
                 _look_and_store,
                 *(inspector, finder, judged, known, store, keep_patches),
-                event_key=run.event_key if run else None,
+                run=run,
                 station=station,
             )
         )
@@ -194,7 +195,7 @@ def _look_and_store(
     store: bool,
     keep_patches: bool,
     connection: Connection,
-    event_key: str | None = None,
+    run: Run | None = None,
     station: str | None = None,
 ) -> list[Inspection | ImageError]:
     """What a batch's images are known to be, and where defective ones depart from normal; all of
@@ -211,6 +212,7 @@ def _look_and_store(
     looked = _looked_at(
         connection, finder, ours, [one for one in recorded if isinstance(one, StoredImage)]
     )
+    event_key = run.begin(connection) if run else None
     ids = store_inspections(connection, looked, event_key, station)
     _store_found(connection, inspector, ours, looked, finder is not None, keep_patches)
     stored = (replace(result, inspection_id=id_) for result, id_ in zip(looked, ids, strict=True))
