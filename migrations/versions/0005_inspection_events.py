@@ -24,7 +24,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION pgdefect.name_inspection_event IS
-'Names an inspection that does not say what event it is, the first of its image or another one, and dates the look at the image as the row.';
+'Names an inspection that does not say what event it is, and dates the look as the row.';
 CREATE TRIGGER name_inspection_event BEFORE INSERT ON pgdefect.inspection
 FOR EACH ROW WHEN (new.event IS NULL OR new.inspected_at IS NULL)
 EXECUTE FUNCTION pgdefect.name_inspection_event();

@@ -132,7 +132,7 @@ def test_rejects_by_hour_station_detector_and_attribute(line: Line) -> None:
 
     def counted(arguments: str) -> list[Any]:
         return line.run(
-            'SELECT to_char(starts, \'DD HH24\'), "group", inspected, rejected, reject_rate '
+            "SELECT to_char(starts, 'DD HH24'), \"group\", inspected, rejected, reject_rate "
             f"FROM defect.rejects({arguments})"
         )
 

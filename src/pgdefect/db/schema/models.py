@@ -514,10 +514,10 @@ class Inspection(Base):
 
     event: "inspection" is the first of its image by any detector, "re-inspection" any later
     look, "re-judgement" stored scores under another threshold (`defect.rejudge`); a trigger
-    chooses between the first two, and dates the look as the row. inspected_at: when the detector looked at the image, which a
-    re-judgement has from the event that it rests on; created_at: when this row was made.
-    station: where, by default the login. event_key: whose request it answers; one image gets
-    one event for each key.
+    chooses between the first two, and dates the look as the row. inspected_at: when the detector
+    looked at the image, which a re-judgement has from the event that it rests on; created_at:
+    when this row was made. station: where, by default the login. event_key: whose request it
+    answers; one image gets one event for each key.
     """
 
     __tablename__ = "inspection"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -13,13 +13,17 @@ from zoneinfo import ZoneInfo
 from pgdefect.core.errors import DatasetError, ImageError, UsageError
 from pgdefect.core.wording import option
 from pgdefect.usecases.inspect.path_pattern import PathPattern
-from pgdefect.vision.images.csv_table import Row, read_table
-from pgdefect.vision.images.dataset import cell_value
+from pgdefect.vision.images.csv_table import COLUMNS, Row, read_table
+from pgdefect.vision.images.dataset import cell_value, time_of
 from pgdefect.vision.images.exif_time import exif_time
 
-__all__ = ["ContextSource", "PhotoContext", "manifest_files", "read_contexts"]
-
-_NOT_ATTRIBUTES = ("path", "group", "taken_at", "split", "label", "defect_type", "mask")
+__all__ = [
+    "ContextSource",
+    "PhotoContext",
+    "check_attributes",
+    "manifest_files",
+    "read_contexts",
+]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def read_contexts(source: ContextSource, files: Sequence[str]) -> dict[str, Phot
                     f"{file!r} is not in the manifest {str(source.manifest)!r}; add a line for it, "
                     "or leave it out"
                 )
-            said = _of_row(row)
+            said = _of_row(row, zone)
             attributes |= said.attributes
             part, taken = said.part or part, said.taken_at or taken
         if taken is None and source.exif_time:
@@ -94,13 +98,6 @@ def read_contexts(source: ContextSource, files: Sequence[str]) -> dict[str, Phot
             taken = taken.replace(tzinfo=zone) if zone else taken.astimezone()
         contexts[file] = PhotoContext(attributes, part, taken)
     return contexts
-
-
-def parse_time(text: str) -> datetime:
-    """A time in ISO 8601. Raises ValueError."""
-    if text.isdigit():
-        raise ValueError(f"{text!r} is a number")
-    return datetime.fromisoformat(text)
 
 
 def _rows(manifest: Path) -> dict[str, Row]:
@@ -127,18 +124,9 @@ def _rows(manifest: Path) -> dict[str, Row]:
     return rows
 
 
-def _of_row(row: Row) -> PhotoContext:
-    taken = None
-    if said := row.cells.get("taken_at"):
-        try:
-            taken = parse_time(said)
-        except ValueError:
-            row.fail(
-                f"{row.cells['path']!r} has the time {said!r}, which is none; write it as "
-                "2026-05-04T07:30:00+02:00"
-            )
-    attributes = {k: cell_value(v) for k, v in row.cells.items() if v and k not in _NOT_ATTRIBUTES}
-    return PhotoContext(attributes, row.cells.get("group") or None, taken)
+def _of_row(row: Row, zone: tzinfo | None) -> PhotoContext:
+    attributes = {k: cell_value(v) for k, v in row.cells.items() if v and k not in COLUMNS}
+    return PhotoContext(attributes, row.cells.get("group") or None, time_of(row, zone))
 
 
 def _by_exif(file: str) -> datetime:
@@ -172,8 +160,3 @@ def check_attributes(attributes: Any) -> Mapping[str, Any]:
             f'{option("attributes")} is a JSON object such as {{"line": 3}}, not {attributes!r}'
         )
     return attributes
-
-
-def differing(contexts: Iterable[PhotoContext]) -> bool:
-    """Whether any of them says anything."""
-    return any(c.attributes or c.part or c.taken_at for c in contexts)
