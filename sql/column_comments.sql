@@ -42,7 +42,7 @@ BEGIN
             ('extractor_id', 'Backbone, layers and preparation that made the vectors; two never meet in one search.'),
             ('false_reject_rate', 'Share of the normal images above the threshold, 0 to 1.'),
             ('grey_difference', 'Mean absolute difference from the image before, in grey levels, 0 to 255.'),
-            ('group_name', 'The physical part: photographs of one part share it.'),
+            ('part', 'The physical part: photographs of one part share it.'),
             ('height', 'In pixels.'),
             ('image_auroc', 'Chance that an anomalous image scores higher than a normal one, 0 to 1; newest evaluation.'),
             ('image_f1_max', 'The best F1 of image scores over all thresholds, 0 to 1.'),

@@ -11,7 +11,7 @@ SELECT i.id AS image_id, c.name AS category,
        r.path || '/' || i.path AS path, r.path || '/' || i.mask_path AS mask_path,
        (i.simulation->>'seed')::bigint AS seed,
        (i.simulation->>'source_image_id')::bigint AS source_image_id,
-       i.group_name, i.height, i.width, i.created_at, i.retired_at
+       i.group_name AS part, i.height, i.width, i.created_at, i.retired_at
 FROM pgdefect.image i
 JOIN pgdefect.category c ON c.id = i.category_id
 JOIN pgdefect.image_root r ON r.id = i.root_id

@@ -20,7 +20,6 @@ from pgdefect.vision.images.exif_time import exif_time
 __all__ = [
     "ContextSource",
     "PhotoContext",
-    "check_attributes",
     "manifest_files",
     "read_contexts",
 ]
@@ -151,12 +150,3 @@ def _zone(name: str | None) -> tzinfo | None:
         raise UsageError(
             f"{option('time_zone')} is a name such as Europe/Berlin or UTC, not {name!r}"
         ) from error
-
-
-def check_attributes(attributes: Any) -> Mapping[str, Any]:
-    """Raises UsageError for what is no JSON object."""
-    if not isinstance(attributes, Mapping):
-        raise UsageError(
-            f'{option("attributes")} is a JSON object such as {{"line": 3}}, not {attributes!r}'
-        )
-    return attributes
