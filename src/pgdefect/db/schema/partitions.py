@@ -134,7 +134,7 @@ def wanted_index(connection: Connection, leaf: Leaf) -> HnswIndex | None:
 
 
 _DEFINITIONS = """
-SELECT c.relname, substring(pg_get_expr(x.indexprs, x.indrelid) FROM '((?:half)?vec(?:tor)?)\\('),
+SELECT c.relname, substring(pg_get_expr(x.indexprs, x.indrelid) FROM '(halfvec|vector)\\('),
        substring(pg_get_expr(x.indexprs, x.indrelid) FROM '\\((\\d+)\\)')::integer, o.opcname,
        coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions)
                  WHERE option_name = 'm')::integer, :m),
