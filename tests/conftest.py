@@ -29,7 +29,7 @@ from tests.templates.parts import TINY, draw_parts
 from tests.templates.restore import restore_template
 
 Clone = Callable[[Database | None], AbstractContextManager[Database]]
-KEPT_EXPORTS = 6
+KEPT_EXPORTS = 8
 """Versions of the code whose exported graphs are kept for later runs."""
 _number = count(1)
 
@@ -82,10 +82,15 @@ def _surroundings(
 
 
 def _kept_exports(config: pytest.Config) -> Path:
-    """The folder of exported graphs that runs of the same code share, of all checkouts."""
+    """The folder of exported graphs that runs of the same code share, of all checkouts.
+
+    The code that a graph depends on is what speaks of torch.
+    """
     code = hashlib.sha256()
     for path in sorted(Path(pgdefect.__file__).parent.glob("vision/**/*.py")):
-        code.update(path.read_bytes())
+        content = path.read_bytes()
+        if b"torch" in content:
+            code.update(content)
     folder = platformdirs.user_cache_path("pgdefect-tests") / EXPORTS
     kept = folder / code.hexdigest()
     kept.mkdir(parents=True, exist_ok=True)
