@@ -1,22 +1,21 @@
 """What an analyst waits for in psql, over 100,000 inspections, beside the same work elsewhere.
 
 Rows are made up: one category, photographs of different sizes, maps of 32 x 32 cells, patches
-that resemble their neighbors. The peers do the same work in the same run: SciPy for statistics, the plain
-tables for views, NumPy for a judgement from kept patches. Times in SQL are those of a session that
-has asked before; each includes sending the answer to the client.
+that resemble their neighbors. The peers do the same work in the same run: SciPy for statistics, the
+plain tables for views, NumPy for a judgement from kept patches. Times in SQL are those of a session
+that has asked before; each includes sending the answer to the client.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import Context, Report, Row, median_alternating, server, timed
+from benchmarks.common import Context, Report, Row, median_alternating, server
 
 INSPECTIONS = 100_000
 BANK, RAW_DIM, SIDE, KEPT = 20_000, 152, 32, 8
@@ -86,8 +85,8 @@ def build(database: Any, count: int, vectors: int) -> Scene:
         # Square: the grid of a photograph is that of its map.
         connection.execute(
             text(
-                "INSERT INTO pgdefect.image (category_id, root_id, path, sha256, num_bytes, height, "
-                "width, split, label, attributes) "
+                "INSERT INTO pgdefect.image (category_id, root_id, path, sha256, num_bytes, "
+                "height, width, split, label, attributes) "
                 "SELECT :category, :root, n || '.png', encode(sha256(n::text::bytea), 'hex'), 1, "
                 "900 + n % 7, 900 + n % 7, CASE WHEN n <= 200 THEN 'train' ELSE 'production' END, "
                 "CASE WHEN n <= 200 THEN 'normal' END, jsonb_build_object('shift', n % 3) "
@@ -150,8 +149,8 @@ def build(database: Any, count: int, vectors: int) -> Scene:
                 # Of the last ones no two cells are alike: such a map takes what a real one does.
                 "CASE WHEN i.id <= :last THEN array_fill(0.1::real, ARRAY[:side, :side]) "
                 "ELSE (SELECT array_agg(r.cells) FROM (SELECT array_agg(random()::real) AS cells "
-                "FROM generate_series(0, :side * :side - 1) n WHERE i.id > 0 GROUP BY n % :side) r) "
-                "END, 'hnsw' "
+                "FROM generate_series(0, :side * :side - 1) n WHERE i.id > 0 GROUP BY n % :side) "
+                "r) END, 'hnsw' "
                 "FROM pgdefect.image i, pgdefect.detector d, "
                 "LATERAL (SELECT d.threshold * (0.5 + (i.id % 997) / 1900.0) AS score) s "
                 "ORDER BY i.id"

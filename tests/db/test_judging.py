@@ -124,8 +124,8 @@ def test_an_image_without_kept_patches_is_a_row_without_a_verdict(
     with psycopg.connect(database.url) as connection:
         rows = connection.execute(
             "SELECT s.image_id, s.bank_id, s.threshold, s.verdict IS NULL, s.raw_score IS NULL, "
-            "s.worst_box IS NULL FROM unnest(%s::bigint[]) i, defect.inspect(i::text, bank => %s) s "
-            "ORDER BY 1 DESC",
+            "s.worst_box IS NULL FROM unnest(%s::bigint[]) i, "
+            "defect.inspect(i::text, bank => %s) s ORDER BY 1 DESC",
             [images, detector],
         ).fetchall()
     assert rows == [
