@@ -8,6 +8,7 @@
 -- again, too, but only photographs are counted: returns how many of them were.
 CREATE OR REPLACE FUNCTION defect.rejudge(bank bigint) RETURNS bigint
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path = pg_catalog
 AS $$
 DECLARE

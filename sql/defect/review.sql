@@ -20,6 +20,7 @@ CREATE OR REPLACE FUNCTION defect.review(
     new_type boolean DEFAULT false
 ) RETURNS bigint
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path = pg_catalog
 AS $$
 DECLARE
