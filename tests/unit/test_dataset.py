@@ -9,7 +9,8 @@ from PIL import Image
 
 from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.vision.images.dataset import Dataset, ImageRecord, scan, scan_categories
-from pgdefect.vision.images.image import load_image, load_mask
+from pgdefect.vision.images.image import load_image
+from pgdefect.vision.images.masks import load_mask
 
 MAGNETIC_TILE = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 

@@ -17,10 +17,10 @@ from pgdefect.vision.images import image as image_module
 from pgdefect.vision.images.image import (
     IMAGE_SUFFIXES,
     load_image,
-    load_mask,
     probe_image,
     read_image,
 )
+from pgdefect.vision.images.masks import load_mask
 
 RNG = np.random.default_rng(7)
 COLOR = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)

@@ -22,7 +22,8 @@ from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.search.search import SearchReport
 from pgdefect.usecases.simulate.simulate import SimulationReport
 from pgdefect.vision.defects.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
-from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image, load_mask
+from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:

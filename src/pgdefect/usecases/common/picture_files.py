@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pgdefect.core.errors import ImageError, UsageError
 from pgdefect.pictures.render import BoolArray, save_png
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image

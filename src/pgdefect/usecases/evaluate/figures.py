@@ -28,7 +28,7 @@ from pgdefect.evaluation import (
     score_edges,
 )
 from pgdefect.usecases.common.progress import Progress
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 UNNAMED = "(unnamed)"

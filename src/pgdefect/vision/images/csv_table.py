@@ -50,7 +50,7 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
         text = file.read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
-        names = [_column_name(name) for name in next(reader, [])]
+        names = _with_aliases([_column_name(name) for name in next(reader, [])])
         if any("\0" in name for name in names):
             Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text.")
         missing = [name for name in needed if name not in names]
@@ -79,7 +79,26 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
         raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file.") from error
 
 
+_ALIASES = {
+    "path": ("image", "image_path", "file", "filename", "file_name", "file_path", "filepath"),
+    "mask": ("mask_path", "mask_file", "ground_truth"),
+}
+"""Other names that these columns have, where there is none of their own."""
+
+
 def _column_name(header: str) -> str:
     name = header.strip()
     known = re.sub(r"[\s-]+", "_", name.lower())
     return known if known in COLUMNS else name
+
+
+def _with_aliases(names: list[str]) -> list[str]:
+    """The names, with those that stand for a known column replaced by it."""
+    found = list(names)
+    for column, others in _ALIASES.items():
+        if column in names:
+            continue
+        alias = next((name for other in others for name in names if name.lower() == other), None)
+        if alias is not None and names.count(alias) == 1:
+            found[names.index(alias)] = column
+    return found
