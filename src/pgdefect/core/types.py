@@ -423,3 +423,22 @@ class PatchNeighbor:
     path: str | None
     row: int | None
     col: int | None
+
+
+@dataclass(frozen=True)
+class FolderReading:
+    """What a folder's files are taken as; why is empty where the name leaves no doubt."""
+
+    folder: str
+    taken_as: str
+    count: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Files that are left out, of one suffix (in lower case) for one reason."""
+
+    suffix: str
+    reason: str
+    count: int

@@ -115,6 +115,11 @@ def category_id(connection: Connection, name: str) -> int:
     return found
 
 
+def category_names(connection: Connection) -> list[str]:
+    """The names of all categories, in order."""
+    return list(connection.scalars(select(Category.name).order_by(Category.name)))
+
+
 def known_images(connection: Connection, category: str, root: str) -> dict[str, KnownImage]:
     """A category's images under one root, by relative path; empty where either is new.
 

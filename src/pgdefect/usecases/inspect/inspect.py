@@ -17,7 +17,14 @@ from sqlalchemy import Connection
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ImageError, Undone, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
-from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.core.types import (
+    Defect,
+    Detector,
+    DetectorKind,
+    Inspection,
+    Skipped,
+    StoredImage,
+)
 from pgdefect.core.wording import option
 from pgdefect.core.words import SPLITS, check_word
 from pgdefect.db.connection.engine import Database
@@ -29,7 +36,7 @@ from pgdefect.db.records.inspections import store_inspections, store_votes
 from pgdefect.db.records.patches import store_image_patches
 from pgdefect.db.search.queries import images_by_sha256, images_of, stored_images
 from pgdefect.usecases.common import log
-from pgdefect.usecases.common.files import list_images
+from pgdefect.usecases.common.files import Listed, list_images
 from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed, only_unchanged
@@ -43,7 +50,8 @@ from pgdefect.vision.images.preprocess import Preprocessing
 class InspectReport:
     """Judgements in the order of the files, and the files that could not be read.
 
-    problems: a line for whatever a folder holds that is no image file, and was skipped.
+    problems: a line for whatever needs one; skipped: files that were left out, by suffix and
+    reason.
     """
 
     category: str
@@ -52,6 +60,7 @@ class InspectReport:
     inspections: tuple[Inspection, ...]
     failed: tuple[tuple[str, str], ...]
     problems: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Judgements as plain values, without the maps."""
@@ -63,6 +72,7 @@ class InspectReport:
             "inspections": [inspection_json(item) for item in self.inspections],
             "failed": failed_json(self.failed),
             "problems": self.problems,
+            "skipped": self.skipped,
         }
 
 
@@ -119,7 +129,8 @@ def inspect(
             "embeddings; leave out --keep-patches"
         )
     finder = inspector.defect_finder if defects and inspector.finds_defects else None
-    files, known, order, problems = _queue(database, inspector, category, paths, split)
+    listed, known, order = _queue(database, inspector, category, paths, split)
+    files = listed.files
     failed: list[tuple[str, str]] = []
 
     def on_error(index: int, error: ImageError) -> None:
@@ -152,7 +163,8 @@ def inspect(
         inspector.preprocessing,
         tuple(_with_votes(database, inspector, found, store) if finder else found),
         tuple(failed),
-        tuple(problems),
+        listed.problems,
+        listed.skipped,
     )
 
 
@@ -233,13 +245,11 @@ def _queue(
     category: str,
     paths: Sequence[Path],
     split: str | None,
-) -> tuple[list[str], dict[str, StoredImage], list[int], list[str]]:
-    """The files to inspect, the stored images they are known to be, the order to take them in,
-    and what was skipped.
-    """
+) -> tuple[Listed, dict[str, StoredImage], list[int]]:
+    """The files to inspect, the stored images they are known to be, the order to take them in."""
     if paths:
-        files, problems = list_images(paths)
-        return files, {}, list(range(len(files))), problems
+        listed = list_images(paths)
+        return listed, {}, list(range(len(listed.files)))
     stored = images_of(database, category, split=split)
     if not stored:
         which = f"{split} images" if split else "images"
@@ -251,7 +261,7 @@ def _queue(
     # A batch holds inputs of one size.
     order = sorted(range(len(stored)), key=sizes.__getitem__)
     paths_of = {image.path: image for image in stored}
-    return [image.path for image in stored], paths_of, order, []
+    return Listed(tuple(image.path for image in stored), (), ()), paths_of, order
 
 
 def _is_defective(judged: Judged, image: StoredImage | None) -> bool:

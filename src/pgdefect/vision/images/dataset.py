@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgdefect.core.errors import DatasetError, UsageError
+from pgdefect.core.types import FolderReading, Skipped
 from pgdefect.vision.images.folder_tree import (
     FolderTree,
-    Skipped,
     entries,
     has_image_suffix,
     is_hidden,
@@ -28,10 +28,9 @@ from pgdefect.vision.images.folder_tree import (
     unstorable,
     walk,
 )
-from pgdefect.vision.images.folder_words import LABELS, MEANINGS, Meaning, label_of, meaning_of
+from pgdefect.vision.images.folder_words import LABEL_WORDS, MEANINGS, Meaning, label_of, meaning_of
 from pgdefect.vision.images.image import IMAGE_SUFFIXES
 from pgdefect.vision.images.layouts import (
-    FolderReading,
     ImageRecord,
     Layout,
     meanings,
@@ -46,7 +45,7 @@ from pgdefect.vision.images.manifest import (
 )
 from pgdefect.vision.images.masks import looks_like_mask
 
-__all__ = ["Dataset", "FolderReading", "ImageRecord", "Skipped", "scan", "scan_categories"]
+__all__ = ["Dataset", "ImageRecord", "scan", "scan_categories"]
 
 NAMED = ("mvtec", "folders")
 """Layouts that say themselves what is normal."""
@@ -164,7 +163,7 @@ def _checked(
     if split is not None and split not in SPLITS:
         raise UsageError(f"Unknown split {split!r}. Choose one of: {', '.join(SPLITS)}.")
     if label is not None and label_of(label) is None:
-        raise UsageError(f"Unknown label {label!r}. Choose one of: {', '.join(LABELS)}.")
+        raise UsageError(f"Unknown label {label!r}. Choose one of: {', '.join(LABEL_WORDS)}.")
     for name, meaning in said.items():
         if meaning not in MEANINGS:
             raise UsageError(
@@ -190,7 +189,10 @@ def _scan_folder(
 ) -> Dataset:
     meaning = meanings(said)
     tree = walk(root)
-    layout = read_layout(tree, meaning, only_photographs=only_photographs)
+    named = {"train": "train", "validation": "train", "test": "test"}.get(
+        meaning_of(root.name).meaning
+    )
+    layout = read_layout(tree, meaning, only_photographs=only_photographs, default_split=named)
     if not only_photographs:
         _refuse_doubts(root, layout, said, label)
         if (split, label) != (None, None) and (layout.doubts or layout.kind not in NAMED):

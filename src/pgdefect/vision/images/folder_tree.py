@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgdefect.core.errors import DatasetError
+from pgdefect.core.types import Skipped
 from pgdefect.vision.images.folder_words import is_thumbnail, meaning_of, words
 from pgdefect.vision.images.image import IMAGE_SUFFIXES
 
 __all__ = [
     "MAX_INDEXED_BYTES",
     "FolderTree",
-    "Skipped",
     "entries",
     "has_image_suffix",
     "kind_of",
@@ -29,6 +29,8 @@ __all__ = [
 MAX_INDEXED_BYTES = 2000
 """The longest path, defect type or group, in UTF-8: an index of Postgres's holds no longer one."""
 
+GROUPS = "groups.csv"
+"""Says of images which part they show; it is read and never left out."""
 NOT_AN_IMAGE = "no image"
 NOT_READ = "a picture format that is not read: convert it to PNG or TIFF"
 HIDDEN = "hidden, or left by an archive or a file manager"
@@ -50,15 +52,6 @@ _OTHER_PICTURES = words(
     ".cr2 .cr3 .nef .arw .orf .rw2 .raf .svg .ico .xcf .fits .npy .npz .bin .sgi .ras "
     ".eps .wmf .emf"
 )
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Files that are left out, of one suffix (in lower case) for one reason."""
-
-    suffix: str
-    reason: str
-    count: int
 
 
 @dataclass
@@ -167,6 +160,8 @@ def _take(tree: FolderTree, entry: os.DirEntry[str], relative: str, names: list[
         _skip_all(tree, entry, kind, THUMBNAIL)
     elif kind == "nothing" and entry.is_dir(follow_symlinks=False):
         tree.problems.append(f"{relative!r} may not be entered; skipped")
+    elif relative == GROUPS:
+        pass
     elif kind != "folder" and not has_image_suffix(entry.name):
         other = os.path.splitext(entry.name)[1].lower() in _OTHER_PICTURES
         tree.skip([entry.name], NOT_READ if other else NOT_AN_IMAGE)

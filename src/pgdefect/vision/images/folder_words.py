@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Literal
 
 __all__ = [
-    "LABELS",
+    "LABEL_WORDS",
     "MEANINGS",
     "NO_DEFECT",
     "Meaning",
@@ -97,7 +97,7 @@ _PERHAPS_MASKS = words(
 )
 _DOUBTFUL = words("positive negative positives negatives pos neg true false yes no")
 
-LABELS: Mapping[str, str] = {
+LABEL_WORDS: Mapping[str, str] = {
     **dict.fromkeys(
         ("normal", "good", "ok", "okay", "io", "i.o.", "pass", "passed", "0"), "normal"
     ),
@@ -187,7 +187,7 @@ def _label(given: frozenset[str], rest: frozenset[str], joined: str) -> Word:
 
 def label_of(text: str) -> str | None:
     """The label, "normal" or "anomalous", of a word that says so in a table, else None."""
-    return LABELS.get(text.strip().casefold())
+    return LABEL_WORDS.get(text.strip().casefold())
 
 
 def mask_stem(stem: str) -> str | None:

@@ -19,12 +19,13 @@ from typing import Any
 
 from pgdefect.core.errors import ImageError
 from pgdefect.core.threads import num_cpus
+from pgdefect.core.types import FolderReading
 from pgdefect.vision.images.folder_tree import FolderTree
 from pgdefect.vision.images.folder_words import Meaning, meaning_of
 from pgdefect.vision.images.mask_files import MeaningOf, divide, join, match, parents
 from pgdefect.vision.images.masks import load_mask
 
-__all__ = ["FolderReading", "ImageRecord", "Layout", "meanings", "read_layout"]
+__all__ = ["ImageRecord", "Layout", "meanings", "read_layout"]
 
 MANY = 8
 """Sibling folders of one reading that are shown one by one; more are one row."""
@@ -47,16 +48,6 @@ class ImageRecord:
     mask_path: str | None = None
     group: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True)
-class FolderReading:
-    """What a folder's files are taken as; why is empty where the name leaves no doubt."""
-
-    folder: str
-    taken_as: str
-    count: int
-    why: str = ""
 
 
 @dataclass
@@ -106,6 +97,7 @@ def read_layout(
     only_photographs: bool = False,
     split: str | None = None,
     label: str | None = None,
+    default_split: str | None = None,
 ) -> Layout:
     """Read a folder that was listed.
 
@@ -115,6 +107,7 @@ def read_layout(
         only_photographs: tell photographs from masks and no more, as inspecting does.
         split: of all photographs, whatever names say. With it or `label` the layout is flat.
         label: of all photographs, "normal" or "anomalous".
+        default_split: of photographs that folders label, where none names a split.
     """
     flat = (split, label) != (None, None)
     _leave_out(tree, meaning)
@@ -128,7 +121,10 @@ def read_layout(
     kind = _kind(places.values())
     if kind == "flat" and (divided.beside or divided.masks):
         kind = "masks"
-    _settle(places, kind, meaning)
+    _settle(places, kind)
+    for place in places.values():
+        if place.label is not None:
+            place.split = place.split or default_split
     photographs = [
         (join(folder, name), places[folder].label)
         for folder, names in divided.photographs.items()
@@ -257,7 +253,7 @@ def _kind(places: Iterable[_Place]) -> str:
     return "mvtec" if splits else "folders" if labels else "flat"
 
 
-def _settle(places: dict[str, _Place], kind: str, meaning: MeaningOf) -> None:
+def _settle(places: dict[str, _Place], kind: str) -> None:
     """What the other folders leave of those that say nothing themselves."""
     labelled = {above for f, p in places.items() if p.label for above, _ in parents(p.home)}
     for folder, place in places.items():

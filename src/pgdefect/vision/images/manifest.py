@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
 from pgdefect.core.errors import DatasetError
+from pgdefect.core.types import FolderReading
 from pgdefect.vision.images.csv_table import COLUMNS, Row, read_table
 from pgdefect.vision.images.folder_tree import MAX_INDEXED_BYTES, kind_of, too_long
-from pgdefect.vision.images.folder_words import LABELS, NO_DEFECT, label_of, meaning_of
-from pgdefect.vision.images.layouts import FolderReading, ImageRecord
+from pgdefect.vision.images.folder_words import LABEL_WORDS, NO_DEFECT, label_of, meaning_of
+from pgdefect.vision.images.layouts import ImageRecord
 
 __all__ = ["SPLITS", "add_groups", "manifest_root", "read_manifest"]
 
@@ -105,7 +106,9 @@ def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord
     given = cells.get("label", "")
     label = label_of(given)
     if given and label is None:
-        row.fail(f"unknown label {given!r}. Use one of: {', '.join(LABELS)}, or leave it empty.")
+        row.fail(
+            f"unknown label {given!r}. Use one of: {', '.join(LABEL_WORDS)}, or leave it empty."
+        )
     named = cells.get("defect_type", "")
     word = meaning_of(named)
     says_normal = bool(named) and word.meaning == "normal" and word.certain
