@@ -235,7 +235,7 @@ def test_nothing_to_scan(tmp_path: Path) -> None:
     put(tmp_path, "notes.txt", "train/good/notes.txt")
     with pytest.raises(DatasetError, match="no image in train/good and test"):
         scan(tmp_path)
-    with pytest.raises(DatasetError, match=r"no file with a suffix of \.bmp \.jpeg"):
+    with pytest.raises(DatasetError, match=r"no file with a suffix of \.apng \.bmp"):
         scan(tmp_path / "train" / "good")
     put(tmp_path, "part.png")
     with pytest.raises(DatasetError, match="neither a folder nor a manifest"):

@@ -258,7 +258,8 @@ class Detector:
 class StoredImage:
     """A row of ``image`` with its category and full path.
 
-    label and defect_type are the known ones: the newest review's, else the data set's.
+    label and defect_type are the known ones: the newest review's, else the data set's;
+    gray_scale is the category's (`vision.images.gray_scale`), None where it has none.
     """
 
     id: int
@@ -273,6 +274,7 @@ class StoredImage:
     sha256: str
     height: int
     width: int
+    gray_scale: Mapping[str, float | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def defect_shown(self) -> str | None:
@@ -363,6 +365,7 @@ class Inspection:
     mask_path: str | None = None
     defect: Defect | None = field(default=None, repr=False)
     vote: Vote | None = None
+    gray_scale: Mapping[str, float | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_anomalous(self) -> bool:

@@ -19,6 +19,7 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import lock_images
 from pgdefect.db.records import catalog, lifecycle
 from pgdefect.db.records.simulations import simulated_digests, simulated_paths
+from pgdefect.usecases.common.files_seen import FilesSeen
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.vision.images.dataset import (
     Dataset,
@@ -26,6 +27,7 @@ from pgdefect.vision.images.dataset import (
     scan,
     scan_categories,
 )
+from pgdefect.vision.images.gray_scale import GrayScale
 from pgdefect.vision.images.image import ImageFile, probe_image, sha256_of
 
 BATCH = 128
@@ -162,6 +164,7 @@ def ingest_dataset(
     root = str(dataset.root)
     with database.connect() as connection:
         dataset = _with_similar_names(connection, dataset, category)
+        scale = catalog.gray_scale(connection, category)
         known = catalog.known_images(connection, category, root)
         dataset = _without_simulated(dataset, simulated_paths(connection))
         elsewhere = catalog.known_elsewhere(connection, category, root)
@@ -169,13 +172,14 @@ def ingest_dataset(
     if dry_run:
         return replace(_report(dataset, category, _Outcome()), dry_run=True)
     total = _Outcome()
+    seen = FilesSeen(scale.white if scale.settled else None)
     failed: list[tuple[str, str]] = []
     drawn: list[str] = []
     done = 0
     with ThreadPoolExecutor(num_cpus()) as pool:
         for start in range(0, len(dataset.records), BATCH):
             records = dataset.records[start : start + BATCH]
-            probes = list(pool.map(lambda record: _probe(dataset.root, record, known), records))
+            probes = list(pool.map(lambda one: _probe(dataset.root, one, known, seen), records))
             digests = [found.sha256 for found in probes if isinstance(found, ImageFile)]
             with database.connect() as connection:
                 simulated = simulated_digests(connection, digests)
@@ -188,14 +192,20 @@ def ingest_dataset(
                         drawn.append(record.path)
                     case _:
                         files.append((record, found))
+                        if found is not None:
+                            seen.add(record.path, found)
                 done += 1
                 progress("ingest", done, len(dataset.records))
             compared = _compare(files, known)
             total.add(compared.outcome)
             if compared.new or (accept_changes and compared.to_accept):
                 total.add(
-                    database.transact(partial(_store, category, root, compared, accept_changes))
+                    database.transact(
+                        partial(_store, category, root, compared, accept_changes, seen.widest)
+                    )
                 )
+    if total.added or not scale.settled:
+        database.transact(partial(catalog.settle_gray_scale, category=category))
     vanished = _vanished(dataset, known)
     if accept_changes and vanished:
         gone = [known[path].id for path in vanished]
@@ -206,7 +216,7 @@ def ingest_dataset(
         vanished=tuple(vanished),
         accepted=accept_changes,
         failed=tuple(failed),
-        problems=(*dataset.problems, *told),
+        problems=(*dataset.problems, *told, *seen.problems()),
     )
 
 
@@ -311,9 +321,16 @@ def _compare(
 
 
 def _store(
-    category: str, root: str, compared: _Compared, accept: bool, connection: Connection
+    category: str,
+    root: str,
+    compared: _Compared,
+    accept: bool,
+    white: GrayScale,
+    connection: Connection,
 ) -> _Outcome:
     """Store new images, and the rest if accepted; returns what that adds to the outcome.
+
+    white: the gray scale that holds all files so far, stored where none is settled.
 
     An image that somebody else has recorded meanwhile is compared with what they recorded.
     """
@@ -321,6 +338,8 @@ def _store(
     todo = [compared]
     if compared.new:
         category_id = catalog.ensure_category(connection, category)
+        if white:
+            catalog.widen_gray_scale(connection, category_id, white)
         root_id = catalog.ensure_root(connection, root)
         inserted = catalog.insert_images(
             connection, category_id, root_id, [_new_image(*one) for one in compared.new]
@@ -380,14 +399,14 @@ def _vanished(dataset: Dataset, known: dict[str, catalog.KnownImage]) -> list[st
 
 
 def _probe(
-    root: Path, record: ImageRecord, known: dict[str, catalog.KnownImage]
+    root: Path, record: ImageRecord, known: dict[str, catalog.KnownImage], seen: FilesSeen
 ) -> ImageFile | ImageError | None:
     """None where the file is the one already known: it need not be decoded again."""
     path = root / record.path
     try:
         if record.path in known and sha256_of(path) == known[record.path].sha256:
             return None
-        return probe_image(path)
+        return probe_image(path, {} if seen.scale is None else seen.scale)
     except ImageError as error:
         return error
 

@@ -146,7 +146,7 @@ def pixel_figures(
         mask = None
         if judgement.anomalous and judgement.mask_path is not None:
             try:
-                mask = load_mask(judgement.mask_path, size)
+                mask = load_mask(judgement.mask_path, size, image=judgement.image.path)
             except ImageError as error:
                 failed.append((judgement.mask_path, str(error)))
                 return None, False

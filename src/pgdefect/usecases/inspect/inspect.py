@@ -37,6 +37,7 @@ from pgdefect.db.records.patches import store_image_patches
 from pgdefect.db.search.queries import images_by_sha256, images_of, stored_images
 from pgdefect.usecases.common import log
 from pgdefect.usecases.common.files import Listed, list_images
+from pgdefect.usecases.common.files_seen import FilesSeen
 from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed, only_unchanged
@@ -132,6 +133,7 @@ def inspect(
     listed, known, order = _queue(database, inspector, category, paths, split)
     files = listed.files
     failed: list[tuple[str, str]] = []
+    seen = FilesSeen(inspector.gray_scale or {})
 
     def on_error(index: int, error: ImageError) -> None:
         failed.append((files[order[index]], str(error)))
@@ -152,6 +154,8 @@ def inspect(
                 on_error(index, result)
                 continue
             inspections.append((order[index], result))
+            if paths:
+                seen.add(result.path, item.file)
             _log(item, result, store_ms)
             on_judged(result)
         progress("inspect", len(inspections) + len(failed), len(files))
@@ -163,7 +167,7 @@ def inspect(
         inspector.preprocessing,
         tuple(_with_votes(database, inspector, found, store) if finder else found),
         tuple(failed),
-        listed.problems,
+        (*listed.problems, *seen.problems()),
         listed.skipped,
     )
 

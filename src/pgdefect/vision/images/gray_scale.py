@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from pgdefect.core.errors import ImageError
 
-__all__ = ["GrayScale", "Samples", "white_of", "widened"]
+__all__ = ["GrayScale", "Samples", "described", "differs", "white_of", "widened"]
 
-GrayScale: TypeAlias = Mapping[str, float]
+GrayScale: TypeAlias = Mapping[str, float | None]
 """The white value by kind of sample: ``uint8``, ``uint16``, ``int32``, ``float32``, and
 ``netpbm16``, whose files say it themselves. Empty: not found yet.
 """
@@ -58,7 +58,7 @@ def widened(scale: GrayScale, samples: Samples) -> GrayScale:
     if white is None:
         white = float((1 << int(samples.brightest).bit_length()) - 1)
         white = white if samples.brightest <= white else 2 * white + 1
-    return scale if scale.get(kind, 0.0) >= white else {**scale, kind: white}
+    return scale if (scale.get(kind) or 0.0) >= white else {**scale, kind: white}
 
 
 def white_of(scale: GrayScale | None, samples: Samples, name: str) -> float | None:
@@ -74,6 +74,8 @@ def white_of(scale: GrayScale | None, samples: Samples, name: str) -> float | No
     if not scale:
         return None
     is_now = f"{name} holds {_NAMES[samples.kind]} values up to {samples.brightest:g}"
+    if samples.kind in scale and scale[samples.kind] is None:
+        return None  # ingested before there was a scale: each file decides
     white = scale.get(samples.kind)
     if white is None:
         raise ImageError(
@@ -96,6 +98,6 @@ def differs(scale: GrayScale | None, samples: Samples) -> bool:
 def described(scale: GrayScale) -> str:
     """For example ``16-bit (white at 4095)``."""
     return " and ".join(
-        _NAMES[kind] if kind in FIXED else f"{_NAMES[kind]} (white at {white:g})"
+        _NAMES[kind] if kind in FIXED or white is None else f"{_NAMES[kind]} (white at {white:g})"
         for kind, white in sorted(scale.items())
     )
