@@ -131,10 +131,11 @@ def read_layout(
         for name in names
         if not places[folder].stray
     ]
-    found, lost = match(divided.masks, photographs, meaning)
+    found, lost = match(divided.masks, photographs, _with_unnamed(meaning, divided.why))
     masks = found | divided.beside
     records: list[ImageRecord] = []
     rows: Counter[tuple[str, str, str]] = Counter()
+    half_marked = {os.path.dirname(path) for path in masks}
     marks = {} if only_photographs or flat else _marks(tree.root, photographs, masks)
     _tell_lost_masks(tree, lost)
     for folder, names in divided.photographs.items():
@@ -145,7 +146,7 @@ def read_layout(
             continue
         for name in names:
             path = join(folder, name)
-            one = _record(path, place, masks, marks, kind)
+            one = _record(path, place, masks, marks, "masks" if folder in half_marked else kind)
             if one is None:
                 tree.skip([name], MARKED_NORMAL)
                 rows[place.home or ".", "left out", MARKED_NORMAL] += 1
@@ -158,6 +159,15 @@ def read_layout(
     _mask_rows(rows, divided.masks, divided.beside, divided.why, meaning)
     doubts = sorted({place.doubt for place in places.values() if place.doubt})
     return Layout(kind, records, _rows(rows), doubts)
+
+
+def _with_unnamed(meaning: MeaningOf, unnamed: Mapping[str, str]) -> MeaningOf:
+    """What folders mean, those that turned out to hold masks included."""
+
+    def with_unnamed(above: str, name: str) -> Meaning:
+        return "masks" if join(above, name) in unnamed else meaning(above, name)
+
+    return with_unnamed
 
 
 def _leave_out(tree: FolderTree, meaning: MeaningOf) -> None:
