@@ -59,7 +59,7 @@ def list_images(paths: Sequence[Path]) -> Listed:
             found.update((name, None) for name in more.files)
             problems += more.problems
         else:
-            raise DatasetError(f"{str(path)!r} does not exist. Check the path.")
+            raise DatasetError(f"{str(path)!r} does not exist. Check the path")
     for mask in masks_among(named):
         found.pop(mask, None)
         skipped["" if "." not in mask else os.path.splitext(mask)[1].lower(), "a mask"] += 1
