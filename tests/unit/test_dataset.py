@@ -132,9 +132,9 @@ def test_flat_split_and_label(
 
 def test_unknown_split_and_label(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
-    with pytest.raises(UsageError, match="Unknown split 'val'"):
+    with pytest.raises(UsageError, match="unknown split 'val'"):
         scan(tmp_path, split="val")
-    with pytest.raises(UsageError, match="Unknown label 'perhaps'"):
+    with pytest.raises(UsageError, match="unknown label 'perhaps'"):
         scan(tmp_path, label="perhaps")
 
 

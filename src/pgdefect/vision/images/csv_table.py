@@ -39,44 +39,44 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
     Raises DatasetError where the file is no table in UTF-8, or lacks a column that is needed.
     """
     if not os.path.isfile(file):
-        raise DatasetError(f"{str(file)!r} is not a file that exists. Name a CSV file.")
+        raise DatasetError(f"{str(file)!r} is not a file that exists. Name a CSV file")
     line = 1
     try:
         if (size := file.stat().st_size) > MAX_TABLE_BYTES:
             raise DatasetError(
                 f"{str(file)!r} has {size} bytes, more than the {MAX_TABLE_BYTES} read as a table. "
-                "Split it."
+                "Split it"
             )
         text = file.read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
         names = _with_aliases([_column_name(name) for name in next(reader, [])])
         if any("\0" in name for name in names):
-            Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text.")
+            Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text")
         missing = [name for name in needed if name not in names]
         doubled = {name for name in names if name and names.count(name) > 1}
         if missing or doubled:
             fault = f"no column {missing[0]!r}" if missing else f"column {min(doubled)!r} twice"
-            Row(file, 1, {}).fail(f"{fault}. Found: {names}; needed: {', '.join(needed)}.")
+            Row(file, 1, {}).fail(f"{fault}. Found: {names}; needed: {', '.join(needed)}")
         line = reader.line_num + 1
         for values in reader:
             cells = dict(zip(names, (value.strip() for value in values), strict=False))
             row = Row(file, line, {name: cell for name, cell in cells.items() if name})
             line = reader.line_num + 1
             if len(values) > len(names):
-                row.fail(f"{len(values)} cells under {len(names)} columns. Quote the text.")
+                row.fail(f"{len(values)} cells under {len(names)} columns. Quote the text")
             if any("\0" in cell for cell in values):
-                row.fail("a NUL character. Export the file as UTF-8 text.")
+                row.fail("a NUL character. Export the file as UTF-8 text")
             if any(cells.values()):
                 yield row
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DatasetError(
             f"{str(file)!r} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. "
-            "Export the file as UTF-8."
+            "Export the file as UTF-8"
         ) from error
     except (OSError, csv.Error) as error:
-        raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file.") from error
+        raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file") from error
 
 
 _ALIASES = {

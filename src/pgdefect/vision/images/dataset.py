@@ -98,9 +98,9 @@ def scan(
     top = Path(os.path.abspath(path))
     kind = kind_of(top)
     if kind == "nothing":
-        raise DatasetError(f"{str(top)!r} does not exist or may not be read. Check the path.")
+        raise DatasetError(f"{str(top)!r} does not exist or may not be read. Check the path")
     if kind == "other" or (kind == "file" and has_image_suffix(top.name)):
-        raise DatasetError(f"{str(top)!r} is neither a folder nor a manifest. Name one of these.")
+        raise DatasetError(f"{str(top)!r} is neither a folder nor a manifest. Name one of these")
     split, label, given = _checked(split, label, said or {})
     if kind == "file":
         dataset = _scan_manifest(top, category)
@@ -117,7 +117,7 @@ def scan(
     if dataset.layout in (*NAMED, "manifest") and (split, label) != (None, None):
         raise UsageError(
             f"{str(top)!r} says itself what is train or test, normal or anomalous. "
-            "Give split and label only with a plain folder of images."
+            "Give split and label only with a plain folder of images"
         )
     if not dataset.records:
         skipped = "".join(f" {problem}." for problem in dataset.problems[:3])
@@ -149,11 +149,11 @@ def scan_categories(root: Path | str) -> dict[str, Path]:
     """
     top = Path(os.path.abspath(root))
     if kind_of(top) != "folder":
-        raise DatasetError(f"{str(top)!r} is not a folder. Name the folder of the categories.")
+        raise DatasetError(f"{str(top)!r} is not a folder. Name the folder of the categories")
     categories = _categories(top)
     if not categories:
         wanted = "<category>/train/good or <category>/test/<defect type>"
-        raise DatasetError(f"{str(top)!r} has no category: no folder {wanted}.")
+        raise DatasetError(f"{str(top)!r} has no category: no folder {wanted}")
     return categories
 
 
@@ -161,9 +161,9 @@ def _checked(
     split: str | None, label: str | None, said: Mapping[str, str]
 ) -> tuple[str | None, str | None, dict[str, Meaning]]:
     if split is not None and split not in SPLITS:
-        raise UsageError(f"Unknown split {split!r}. Choose one of: {', '.join(SPLITS)}.")
+        raise UsageError(f"unknown split {split!r}. Choose one of: {', '.join(SPLITS)}")
     if label is not None and label_of(label) is None:
-        raise UsageError(f"Unknown label {label!r}. Choose one of: {', '.join(LABEL_WORDS)}.")
+        raise UsageError(f"unknown label {label!r}. Choose one of: {', '.join(LABEL_WORDS)}")
     for name, meaning in said.items():
         if meaning not in MEANINGS:
             raise UsageError(
@@ -232,7 +232,7 @@ def _refuse_doubts(
             f"{first}=normal (or anomalous, masks, skip), once for each folder; or with --label "
             "normal where all photographs are normal. Layouts that are known: train/good, "
             "test/<defect type>, ground_truth/<defect type>; good, <defect type>, mask/<defect "
-            "type>; a manifest. See docs/folders.md."
+            "type>; a manifest. See docs/folders.md"
         )
 
 
@@ -254,7 +254,7 @@ def _refuse_several(root: Path) -> None:
     if categories and (len(categories) > 1 or _is_mvtec(next(iter(categories.values())))):
         raise DatasetError(
             f"{str(root)!r} holds {len(categories)} categories ({', '.join(categories)}), "
-            "not one. Name one of these folders, or ingest all of them."
+            "not one. Name one of these folders, or ingest all of them"
         )
 
 

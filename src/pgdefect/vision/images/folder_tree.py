@@ -117,7 +117,7 @@ def entries(folder: Path, problems: list[str] | None = None) -> list[os.DirEntry
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         if problems is None:
-            raise DatasetError(f"{str(folder)!r} cannot be read: {error}.") from error
+            raise DatasetError(f"{str(folder)!r} cannot be read: {error}") from error
         problems.append(f"{str(folder)!r} cannot be read: {error.strerror}; skipped")
         return []
 

@@ -80,12 +80,12 @@ def white_of(scale: GrayScale | None, samples: Samples, name: str) -> float | No
     if white is None:
         raise ImageError(
             f"{is_now}, and the images of its category are {described(scale)}: how bright it is "
-            "beside them is not known. Export it as they are, or ingest it as another category."
+            "beside them is not known. Export it as they are, or ingest it as another category"
         )
     if samples.brightest > white:
         raise ImageError(
             f"{is_now}, and the gray scale of its category ends at {white:g}, found when its first "
-            "images were ingested. Export it on that scale, or ingest it as another category."
+            "images were ingested. Export it on that scale, or ingest it as another category"
         )
     return white
 

@@ -126,7 +126,7 @@ def _read_file(path: Path | str) -> bytes:
     with _opened(path) as file:
         data = file.read()
     if not data:
-        raise ImageError(f"{str(path)!r} is empty (0 bytes). Copy or export it again.")
+        raise ImageError(f"{str(path)!r} is empty (0 bytes). Copy or export it again")
     return data
 
 
@@ -144,22 +144,22 @@ def _opened(path: Path | str) -> Iterator[BufferedReader]:
             if status.st_size > MAX_FILE_BYTES:
                 raise ImageError(
                     f"{name} has {status.st_size} bytes, more than the {MAX_FILE_BYTES} read "
-                    "as one image. Export it smaller or compressed."
+                    "as one image. Export it smaller or compressed"
                 )
             yield file
     except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist. Check the path.") from error
+        raise ImageError(f"{name} does not exist. Check the path") from error
     except PermissionError as error:
-        raise ImageError(f"{name} may not be read by this user. Grant read access.") from error
+        raise ImageError(f"{name} may not be read by this user. Grant read access") from error
     except (OSError, ValueError, MemoryError) as error:
-        raise ImageError(f"{name} cannot be read: {_reason(error)}. Check the file.") from error
+        raise ImageError(f"{name} cannot be read: {_reason(error)}. Check the file") from error
 
 
 def _require_regular(mode: int, name: str) -> None:
     if stat.S_ISDIR(mode):
-        raise ImageError(f"{name} is a folder, not an image file. Name a file in it.")
+        raise ImageError(f"{name} is a folder, not an image file. Name a file in it")
     if not stat.S_ISREG(mode):
-        raise ImageError(f"{name} is a pipe, socket or device. Name a regular image file.")
+        raise ImageError(f"{name} is a pipe, socket or device. Name a regular image file")
 
 
 def decoded(source: Path | str) -> tuple[PillowFile, str]:
@@ -216,10 +216,10 @@ def _open_checked(data: bytes, name: str) -> PillowFile:
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name} claims {width} x {height} pixels, more than the {MAX_PIXELS} allowed. "
-            "Cut it into tiles or scale it down."
+            "Cut it into tiles or scale it down"
         )
     if width < 1 or height < 1:
-        raise ImageError(f"{name} has no pixels ({width} x {height}). Export it again.")
+        raise ImageError(f"{name} has no pixels ({width} x {height}). Export it again")
     return image
 
 
@@ -231,12 +231,12 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise ImageError(
-            f"{name} takes more memory to decode than there is. Cut it into tiles or scale it down."
+            f"{name} takes more memory to decode than there is. Cut it into tiles or scale it down"
         ) from error
     except Exception as error:  # Pillow documents no closed set for damaged files
         raise ImageError(
             f"{name} cannot be decoded as an image: {_reason(error)}. "
-            "It may be damaged or cut off: copy or export it again."
+            "It may be damaged or cut off: copy or export it again"
         ) from error
 
 
@@ -269,7 +269,7 @@ def _open(data: bytes, name: str) -> PillowFile:
         return PpmImagePlugin.PpmImageFile(stream)
     raise ImageError(
         f"{name} is not a PNG, JPEG, BMP, TIFF, WebP, GIF or netpbm file (it starts with the bytes "
-        f"{data[:8].hex(' ')}). Convert it to one of these."
+        f"{data[:8].hex(' ')}). Convert it to one of these"
     )
 
 

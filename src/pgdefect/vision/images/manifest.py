@@ -55,12 +55,12 @@ def read_manifest(
     for row in _of_category(list(read_table(manifest, ("path",))), category, problems):
         path = _inside(row, "path", root)
         if path is None:
-            row.fail("no path. Fill in the image's path, relative to the manifest.")
+            row.fail("no path. Fill in the image's path, relative to the manifest")
         if too_long(path):
-            row.fail(f"a path of more than {MAX_INDEXED_BYTES} bytes. Give the file a shorter one.")
+            row.fail(f"a path of more than {MAX_INDEXED_BYTES} bytes. Give the file a shorter one")
         found, cause = _existing(root, path)
         if found in lines:
-            row.fail(f"{found!r} is already on line {lines[found]}. Keep one of the two.")
+            row.fail(f"{found!r} is already on line {lines[found]}. Keep one of the two")
         lines[found] = row.line
         record = _record(row, found, root, problems)
         if kind_of(root / found) == "file":
@@ -95,7 +95,7 @@ def _of_category(rows: list[Row], category: str | None, problems: list[str]) -> 
         names = ", ".join(sorted(name for name in named if name))
         raise DatasetError(
             f"{str(rows[0].file)!r} lists {len(named)} products under {_OBJECT!r} ({names}), and "
-            f"the category is {category!r}. Ingest it once for each, with --category of that name."
+            f"the category is {category!r}. Ingest it once for each, with --category of that name"
         )
     problems.append(f"{len(rows) - named[wanted]} rows are of other products than {wanted!r}")
     return [row for row in rows if row.cells.get(_OBJECT, "") == wanted]
@@ -107,21 +107,21 @@ def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord
     label = label_of(given)
     if given and label is None:
         row.fail(
-            f"unknown label {given!r}. Use one of: {', '.join(LABEL_WORDS)}, or leave it empty."
+            f"unknown label {given!r}. Use one of: {', '.join(LABEL_WORDS)}, or leave it empty"
         )
     named = cells.get("defect_type", "")
     word = meaning_of(named)
     says_normal = bool(named) and word.meaning == "normal" and word.certain
     defect_type = None if says_normal or named.casefold() in NO_DEFECT else named
     if (defect_type is not None and label == "normal") or (says_normal and label == "anomalous"):
-        row.fail(f"label {given!r} but defect type {named!r}. Empty one of the two.")
+        row.fail(f"label {given!r} but defect type {named!r}. Empty one of the two")
     if defect_type is not None:
         label = "anomalous"
     elif says_normal:
         label = "normal"
     split = cells.get("split", "").lower() or ("train" if label == "normal" else "test")
     if split not in SPLITS:
-        row.fail(f"unknown split {cells['split']!r}. Use one of: {', '.join(SPLITS)}.")
+        row.fail(f"unknown split {cells['split']!r}. Use one of: {', '.join(SPLITS)}")
     mask = _inside(row, "mask", root)
     if mask is not None:
         found, cause = _existing(root, mask)
@@ -131,7 +131,7 @@ def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord
         mask = found if kind_of(root / found) in ("file", "folder") else None
     for column in ("defect_type", "group"):
         if too_long(cells.get(column, "")):
-            row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
+            row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it")
     attributes = {k: _number(v) for k, v in cells.items() if v and k not in COLUMNS}
     group = cells.get("group") or None
     return ImageRecord(path, split, label, defect_type, mask, group, attributes)
@@ -147,13 +147,13 @@ def _inside(row: Row, column: str, root: Path) -> str | None:
         if relative != "." and relative != ".." and not relative.startswith("../"):
             break
     else:
-        row.fail(f"{column} {cell!r} is outside {str(root)!r}. Move the manifest above its images.")
+        row.fail(f"{column} {cell!r} is outside {str(root)!r}. Move the manifest above its images")
     if "\\" in cell and kind_of(root / relative) == "nothing":
         windows = PureWindowsPath(cell)
         if windows.drive or windows.root or ".." in windows.parts:
             row.fail(
                 f"{column} {cell!r} is a path of another machine. Write paths relative to the "
-                "manifest."
+                "manifest"
             )
     return relative
 
@@ -224,9 +224,9 @@ def add_groups(
                 continue
             path = plain
         if too_long(group):
-            row.fail(f"group has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
+            row.fail(f"group has more than {MAX_INDEXED_BYTES} bytes. Shorten it")
         if path in groups and groups[path][0] != group:
-            row.fail(f"{path!r} has another group on line {groups[path][1]}. Keep one of the two.")
+            row.fail(f"{path!r} has another group on line {groups[path][1]}. Keep one of the two")
         groups[path] = group, row.line
     for index, record in enumerate(records):
         group, _ = groups.get(record.path, ("", 0))

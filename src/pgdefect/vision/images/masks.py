@@ -50,7 +50,7 @@ def load_mask(
     if os.path.isdir(path):
         names = sorted(name for name in os.listdir(path) if not name.startswith("."))
         if not names:
-            raise ImageError(f"{str(path)!r} is a folder without masks in it. Draw the mask again.")
+            raise ImageError(f"{str(path)!r} is a folder without masks in it. Draw the mask again")
         parts = [load_mask(os.path.join(path, name), size, image=image) for name in names]
         if len({part.shape for part in parts}) > 1:
             raise ImageError(
@@ -64,8 +64,8 @@ def load_mask(
         if turned in (5, 6, 7, 8):
             return oriented(mask, turned)
         raise ImageError(
-            f"The mask {str(path)!r} has {mask.shape[0]} rows and {mask.shape[1]} columns, its "
-            f"image {size[0]} and {size[1]}. Export the mask at the size of its image."
+            f"the mask {str(path)!r} has {mask.shape[0]} rows and {mask.shape[1]} columns, its "
+            f"image {size[0]} and {size[1]}. Export the mask at the size of its image"
         )
     return mask
 

@@ -106,7 +106,7 @@ def _gray_integers(
     if low < 0 or (white is None and high > 65535 and scale is None):
         raise ImageError(
             f"{name} holds integer gray values from {low} to {high}; only 0 to 65535 can be "
-            "read. Export it as 8-bit or 16-bit unsigned gray."
+            "read. Export it as 8-bit or 16-bit unsigned gray"
         )
     scaled = _scaled(values, white or float(max(high, 65535)))
     if isinstance(transparent, int):
@@ -124,7 +124,7 @@ def _gray_floats(
     if not sound or (white is None and high > 255 and scale is None):
         raise ImageError(
             f"{name} holds float values from {low:g} to {high:g}; only 0 to 1 or 0 to 255, "
-            "without NaN, can be read. Scale it to one of these."
+            "without NaN, can be read. Scale it to one of these"
         )
     white = white or (1.0 if high <= 1 else max(high, 255.0))
     return _gray(_as_bytes(np.rint(values * np.float32(255 / white)))), samples
