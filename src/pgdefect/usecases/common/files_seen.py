@@ -21,6 +21,7 @@ class FilesSeen:
 
     scale: GrayScale | None
     widest: GrayScale = field(default_factory=dict)
+    _paths: dict[str, str] = field(default_factory=dict)
     _first: dict[str, str] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
     _needs: dict[str, Counter[float]] = field(default_factory=dict)
@@ -29,6 +30,8 @@ class FilesSeen:
     def add(self, path: str, file: ImageFile) -> None:
         """Note one file that was read."""
         samples = file.samples
+        if self._paths.setdefault(file.sha256, path) != path:
+            self._note("copies", path)
         if samples.alpha_ignored:
             self._note("alpha", path)
         if samples.pages > 1:
@@ -69,6 +72,12 @@ class FilesSeen:
             lines.append(
                 f"the files are of several depths: {described(self.widest)}; check that the same "
                 "part is as bright in all"
+            )
+        if "copies" in self._counts:
+            count, first = self._counts["copies"], self._first["copies"]
+            lines.append(
+                f"{count} of the files have the content of another one, {first!r} first: copies "
+                "and links count as photographs of one part"
             )
         return [*lines, *self._odd()]
 

@@ -12,6 +12,7 @@ is said in `Dataset.problems` and counted in `Dataset.skipped`.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,24 +216,31 @@ def _refuse_doubts(
     """Raises DatasetError where two readings would learn different things."""
     if label is not None:
         return
-    doubts = list(layout.doubts)
+    said_how = (
+        "where all photographs in it are normal, say so with --label normal; where none is, with "
+        "--label anomalous"
+    )
     if layout.kind == "flat" and not said:
         word = meaning_of(root.name)
         if word.meaning in ("anomalous", "defect") and word.certain:
-            doubts.append(
-                f"{root.name!r}, the folder itself: normal photographs, or defective ones?"
+            raise DatasetError(
+                f"the name of {str(root)!r} says that its photographs are defective, and nothing "
+                f"else in it does: {said_how}. Or ingest the folder around it"
             )
         if word.meaning in ("masks", "perhaps masks") and _are_masks(root, layout):
-            doubts.append(f"{root.name!r}, the folder itself: its pictures look like masks")
-    if doubts:
-        first = doubts[0].split(":")[0].strip("'").split("'")[0]
+            raise DatasetError(
+                f"the pictures in {str(root)!r} are masks by its name and by their look: ingest "
+                f"the folder around it; or {said_how}"
+            )
+    if layout.doubts:
+        first = layout.doubts[0].split("'")[1]
+        more = f" and {len(layout.doubts) - 5} more" if len(layout.doubts) > 5 else ""
         raise DatasetError(
             f"{str(root)!r} can be read in two ways, which would not learn the same. "
-            f"{' '.join(doubts[:5])}{' …' if len(doubts) > 5 else ''} Say so with --folder "
-            f"{first}=normal (or anomalous, masks, skip), once for each folder; or with --label "
-            "normal where all photographs are normal. Layouts that are known: train/good, "
-            "test/<defect type>, ground_truth/<defect type>; good, <defect type>, mask/<defect "
-            "type>; a manifest. See docs/folders.md"
+            f"{' '.join(layout.doubts[:5])}{more} Say what each is with --folder "
+            f"{shlex.quote(first + '=normal')} (or anomalous, masks, skip); or, {said_how}. Known "
+            "layouts: train/good with test/<defect type> and ground_truth/<defect type>; good with "
+            "<defect type> and mask/<defect type>; a manifest (docs/folders.md)"
         )
 
 
