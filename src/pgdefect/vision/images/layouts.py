@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ LOST_MASK = "the mask of no photograph"
 @dataclass(frozen=True)
 class ImageRecord:
     """One image. Paths are POSIX, relative to the data set's root; `label` is "normal",
-    "anomalous" or None where nobody said; `attributes` holds str, int and float.
+    "anomalous" or None where nobody said; `attributes` holds str, int and float; `taken_at` has
+    a time zone.
     """
 
     path: str
@@ -48,6 +50,7 @@ class ImageRecord:
     mask_path: str | None = None
     group: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict, hash=False)
+    taken_at: datetime | None = None
 
 
 @dataclass

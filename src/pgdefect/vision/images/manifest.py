@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
@@ -17,9 +18,18 @@ from pgdefect.vision.images.folder_tree import MAX_INDEXED_BYTES, kind_of, too_l
 from pgdefect.vision.images.folder_words import LABEL_WORDS, NO_DEFECT, label_of, meaning_of
 from pgdefect.vision.images.layouts import ImageRecord
 
-__all__ = ["SPLITS", "add_groups", "manifest_root", "read_manifest"]
+__all__ = [
+    "SPLITS",
+    "add_groups",
+    "cell_value",
+    "existing_path",
+    "manifest_root",
+    "read_manifest",
+    "rows_of",
+    "time_of",
+]
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "production")
 _OBJECT = "object"
 """VisA's column for the category; its tables list all of them."""
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -58,7 +68,7 @@ def read_manifest(
             row.fail("no path. Fill in the image's path, relative to the manifest")
         if too_long(path):
             row.fail(f"a path of more than {MAX_INDEXED_BYTES} bytes. Give the file a shorter one")
-        found, cause = _existing(root, path)
+        found, cause = existing_path(root, path)
         if found in lines:
             row.fail(f"{found!r} is already on line {lines[found]}. Keep one of the two")
         lines[found] = row.line
@@ -124,7 +134,7 @@ def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord
         row.fail(f"unknown split {cells['split']!r}. Use one of: {', '.join(SPLITS)}")
     mask = _inside(row, "mask", root)
     if mask is not None:
-        found, cause = _existing(root, mask)
+        found, cause = existing_path(root, mask)
         if kind_of(root / found) not in ("file", "folder"):
             why = f"; {cause}" if cause else ""
             problems.append(f"{row.file.name} line {row.line}: no mask {mask!r}; left out{why}")
@@ -132,9 +142,30 @@ def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord
     for column in ("defect_type", "group"):
         if too_long(cells.get(column, "")):
             row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it")
-    attributes = {k: _number(v) for k, v in cells.items() if v and k not in COLUMNS}
+    attributes = {k: cell_value(v) for k, v in cells.items() if v and k not in COLUMNS}
     group = cells.get("group") or None
-    return ImageRecord(path, split, label, defect_type, mask, group, attributes)
+    taken_at = time_of(row)
+    return ImageRecord(path, split, label, defect_type, mask, group, attributes, taken_at)
+
+
+def time_of(row: Row, zone: tzinfo | None = None) -> datetime | None:
+    """When a table says that the photograph was taken, in ISO 8601; without an offset it is
+    in `zone`, the machine's own by default. Raises DatasetError, naming file and line.
+    """
+    if not (said := row.cells.get("taken_at", "")):
+        return None
+    try:
+        if said.isdigit():
+            raise ValueError("a number")
+        taken = datetime.fromisoformat(said)
+    except ValueError:
+        row.fail(
+            f"{row.cells['path']!r} has the time {said!r}, which is none. Write it as "
+            "2026-05-04T07:30:00+02:00"
+        )
+    if taken.tzinfo is None:
+        taken = taken.replace(tzinfo=zone) if zone else taken.astimezone()
+    return taken
 
 
 def _inside(row: Row, column: str, root: Path) -> str | None:
@@ -158,7 +189,7 @@ def _inside(row: Row, column: str, root: Path) -> str | None:
     return relative
 
 
-def _existing(root: Path, path: str) -> tuple[str, str]:
+def existing_path(root: Path, path: str) -> tuple[str, str]:
     """The path of the file that is meant, and what the given one has wrong.
 
     Backslashes are read as separators, and letters of another case as the file's own, where that
@@ -202,7 +233,7 @@ def _names(folder: str) -> dict[str, list[str]]:
         return {}
 
 
-def _number(text: str) -> str | int | float:
+def cell_value(text: str) -> str | int | float:
     """Parse quantities; leading zeros or over 18 digits make a serial number, kept as text."""
     if _INTEGER.fullmatch(text):
         return int(text)
