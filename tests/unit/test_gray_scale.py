@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from pgdefect.core.errors import ImageError
 from pgdefect.usecases.common.files_seen import FilesSeen
 from pgdefect.vision.images.gray_scale import Samples, described, white_of, widened
-from pgdefect.vision.images.image import load_image, probe_image
+from pgdefect.vision.images.image import ImageFile, load_image, probe_image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 9)).astype(np.float64)
 PICTURE[0, :2] = 0, 255
@@ -156,16 +156,9 @@ def test_the_first_of_several_pages(tmp_path: Path, name: str) -> None:
 
 def told(kinds: Mapping[str, Samples], scale: Mapping[str, float] | None = None) -> str:
     seen = FilesSeen(scale)
-    template = probe_image_of()
-    for path, samples in kinds.items():
-        seen.add(path, template(samples))
+    for n, (path, samples) in enumerate(kinds.items()):
+        seen.add(path, ImageFile(Path(path), f"{n:064}", 1, 1, 1, samples=samples))
     return "\n".join(seen.problems())
-
-
-def probe_image_of() -> Callable[[Samples], object]:
-    from pgdefect.vision.images.image import ImageFile
-
-    return lambda samples: ImageFile(Path("x"), "0" * 64, 1, 1, 1, samples=samples)
 
 
 def test_what_is_said_of_a_run() -> None:
