@@ -139,7 +139,7 @@ def train_command(
     transform: Annotated[str, typer.Option(help="centered, unit or none.")] = "centered",
     pca_dim: Annotated[
         int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
-    ] = 64,
+    ] = 192,
     whiten: Annotated[
         float | None,
         typer.Option(

@@ -15,7 +15,6 @@ from sqlalchemy import Connection
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
 from pgdefect.core.types import (
-    DefectSpace,
     DefectViewArtifact,
     ExtractorSpec,
     Float32,
@@ -25,7 +24,7 @@ from pgdefect.core.types import (
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
-from pgdefect.db.records.defects import ensure_defect_space
+from pgdefect.db.records.defects import ensure_defect_space, load_defect_view
 from pgdefect.db.records.extractors import (
     find_extractor,
     images_without_embedding,
@@ -160,11 +159,9 @@ def _train(
                 threshold, scores = score_others(bank, spool, readable, scored, options, progress)
                 calibration = calibration_for(bank, spool, readable, options.seed)
             with clock("defects"):
-                ensure_defect_space(
-                    database,
-                    extractor_id,
-                    partial(_defect_space, bank, spool, readable, options, embedder.spec),
-                )
+                view = _defect_view(database, settings, extractor_id, options, embedder.spec)
+                space = learn_defect_space(bank, spool, readable, view)
+                ensure_defect_space(database, extractor_id, space, view)
             with clock("export"):
                 database.transact(partial(_store_means, extractor_id, means))
                 detector_id = store_detector(
@@ -174,6 +171,7 @@ def _train(
                     bank=bank,
                     threshold=threshold,
                     holdout_scores=scores,
+                    defect_space=space,
                     calibration=calibration,
                     settings=recorded,
                     metrics={},
@@ -209,17 +207,20 @@ def _store_means(extractor_id: int, means: dict[int, Float32], connection: Conne
         store_image_embeddings(connection, extractor_id, missing, embeddings)
 
 
-def _defect_space(
-    bank: MemoryBank,
-    spool: PatchSpool,
-    images: list[StoredImage],
+def _defect_view(
+    database: Database,
+    settings: Settings,
+    extractor_id: int,
     options: TrainOptions,
     spec: ExtractorSpec,
-) -> tuple[DefectSpace, DefectViewArtifact | None]:
-    # Of an ensemble the first one looks a second time.
+) -> DefectViewArtifact | None:
+    """The extractor's second look, or a new one; of an ensemble the first backbone's."""
+    with database.connect() as connection:
+        known = load_defect_view(connection, extractor_id, settings.cache_dir)
+    if known is not None:
+        return known
     backbone = find_backbones(options.backbone)[0]
-    view = export_defect_view(backbone, options.weights, spec.weights_sha256)
-    return learn_defect_space(bank, spool, images, view), view
+    return export_defect_view(backbone, options.weights, spec.weights_sha256)
 
 
 def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]:
