@@ -366,7 +366,7 @@ class DefectSpace(Base):
 
     Made with the extractor's first PatchCore detector and never changed: its vectors have one
     dimension, and its second look is one network (onnx, where there is one). parameters, a .npz
-    file of NumPy's, serve detectors without statistics of their own (memory_bank.defect_parameters).
+    file of NumPy's, serve detectors without defect_parameters of their own in memory_bank.
     """
 
     __tablename__ = "defect_space"
