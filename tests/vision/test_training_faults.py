@@ -168,7 +168,7 @@ def test_missing_extra_is_named_with_the_command(
 
 @pytest.mark.parametrize("stage", ["extract", "coreset", "threshold", "load", "index"])
 def test_interrupted_training_leaves_everything_as_it_was(
-    cells: Database, settings: Settings, stage: str
+    cells: Database, settings: Settings, stage: str, default_interrupts: None
 ) -> None:
     def interrupt(at: str, done: int, total: int) -> None:
         if at == stage and done:
@@ -189,7 +189,7 @@ def test_interrupted_training_leaves_everything_as_it_was(
 def test_interrupted_export_of_a_new_extractor_leaves_none(
     cells: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(self: Any) -> None:
+    def interrupt(self: Any, cache_dir: Path | None) -> None:
         raise KeyboardInterrupt
 
     before = state(cells)

@@ -247,7 +247,7 @@ def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Findi
         if held is None:
             continue
         os.close(held)
-        what = f"{size(_disk_usage(path))} that a process left which was killed"
+        what = f"{size(_disk_usage(path))} left behind by a killed process"
         if of_use:
             yield Finding(
                 "note",
