@@ -9,6 +9,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note, print_json, print_table
+from pgdefect.core import thresholds
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -180,16 +181,9 @@ def _explained(rule: dict[str, Any]) -> list[str]:
         lines = [
             f"rule: reject at most {100 * rate:.3g} % of normal images; from "
             f"{rule['held_out_images']} held-out normal images"
+            + (f" of {rule['held_out_parts']} parts" if "held_out_parts" in rule else "")
         ]
-        if "false_reject_interval" in rule:
-            lines.append(
-                "uncertainty: the true false-reject rate is "
-                f"{_percent(rule['false_reject_interval'])}, with 95 % confidence"
-            )
-        if rule.get("guaranteed") is False:
-            need = f": {rule['images_needed']} would be needed" if "images_needed" in rule else ""
-            lines.append(f"too few held-out images to promise that rate{need}")
-        return lines
+        return lines + thresholds.promise(rule)
     text = {
         "f1_max": "the best F1 on labelled images",
         "zero_escapes": "no labelled defect escapes",

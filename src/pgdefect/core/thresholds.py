@@ -15,7 +15,7 @@ order statistic comes with a prediction interval for new parts, whatever the sco
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = [
     "images_needed",
     "max_escape_rate",
     "outcome",
+    "promise",
     "rate_interval",
     "rejects_interval",
     "zero_escapes",
@@ -159,6 +160,35 @@ def false_reject_rate(
         "parts_needed": images_needed(rate),
     }
     return Threshold(value, center, rule)
+
+
+def promise(rule: Mapping[str, Any]) -> list[str]:
+    """What a stored rule of `false_reject_rate` says of new parts, in words, one line each."""
+    lines = []
+    if "false_reject_interval" in rule:
+        low, high = (100 * rate for rate in rule["false_reject_interval"])
+        if "held_out_parts" in rule:
+            lines.append(
+                f"expected false rejects on new parts: {100 * rule['rate']:.3g} %; of as many "
+                f"parts as these ({rule['held_out_parts']}) between {low:.3g} and {high:.3g} %, "
+                "in 95 of 100 cases"
+            )
+        else:
+            lines.append(
+                f"uncertainty: the true false-reject rate is {low:.3g} to {high:.3g} %, with "
+                "95 % confidence"
+            )
+    if rule.get("guaranteed") is False:
+        if "parts_needed" in rule:
+            lines.append(
+                f"too few parts to promise that rate: at most {100 * rule['promised_rate']:.3g} % "
+                f"can be promised with {rule['held_out_parts']}, and {rule['parts_needed']} parts "
+                "would be needed"
+            )
+        else:
+            need = f": {rule['images_needed']} would be needed" if "images_needed" in rule else ""
+            lines.append(f"too few held-out images to promise that rate{need}")
+    return lines
 
 
 @lru_cache(maxsize=1024)

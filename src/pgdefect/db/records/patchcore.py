@@ -152,6 +152,7 @@ class BankFigures:
     covering_radius: float
     threshold: float
     held_out_images: int
+    rule: dict[str, Any]
 
 
 def bank_figures(database: Database, detector_id: int) -> BankFigures:
@@ -160,7 +161,9 @@ def bank_figures(database: Database, detector_id: int) -> BankFigures:
         row = connection.execute(
             text("""
             SELECT b.num_images, b.num_vectors, b.embedding_dim, b.covering_radius, d.threshold,
-                   (SELECT count(*) FROM pgdefect.holdout_score h WHERE h.detector_id = d.id)
+                   (SELECT count(*) FROM pgdefect.holdout_score h WHERE h.detector_id = d.id),
+                   (SELECT t.rule FROM pgdefect.detector_threshold t
+                    WHERE t.detector_id = d.id ORDER BY t.id DESC LIMIT 1)
             FROM pgdefect.memory_bank b JOIN pgdefect.detector d ON d.id = b.id
             WHERE b.id = :id"""),
             {"id": detector_id},

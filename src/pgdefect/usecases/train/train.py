@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from shlex import quote
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
@@ -17,7 +18,6 @@ from pgdefect.core.errors import TooFewImages
 from pgdefect.core.types import (
     DefectViewArtifact,
     Float32,
-    MemoryBank,
     StoredImage,
 )
 from pgdefect.db.access.roles import require_owner
@@ -64,7 +64,7 @@ class TrainReport:
     training_images were learned from. held_out_images, some of them, set the threshold: each was
     compared with the bank without the vectors of its own part. resumed_images: of
     extracted_images, those reused from an interrupted training; already_stored: it
-    had stored the detector, too.
+    had stored the detector, too. rule: what the threshold was made from, and promises.
     """
 
     category: str
@@ -81,6 +81,7 @@ class TrainReport:
     extracted_images: int = 0
     resumed_images: int = 0
     already_stored: bool = False
+    rule: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -197,6 +198,7 @@ def _train(
         len(images),
         extracted.resumed,
         already_stored,
+        figures.rule,
     )
 
 

@@ -67,9 +67,9 @@ def fit_whitening(
 ) -> Whitening:
     """The whitening of normal vectors `(num_vectors, dim)`.
 
-    With V diag(w) V^T their covariance a vector x becomes V (w + s mean(w))^(-1/2) V^T (x - center):
-    directions without variance stay finite. Without `center` the center is 0: a residual of 0
-    means *like the bank*.
+    With V diag(w) V^T their covariance a vector x becomes V (w + s mean(w))^(-1/2) V^T
+    (x - center): directions without variance stay finite. Without `center` the center is 0: a
+    residual of 0 means *like the bank*.
     """
     values = np.asarray(vectors, dtype=np.float64)
     mean = values.mean(axis=0)
