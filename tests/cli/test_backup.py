@@ -12,6 +12,8 @@ from tests.places import short_folder
 
 from .conftest import Cli, contents
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def new_place() -> Iterator[Path]:

@@ -19,6 +19,8 @@ from soak.run import Job, Result, jobs_of, run_job
 from soak.state import differences
 from tests.places import short_folder
 
+pytestmark = pytest.mark.server
+
 IMAGES = 300
 [INGEST] = [case for case in CASES if case.name == "ingest"]
 

@@ -26,6 +26,8 @@ from pgdefect.db.server.embedded_cluster import wheel_bin_dir
 from pgdefect.db.server.embedded_settings import Machine, parse_address, settings_text
 from tests.places import short_folder
 
+pytestmark = pytest.mark.server
+
 NOBODY = 65534
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")

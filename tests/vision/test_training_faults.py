@@ -27,6 +27,8 @@ from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.train import train
 from pgdefect.vision.patchcore import patchcore
 
+pytestmark = pytest.mark.train
+
 
 def test_too_few_images_are_refused_with_the_number(cells: Database, settings: Settings) -> None:
     def keep(number: int) -> None:
