@@ -271,6 +271,9 @@ def train_command(
         print_json(reports)
     elif reports:
         print_table(*_trained(reports))
+        for report in reports:
+            for line in promise(getattr(report, "rule", {})):
+                typer.echo(f"{report.category}: {line}")
     failures([item for report in reports for item in report.failed])
     if untrained:
         raise typer.Exit(1)
