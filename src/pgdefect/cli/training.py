@@ -14,6 +14,7 @@ import typer
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import TrainingError, UsageError
+from pgdefect.core.thresholds import promise
 
 if TYPE_CHECKING:
     from pgdefect.usecases.train.train import TrainReport
