@@ -92,7 +92,7 @@ BEGIN
         SELECT s.is_anomalous FROM pgdefect.inspection s
         JOIN pgdefect.detector d ON d.id = s.detector_id AND d.extractor_id = extractor
         WHERE s.image_id = query_id AND (model IS NULL OR d.kind = model)
-        ORDER BY s.created_at DESC, s.id DESC LIMIT 1
+        ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
     ) OR EXISTS (
         SELECT FROM pgdefect.image i WHERE i.id = query_id AND i.known_label = 'anomalous'
     )) THEN 'defect' ELSE 'picture' END);
