@@ -5,7 +5,8 @@
 -- and the threshold is the smallest score that scores of a weight of 1 - rate do not exceed
 -- (hierarchical conformal prediction, arXiv 2306.06342), and never below the median. The rule says
 -- what it was made from: a prediction interval for as many new parts, and where the parts are too
--- few for the promise "guaranteed": false, with what can be promised. A part is a group of images;
+-- few for the promise "guaranteed": false, with what can be promised; each then weighs 1 / m, and
+-- the rate is what is expected. A part is a group of images;
 -- one without a group is a part of its own, with the copies of its file.
 --
 -- Same rule in Python:
@@ -23,6 +24,7 @@ DECLARE
     below double precision[];
     count integer;
     parts integer;
+    needed bigint;
     wanted double precision;
     place integer;
     accepted integer;
@@ -62,11 +64,13 @@ BEGIN
         RAISE EXCEPTION 'detector % has no scores of held-out normal images', bank
             USING ERRCODE = 'PD404', HINT = 'Train the category again: training stores them.';
     END IF;
-    wanted := (parts + 1) * (1 - rate) - 1e-9::double precision;
-    place := (SELECT min(n) FROM generate_subscripts(below, 1) n WHERE below[n] >= wanted);
-    accepted := least(greatest(ceil(wanted), 1), parts);
+    needed := ceil(1 / rate - 1e-9::double precision)::bigint - 1;
+    wanted := (parts + (parts >= needed)::integer) * (1 - rate) - 1e-9::double precision;
+    place := coalesce(
+        (SELECT min(n) FROM generate_subscripts(below, 1) n WHERE below[n] >= wanted), count);
+    accepted := least(greatest(ceil((parts + 1) * (1 - rate) - 1e-9::double precision), 1), parts);
     center := (scores[(count + 1) / 2] + scores[count / 2 + 1]) / 2;
-    value := greatest(scores[coalesce(place, count)],
+    value := greatest(scores[place],
                       center + greatest(1e-6::double precision * greatest(abs(center), 1e-9), 1e-9));
     RETURN QUERY SELECT value, center, jsonb_build_object(
         'rule', 'false_reject_rate',
@@ -75,10 +79,10 @@ BEGIN
         'held_out_parts', parts,
         'false_rejects', (SELECT count(*) FROM unnest(scores) s WHERE s > value),
         'false_reject_interval', to_jsonb(pgdefect.rejects_interval(parts, accepted)),
-        'guaranteed', place IS NOT NULL,
-        'promised_rate', CASE WHEN place IS NOT NULL THEN rate
-                              ELSE 1 / (parts + 1)::double precision END,
-        'parts_needed', ceil(1 / rate - 1e-9::double precision)::bigint - 1);
+        'guaranteed', parts >= needed,
+        'promised_rate', CASE WHEN parts >= needed THEN rate
+                              ELSE 1 - below[place] / (parts + 1) END,
+        'parts_needed', needed);
 END
 $$;
 
