@@ -18,9 +18,9 @@ from pathlib import Path
 
 NAMES = (
     *("start", "features", "coreset", "export", "inspect", "train", "retrieval", "parity"),
-    *("accuracy", "defects", "load", "generality", "thresholds"),
+    *("accuracy", "defects", "load", "sql", "generality", "thresholds"),
 )
-ON_ONE_SET = ("start", "features", "export", "load")
+ON_ONE_SET = ("start", "features", "export", "load", "sql")
 ON_LAST_SET = ("retrieval",)
 ON_THEIR_OWN = ("generality", "thresholds")
 """These look at all data sets at hand in one report."""
