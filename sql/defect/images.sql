@@ -11,7 +11,8 @@ SELECT i.id AS image_id, c.name AS category, i.split, i.label, i.defect_type,
        r.path || '/' || i.path AS path, i.group_name, i.height, i.width, i.sha256,
        i.attributes, i.created_at, i.retired_at,
        i.reviewed_label, i.reviewed_defect_type, v.reviewer, v.note, v.created_at AS reviewed_at,
-       i.known_label, i.known_defect_type, s.vote, s.probable_defect_type
+       i.known_label, i.known_defect_type, s.vote, s.probable_defect_type,
+       i.group_name AS part
 FROM pgdefect.image i
 JOIN pgdefect.category c ON c.id = i.category_id
 JOIN pgdefect.image_root r ON r.id = i.root_id

@@ -7,7 +7,8 @@ SELECT s.id AS inspection_id, c.name AS category, s.image_id, s.detector_id, d.v
        defect.patch_box(s.worst_row, s.worst_col, e.rows, e.cols, i.height, i.width,
                         e.preprocessing) AS worst_box,
        s.search, r.path || '/' || i.path AS path, s.created_at, d.kind,
-       i.known_label, i.known_defect_type, s.vote, s.probable_defect_type
+       i.known_label, i.known_defect_type, s.vote, s.probable_defect_type,
+       i.split, i.group_name AS part
 FROM pgdefect.inspection s
 JOIN pgdefect.image i ON i.id = s.image_id
 JOIN pgdefect.image_root r ON r.id = i.root_id
