@@ -251,9 +251,8 @@ def test_what_makes_no_sense_is_refused(line: Line, call: str, code: str, said: 
     ],
 )
 def test_arguments_go_by_their_old_name_for_a_version(line: Line, call: str) -> None:
-    """The name bank was given to a detector's id, of whatever kind. A NOTICE says so; both at once are refused."""
+    """A detector's id was called bank, of whatever kind. A NOTICE says so; both are refused."""
     called = call.partition("defect.")[2].partition("(")[0]
-    line.run("SELECT 1")
     with psycopg.connect(line.database.url) as connection:
         said: list[str] = []
         connection.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
