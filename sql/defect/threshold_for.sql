@@ -9,9 +9,14 @@
 -- the rate is what is expected. A part is a group of images;
 -- one without a group is a part of its own, with the copies of its file.
 --
+-- bank is the old name of detector.
+--
 -- Same rule in Python:
 --   pgdefect.core.thresholds.false_reject_rate
-CREATE OR REPLACE FUNCTION defect.threshold_for(bank bigint, false_reject_rate double precision)
+CREATE OR REPLACE FUNCTION defect.threshold_for(
+    detector bigint DEFAULT NULL, false_reject_rate double precision DEFAULT NULL,
+    bank bigint DEFAULT NULL
+)
 RETURNS TABLE (threshold double precision, score_center double precision, rule jsonb)
 LANGUAGE plpgsql
 STABLE
@@ -19,6 +24,8 @@ SET search_path = pg_catalog
 AS $$
 #variable_conflict use_column
 DECLARE
+    judge bigint := pgdefect.renamed_argument(
+        'threshold_for', 'detector', threshold_for.detector, 'bank', bank);
     rate double precision := threshold_for.false_reject_rate;
     scores double precision[];
     below double precision[];
@@ -36,8 +43,8 @@ BEGIN
             coalesce(rate::text, 'NULL')
             USING ERRCODE = 'PD400', HINT = '0.05 rejects at most one normal image in twenty.';
     END IF;
-    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = bank) THEN
-        RAISE EXCEPTION 'there is no detector %', bank
+    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = judge) THEN
+        RAISE EXCEPTION 'there is no detector %', coalesce(judge::text, 'NULL')
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
     END IF;
     -- below: how many parts, in fractions, score as high or lower.
@@ -55,13 +62,13 @@ BEGIN
                    (row_number() OVER (part ORDER BY h.image_id) = 1)::integer AS first
             FROM pgdefect.holdout_score h
             JOIN pgdefect.image i ON i.id = h.image_id
-            WHERE h.detector_id = bank
+            WHERE h.detector_id = judge
             WINDOW part AS (PARTITION BY coalesce('g' || i.group_name, 's' || i.sha256))
         ) h
     ) s;
     count := coalesce(cardinality(scores), 0);
     IF count = 0 THEN
-        RAISE EXCEPTION 'detector % has no scores of held-out normal images', bank
+        RAISE EXCEPTION 'detector % has no scores of held-out normal images', judge
             USING ERRCODE = 'PD404', HINT = 'Train the category again: training stores them.';
     END IF;
     needed := ceil(1 / rate - 1e-9::double precision)::bigint - 1;
@@ -87,4 +94,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.threshold_for IS
-'The threshold that rejects at most a share of the images of new normal parts, from the detector''s held-out normal images, with its uncertainty in the rule. Example: SELECT s.* FROM defect.threshold_for(bank => 1, false_reject_rate => 0.02) t, defect.set_threshold(''leather'', t.threshold, t.rule, 1) s;';
+'The threshold that rejects at most a share of the images of new normal parts, from the detector''s held-out normal images, with its uncertainty in the rule. Example: SELECT s.* FROM defect.threshold_for(detector => 1, false_reject_rate => 0.02) t, defect.set_threshold(''leather'', t.threshold, t.rule, 1) s;';
