@@ -9,7 +9,6 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note, print_json, print_table
-from pgdefect.core import thresholds
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -175,6 +174,8 @@ def _print_outcome(report: ThresholdReport) -> None:
 
 def _explained(rule: dict[str, Any]) -> list[str]:
     """What a stored rule promises and how sure that is, in words."""
+    from pgdefect.core.thresholds import promise
+
     name = rule.get("rule")
     rate = rule.get("rate")
     if name == "false_reject_rate" and rate is not None:
@@ -183,7 +184,7 @@ def _explained(rule: dict[str, Any]) -> list[str]:
             f"{rule['held_out_images']} held-out normal images"
             + (f" of {rule['held_out_parts']} parts" if "held_out_parts" in rule else "")
         ]
-        return lines + thresholds.promise(rule)
+        return lines + promise(rule)
     text = {
         "f1_max": "the best F1 on labeled images",
         "zero_escapes": "no labeled defect escapes",

@@ -14,7 +14,6 @@ import typer
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import TrainingError, UsageError
-from pgdefect.core.thresholds import promise
 
 if TYPE_CHECKING:
     from pgdefect.usecases.train.train import TrainReport
@@ -271,6 +270,8 @@ def train_command(
     if json:
         print_json(reports)
     elif reports:
+        from pgdefect.core.thresholds import promise
+
         print_table(*_trained(reports))
         for report in reports:
             for line in promise(getattr(report, "rule", {})):
