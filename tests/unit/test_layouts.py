@@ -272,7 +272,7 @@ def test_a_folder_of_unknown_name_that_holds_masks(tmp_path: Path) -> None:
 
 
 def test_two_valued_photographs_are_photographs(tmp_path: Path) -> None:
-    """Binarised boards: content is asked only where names leave it open."""
+    """Binarized boards: content is asked only where names leave it open."""
     mask(*(tmp_path / f"train/good/{n}.png" for n in range(3)))
     mask(*(tmp_path / f"test/short/{n}.png" for n in range(3)))
     mask(tmp_path / "ground_truth/short/0_mask.png")

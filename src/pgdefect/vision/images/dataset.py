@@ -86,7 +86,7 @@ def scan(
             it overrides the manifest's group column. Without it, a ``groups.csv`` in the root
             fills in what the manifest leaves open.
         split: of all photographs, where folders do not say it.
-        label: the same. A test split without a label is unlabelled, an anomalous label without a
+        label: the same. A test split without a label is unlabeled, an anomalous label without a
             split is test.
         said: what folders are, by name or path: "normal", "anomalous", "masks" or "skip".
         category: which product is meant where a manifest lists several.

@@ -268,14 +268,14 @@ def _kind(places: Iterable[_Place]) -> str:
 
 def _settle(places: dict[str, _Place], kind: str) -> None:
     """What the other folders leave of those that say nothing themselves."""
-    labelled = {above for f, p in places.items() if p.label for above, _ in parents(p.home)}
+    labeled = {above for f, p in places.items() if p.label for above, _ in parents(p.home)}
     for folder, place in places.items():
         if place.label or place.stray or place.doubt or kind == "flat":
             continue
-        if folder in labelled:
+        if folder in labeled:
             place.stray = STRAY
-        elif not place.split and kind == "folders" and labelled:
-            place.doubt = _doubt(folder or ".") if folder not in labelled else ""
+        elif not place.split and kind == "folders" and labeled:
+            place.doubt = _doubt(folder or ".") if folder not in labeled else ""
 
 
 def _marks(

@@ -116,7 +116,7 @@ def _values(path: Path | str) -> tuple[npt.NDArray[np.uint8], bool]:
 
 
 def _from_palette(image: Any) -> npt.NDArray[np.uint8]:
-    """By colour where there is black and something else, else by number: 0 is background."""
+    """By color where there is black and something else, else by number: 0 is background."""
     numbers = np.asarray(image.getchannel(0) if image.mode == "PA" else image)
     colors = np.array(image.convert("RGB")).max(axis=2)
     if colors.any() and not colors.all():

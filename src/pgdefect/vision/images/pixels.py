@@ -5,8 +5,8 @@
 CIE Lab                             converted to sRGB
 transparency (any kind)             composited over black: what an inspection camera did
                                     not see is dark, and a cut-out part has no white rim
-alpha that is zero throughout       left out: colours as stored, since nothing was cut out
-16-bit gray and colour, integers,   black is 0; white is the category's (`gray_scale`).
+alpha that is zero throughout       left out: colors as stored, since nothing was cut out
+16-bit gray and color, integers,   black is 0; white is the category's (`gray_scale`).
 floats                              Without one: 65535 for integers, and for floats 1 where
                                     the file has no more, else 255; anything else refused
 negative values, NaN, infinities    refused
@@ -76,7 +76,7 @@ def to_rgb(
 
 
 def both_bytes(image: Image) -> str | None:
-    """The raw mode that gives the low bytes of an image of 16-bit colours, before it is loaded.
+    """The raw mode that gives the low bytes of an image of 16-bit colors, before it is loaded.
 
     None where Pillow does not halve its channels.
     """
