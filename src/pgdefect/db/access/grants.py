@@ -37,7 +37,10 @@ _SERVERS_OWN = AllBut(
 """Numbers, times and what follows from reviews and scores: the server writes them alone."""
 
 WRITER_MAY: dict[str, dict[str, Columns]] = {
-    "category": {"INSERT": ("name",)},
+    "category": {
+        "INSERT": AllBut(_SERVERS_OWN.columns | {"retired_at"}),
+        "UPDATE": ("gray_scale", "gray_scale_settled"),
+    },
     "image_root": {"INSERT": ("path",)},
     "image": {"INSERT": _SERVERS_OWN, "UPDATE": _SERVERS_OWN},
     "image_embedding": {"INSERT": AllBut(frozenset())},
