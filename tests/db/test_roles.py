@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -207,6 +208,29 @@ def test_what_a_reader_can_take_back_is_only_courtesy(guarded: Database) -> None
         for name in ("statement_timeout", "work_mem", "default_transaction_read_only"):
             connection.execute(f"SET {name} TO DEFAULT")
             connection.execute(f"SET {name} TO {'off' if 'only' in name else 65536}")
+
+
+def test_what_readers_and_writers_raise_does_not_reach_the_log(
+    guarded: Database, server: EmbeddedServer
+) -> None:
+    log = server.status().log_file
+    for name in (READER, WRITER):
+        with session(guarded, name) as connection:
+            for level in ("WARNING", "LOG", "EXCEPTION"):
+                with suppress(pg.RaiseException):
+                    connection.execute(f"DO $$BEGIN RAISE {level} 'flood by {level}'; END$$")
+            with pytest.raises(pg.UndefinedFunction):
+                connection.execute("SELECT flood_by_an_error()")
+            with pytest.raises(pg.InsufficientPrivilege):
+                connection.execute("SET log_min_messages = debug1")
+            with pytest.raises(pg.InsufficientPrivilege):
+                connection.execute("ALTER ROLE CURRENT_USER SET log_min_messages = debug1")
+    with guarded.autocommit() as connection:
+        connection.execute("DO $$BEGIN RAISE WARNING 'word of the owner'; END$$")
+        assert connection.execute("SHOW max_notify_queue_pages").fetchone() == ("1024",)
+    content = log.read_text(errors="replace")
+    assert "word of the owner" in content
+    assert "flood" not in content
 
 
 def test_limits_of_a_reader_hold(guarded: Database) -> None:

@@ -49,6 +49,10 @@ SAME_PATCH = 1e-4
 in half precision is off by more."""
 
 
+LARGEST_VALUE = 1e9
+"""Of a bank's vectors; features of networks lie below 1e3, squares of 1e19 overflow."""
+
+
 @dataclass(frozen=True)
 class ImportReport:
     """What an import made. learned_images: stored images that the bank was made from."""
@@ -113,6 +117,7 @@ def import_bank(
                 f"{spec.backbone} gives {extractor.artifact.embedding_dim} with the layers "
                 f"{', '.join(spec.layers)}"
             )
+        require_plausible(found.memory_bank, path)
         bank = _bank(found)
         failed: list[tuple[str, str]] = []
         held_out = _score(
@@ -181,6 +186,34 @@ def _to_score(images: Sequence[StoredImage], threshold: float | None) -> list[St
     if threshold is None:
         return normal
     return [*normal, *(image for image in images if image not in normal)][: 4 * MIN_IMAGES]
+
+
+def require_plausible(vectors: Float32, path: Path) -> None:
+    """Refuse vectors by which every image would be judged alike.
+
+    Args:
+        vectors: the memory bank of the file, `(num_vectors, embedding_dim)`.
+        path: the file, for the message.
+
+    Raises:
+        WeightsError: they are not finite, too large to have a distance in single precision, mostly
+            zero, or all the same.
+    """
+    largest = float(np.abs(vectors).max(initial=0.0))
+    if not np.isfinite(largest) or largest > LARGEST_VALUE:
+        fault = (
+            f"holds values up to {largest:g}, and distances are computed up to {LARGEST_VALUE:g}"
+        )
+    elif (zeros := int((~vectors.any(axis=1)).sum())) > len(vectors) / 2:
+        fault = f"holds {zeros:,} zero vectors of {len(vectors):,}"
+    elif len(vectors) > 1 and np.array_equal(vectors.min(axis=0), vectors.max(axis=0)):
+        fault = f"holds {len(vectors):,} vectors that are all the same"
+    else:
+        return
+    raise WeightsError(
+        f"the memory bank of {path} {fault}: no image could be judged by it, and the active "
+        "detector stays. Export the bank again"
+    )
 
 
 class _HeldOut:
