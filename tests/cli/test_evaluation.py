@@ -145,7 +145,7 @@ def test_a_leak_is_named_and_can_be_dropped(cli: Cli, trained: Database) -> None
     assert (found["normal_images"], found["anomalous_images"]) == (3, 8)
     assert found["dropped_images"] == 2
     [leak] = found["leaks"]
-    assert (leak["kind"], leak["name"]) == ("group", "tile 7")
+    assert (leak["kind"], leak["name"]) == ("part", "tile 7")
     with psycopg.connect(trained.url) as connection:
         [(recorded,)] = connection.execute(
             "SELECT settings FROM defect.evaluations ORDER BY evaluation_id DESC LIMIT 1"
@@ -184,7 +184,7 @@ def test_a_part_that_may_have_been_learned_under_another_name_is_named(
     [pair] = evaluated(cli, trained)["look_alikes"]
     assert pair["path"].endswith("test/good/001.png")
     assert pair["other_path"].endswith("train/good/003.png")
-    assert (pair["group"], pair["other_group"]) == (None, "pair 1")
+    assert (pair["part"], pair["other_part"]) == (None, "pair 1")
     assert abs(pair["distance"]) < 1e-5 < pair["usual"]
     warned = cli(trained, "evaluate", "parts", *QUICK).err
     assert "warning: parts: 1 test parts may have been learned from under other names" in warned

@@ -247,7 +247,7 @@ def test_a_training_leaves_a_detector_whose_threshold_is_from_images_of_its_own(
     assert len(held_out) == report.held_out_images == rule["held_out_images"] > 0
     assert learned | held_out.keys() == set(normal)
     assert not learned & held_out.keys()
-    groups = [{normal[i].group for i in ids if normal[i].group} for ids in (learned, held_out)]
+    groups = [{normal[i].part for i in ids if normal[i].part} for ids in (learned, held_out)]
     assert not groups[0] & groups[1]
     assert threshold == pytest.approx(max(held_out.values()))
     assert settings["teacher_weights"] == "teacher.pth"

@@ -262,7 +262,7 @@ class StoredImage:
     split: str
     label: Label | None
     defect_type: str | None
-    group: str | None
+    part: str | None
     mask_path: str | None
     sha256: str
     height: int

@@ -88,7 +88,7 @@ def save_sheet(report: SearchReport, path: Path) -> Path:
             neighbor.image.defect_shown,
             neighbor.image.category,
             neighbor.region.box if neighbor.region else None,
-            neighbor.image.group,
+            neighbor.image.part,
             neighbor.copies,
         )
         for neighbor in report.neighbors

@@ -208,7 +208,7 @@ def evaluate(
         **asdict(options),
         "aupro_fpr_limit": FPR_LIMIT,
         "pixel_error_bound": error,
-        "groups": len({*group_numbers([j.image.group for j in judgements]).tolist()}),
+        "groups": len({*group_numbers([j.image.part for j in judgements]).tolist()}),
         "reused_inspections": reused,
         "leaks": [asdict(leak) for leak in leaks],
         "look_alikes": [asdict(pair) for pair in look_alikes],

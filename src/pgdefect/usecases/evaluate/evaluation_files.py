@@ -209,7 +209,7 @@ def _misses(evaluation: Evaluation) -> Image:
     ) -> MissSection:
         parts: dict[str, list[Judgement]] = {}
         for judgement in judged:  # photographs of one part are one miss, shown once
-            part = judgement.image.group or f"image {judgement.image.id}"
+            part = judgement.image.part or f"image {judgement.image.id}"
             parts.setdefault(part, []).append(judgement)
         shown = list(parts.values())[:MISSES_SHOWN]
         of_parts = f" of {len(parts)} parts" if len(parts) < len(judged) else ""

@@ -214,4 +214,4 @@ def _arrays(judgements: Sequence[Judgement]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _groups(judgements: Sequence[Judgement]) -> NDArray[np.int64]:
-    return group_numbers([j.image.group for j in judgements])
+    return group_numbers([j.image.part for j in judgements])

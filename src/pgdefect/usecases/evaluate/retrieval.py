@@ -97,7 +97,7 @@ def evaluate_retrieval(
             f"category {category!r} has no anomalous {split} images with a defect type; ingest a "
             "folder test/<defect type>, or say what images show with: pgdefect review"
         )
-    if not any(image.group for image in images) and not without_groups:
+    if not any(image.part for image in images) and not without_groups:
         raise UsageError(
             f"the {split} images of {category!r} have no groups, so that other photographs of one "
             "part would count as finds. Ingest them with a groups.csv, or say with "
@@ -110,7 +110,7 @@ def evaluate_retrieval(
     failed = list(dict([*failed, *unread]).items())
     lost = {path for path, _ in failed}
     images = [image for image in images if image.path not in lost]
-    groups = group_numbers([image.group for image in images])
+    groups = group_numbers([image.part for image in images])
     types = [str(image.defect_type) for image in images]
     figures = {
         by: retrieval_figures(distances, types, groups)

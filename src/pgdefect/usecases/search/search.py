@@ -73,7 +73,7 @@ class Query:
 class SearchOptions:
     """How to look, and among which images; None does not restrict.
 
-    all_categories: not the query's own alone; exclude_group: no image of the query's part;
+    all_categories: not the query's own alone; exclude_part: no image of the query's part;
     fold: near-duplicates count as one.
     """
 
@@ -83,12 +83,12 @@ class SearchOptions:
     label: str | None = None
     defect_type: str | None = None
     split: str | None = None
-    group: str | None = None
+    part: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     attributes: dict[str, Any] | None = None
     max_distance: float | None = None
-    exclude_group: bool = False
+    exclude_part: bool = False
     simulated: bool = False
     fold: bool = True
     exact: bool = False
@@ -317,13 +317,13 @@ def _filter(options: SearchOptions, category: str, examples: Sequence[Example]) 
         label=options.label,
         defect_type=options.defect_type,
         split=options.split,
-        group=options.group,
+        part=options.part,
         since=options.since,
         until=options.until,
         attributes=options.attributes,
         max_distance=options.max_distance,
         except_images=tuple(e.image.id for e in examples if e.image is not None),
-        except_group=options.exclude_group,
+        except_part=options.exclude_part,
         except_sha256=tuple(e.judged.file.sha256 for e in examples),
         simulated=options.simulated,
     )

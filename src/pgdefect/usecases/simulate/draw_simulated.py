@@ -202,7 +202,7 @@ def _draw_one(
             label="anomalous",
             defect_type=recipe.kind,
             mask_path=recipe.mask_path,
-            group_name=source.group or f"image-{source.id}",
+            group_name=source.part or f"image-{source.id}",
             simulation={
                 "kind": recipe.kind,
                 "size": recipe.size,

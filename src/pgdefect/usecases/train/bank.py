@@ -94,7 +94,7 @@ def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
 
     By what the images are called, so that another database makes the same choice.
     """
-    names = [f"g{i.group}" if i.group else f"i{i.relative_path} {i.sha256}" for i in images]
+    names = [f"g{i.part}" if i.part else f"i{i.relative_path} {i.sha256}" for i in images]
     part = {name: name for name in names}
 
     def first(name: str) -> str:
@@ -358,4 +358,4 @@ def _of_other_parts(bank: MemoryBank, images: Sequence[StoredImage], n: int) -> 
 
 
 def _same_part(a: StoredImage, b: StoredImage) -> bool:
-    return a.id == b.id or a.sha256 == b.sha256 or (a.group is not None and a.group == b.group)
+    return a.id == b.id or a.sha256 == b.sha256 or (a.part is not None and a.part == b.part)

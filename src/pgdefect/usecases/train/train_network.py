@@ -188,7 +188,7 @@ def _split(
     category: str, normal: Sequence[StoredImage], options: EfficientAdOptions
 ) -> tuple[list[StoredImage], list[StoredImage], list[StoredImage]]:
     """Images to train on, to normalize maps with, and for the threshold; no part in two of them."""
-    if len({image.group or image.id for image in normal}) < 3:
+    if len({image.part or image.id for image in normal}) < 3:
         raise TooFewImages(
             f"the {len(normal)} training images of {category!r} belong to fewer than three groups "
             "(parts): one to learn from, one to normalize the maps and one for the threshold; "
@@ -197,7 +197,7 @@ def _split(
     scale_share = SCALE_SHARE * options.holdout
     rest, held_out = split_holdout(normal, options.holdout - scale_share, options.seed)
     share = scale_share / (1.0 - options.holdout + scale_share)
-    if len({image.group or image.id for image in rest}) < 2:
+    if len({image.part or image.id for image in rest}) < 2:
         raise TooFewImages(
             f"--holdout {options.holdout} leaves nothing of {len(normal)} images to learn from"
         )
