@@ -285,7 +285,7 @@ def test_a_category_s_name_leads_out_of_no_folder(
 
 
 def test_all_takes_the_categories_with_such_a_detector(cli: Cli, trained: Database) -> None:
-    result = cli(trained, "evaluate", "--all", "--model", "efficient_ad")
+    result = cli(trained, "evaluate", "--all", "--kind", "efficient_ad")
     assert result.code == 2
     assert "no category has an active efficient_ad detector" in result.error
 
@@ -315,7 +315,7 @@ def test_one_label_alone_cannot_be_evaluated(cli: Cli, trained: Database) -> Non
         (["parts", "--search", "fast"], "--search is exact or hnsw"),
         (["parts", "--bootstrap", "-1"], "must be 0 or more, not -1"),
         (["parts", "--seed", "-1"], "must be 0 or more, not -1"),
-        (["parts", "--model", "resnet"], "--model is patchcore or efficient_ad"),
+        (["parts", "--kind", "resnet"], "--kind is patchcore or efficient_ad"),
     ],
 )
 def test_wrong_words_are_refused(

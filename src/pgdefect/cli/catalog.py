@@ -39,8 +39,8 @@ def ingest_command(
     all_categories: Annotated[
         bool, typer.Option("--all", help="Take every category folder under PATH.")
     ] = False,
-    groups: Annotated[
-        Path | None, typer.Option(help="CSV with columns path and group (the physical part).")
+    parts: Annotated[
+        Path | None, typer.Option(help="CSV with columns path and part (the physical part).")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="For a plain folder: train (the default) or test.")
@@ -68,8 +68,8 @@ def ingest_command(
     database = current(context).database
     with progress_bars() as progress:
         if category is None:
-            if groups or split or label:
-                raise UsageError("--groups, --split and --label go with --category")
+            if parts or split or label:
+                raise UsageError("--parts, --split and --label go with --category")
             reports = ingest_all(database, path, accept_changes=accept_changes, progress=progress)
         else:
             reports = [
@@ -77,7 +77,7 @@ def ingest_command(
                     database,
                     path,
                     category,
-                    groups=groups,
+                    parts=parts,
                     split=split,
                     label=label,
                     accept_changes=accept_changes,

@@ -37,7 +37,7 @@ def detectors_command(
         (
             "detector",
             "category",
-            "model",
+            "kind",
             "version",
             "state",
             "backbone",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model
+from pgdefect.cli.inspection import Kind
 from pgdefect.cli.output import note, print_json, print_table, visible
 from pgdefect.core.errors import NotFound, UsageError
 
@@ -58,7 +58,7 @@ def search_command(
         typer.Option(metavar="ID", help="Instead of an image: a stored region (defect.regions)."),
     ] = None,
     category: Annotated[str | None, typer.Option(help="The product the query shows.")] = None,
-    model: Model = None,
+    kind: Kind = None,
     all_categories: Annotated[
         bool, typer.Option("--all-categories", help="Also list images of other categories.")
     ] = False,
@@ -141,7 +141,7 @@ def search_command(
             fold=not show_all,
             exact=exact,
             explain=explain,
-            kind=model,  # type: ignore[arg-type]
+            kind=kind,  # type: ignore[arg-type]
         ),
         category=category,
     )

@@ -64,7 +64,7 @@ def ingest(
     path: Path,
     category: str,
     *,
-    groups: Path | None = None,
+    parts: Path | None = None,
     split: str | None = None,
     label: str | None = None,
     accept_changes: bool = False,
@@ -81,7 +81,7 @@ def ingest(
         DatasetError: the path holds no data set.
     """
     check_category_name(category)
-    dataset = scan(path, groups=groups, split=split, label=label)
+    dataset = scan(path, groups=parts, split=split, label=label)
     return ingest_dataset(
         database, dataset, category, accept_changes=accept_changes, progress=progress
     )

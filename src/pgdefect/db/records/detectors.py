@@ -123,7 +123,7 @@ def active_detector(
         row = active.get(kind) if kind else active.get("patchcore") or active.get("efficient_ad")
         if row is None:
             of_kind = f" of the kind {kind}" if kind else ""
-            option = " --model efficient_ad" if kind == "efficient_ad" else ""
+            option = " --kind efficient_ad" if kind == "efficient_ad" else ""
             newest = session.scalar(
                 select(func.max(DetectorRow.id)).where(
                     DetectorRow.category_id == found.id,

@@ -71,7 +71,7 @@ def evaluate_retrieval(
     category: str,
     *,
     split: str = "test",
-    without_groups: bool = False,
+    without_parts: bool = False,
     progress: Progress = silent,
 ) -> RetrievalReport:
     """Search each anomalous image of known defect type among the others, exactly.
@@ -82,7 +82,7 @@ def evaluate_retrieval(
     Raises:
         UnknownCategory, NoActiveDetector, NotFound;
         DatasetError: no images with defect types;
-        UsageError: no image has a group, and `without_groups` does not say that each is of
+        UsageError: no image names its part, and `without_parts` does not say that each is of
         a part of its own.
     """
     inspector = Inspector(database, settings, category, "hnsw", "patchcore")
@@ -97,11 +97,11 @@ def evaluate_retrieval(
             f"category {category!r} has no anomalous {split} images with a defect type; ingest a "
             "folder test/<defect type>, or say what images show with: pgdefect review"
         )
-    if not any(image.part for image in images) and not without_groups:
+    if not any(image.part for image in images) and not without_parts:
         raise UsageError(
-            f"the {split} images of {category!r} have no groups, so that other photographs of one "
-            "part would count as finds. Ingest them with a groups.csv, or say with "
-            "--without-groups that each shows another part"
+            f"the {split} images of {category!r} name no parts, so that other photographs of one "
+            "part would count as finds. Ingest them with --parts, or say with "
+            "--without-parts that each shows another part"
         )
     failed = embed_images(database, inspector.extractor, detector.extractor_id, images, progress)
     found = defect_embeddings(database, detector.extractor_id, [image.id for image in images])

@@ -65,7 +65,7 @@ class InspectReport:
         return {
             "category": self.category,
             "detector_id": self.detector.id,
-            "model": self.detector.kind,
+            "kind": self.detector.kind,
             "threshold": self.detector.threshold,
             "inspections": [inspection_json(item) for item in self.inspections],
             "failed": failed_json(self.failed),

@@ -100,7 +100,7 @@ class SearchOptions:
         check_word("by", self.by, COMPARED)
         check_word("label", self.label, LABELS)
         check_word("split", self.split, SPLITS)
-        check_word("model", self.kind, KINDS)
+        check_word("kind", self.kind, KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
                 f"--max-distance must be between 0 and 2 (cosine distance), got {self.max_distance}"
