@@ -39,7 +39,7 @@ class Picture:
     category: str
     label: str
     defect_type: str | None
-    group: str | None
+    part: str | None
     sha256: str
     retired: bool
     split: str

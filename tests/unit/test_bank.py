@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.progress import silent
 from pgdefect.core.types import StoredImage
-from pgdefect.usecases.common.progress import silent
 from pgdefect.usecases.train.bank import (
     CALIBRATION_IMAGES,
     MAX_LEFT_OUT,

@@ -88,7 +88,7 @@ def test_a_part_learned_from_under_another_name_is_found(
     new = renamed(new, name)
     vectors = {id_ + 50: vector for id_, vector in vectors.items()}
     found = find_look_alikes([*other, *new], learned[0], learned[1] | vectors | unlike)
-    assert {pair.other_group for pair in found} == {"part 5"}
+    assert {pair.other_part for pair in found} == {"part 5"}
     assert len(found) == (1 if name else 2)  # without a name each is a part of its own
     assert all(pair.distance < pair.usual for pair in found)
     assert list(found) == sorted(found, key=lambda pair: pair.distance)

@@ -9,7 +9,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.inspection import Kind
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def evaluate_command(
             "--without-parts", help="--retrieval of images of unnamed parts: each is one."
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure how well active detectors tell defects apart, and where they are.
 

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Kind = Annotated[
     str | None,
     typer.Option(

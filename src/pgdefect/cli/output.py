@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from pgdefect.cli import logs
-from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.core.progress import Progress, silent
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+"""The option of every command that reports."""
 
 STAGES = {
     "ingest": "Reading images",

@@ -10,7 +10,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.inspection import Kind
-from pgdefect.cli.output import note, print_json, print_table, visible
+from pgdefect.cli.output import Json, note, print_json, print_table, visible
 from pgdefect.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def search_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say whether index or scan was chosen, and why.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """List the stored images most like one; an anomalous one is reported as such first."""
     examples = [*([query] if query is not None else []), *(like or ())]

@@ -9,7 +9,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.inspection import Kind
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def simulate_command(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="With --remove: do it, not only show what goes.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Draw defects on normal images and see which the active detector finds.
 

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from pgdefect.usecases.train.train import TrainReport
     from pgdefect.usecases.train.train_network import NetworkReport
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 OPTIONS_OF = {
     "patchcore": (
         "backbone",

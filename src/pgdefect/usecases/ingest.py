@@ -13,12 +13,12 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.threads import num_cpus
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import lock_images
 from pgdefect.db.records import catalog, lifecycle
 from pgdefect.db.records.simulations import simulated_digests, simulated_paths
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.vision.images.dataset import Dataset, ImageRecord, scan, scan_categories
 from pgdefect.vision.images.image import ImageFile, probe_image, sha256_of
 

@@ -24,7 +24,7 @@ from pgdefect.core.types import (
 from pgdefect.db.connection.binary_format import copy_rows, read_vectors
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.records.extractors import cached_graph, create_extractor_partition
-from pgdefect.db.schema.models import DefectSpace as DefectSpaceRow
+from pgdefect.db.schema.models import DefectSpaceRow
 
 
 def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | None:

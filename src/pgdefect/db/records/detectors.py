@@ -27,9 +27,7 @@ from pgdefect.core.types import (
 )
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_category, lock_category
-from pgdefect.db.schema.models import Category
-from pgdefect.db.schema.models import Detector as DetectorRow
-from pgdefect.db.schema.models import MemoryBank as MemoryBankRow
+from pgdefect.db.schema.models import Category, DetectorRow, MemoryBankRow
 
 
 def reserve_detector(connection: Connection, category_id: int) -> int:

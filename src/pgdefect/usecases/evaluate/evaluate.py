@@ -14,6 +14,7 @@ import numpy as np
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, StoredImage
 from pgdefect.core.words import KINDS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
@@ -32,7 +33,6 @@ from pgdefect.evaluation import (
     group_numbers,
 )
 from pgdefect.usecases.common.patch_search import SearchKind
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed
 from pgdefect.usecases.evaluate.figures import (
     Interval,

@@ -14,6 +14,7 @@ import numpy as np
 
 from pgdefect.core.boxes import Box
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Float32
 from pgdefect.db.records.evaluations import HEADLINES
 from pgdefect.pictures.contact_sheet import inspection_panel
@@ -21,7 +22,6 @@ from pgdefect.pictures.miss_sheet import COLUMNS, Miss, MissSection, miss_sheet
 from pgdefect.pictures.plots import precision_recall_plot, roc_plot, score_histogram
 from pgdefect.pictures.render import BoolArray, UInt8Array
 from pgdefect.usecases.common.picture_files import ground_truth, save_picture, unique_names
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.evaluate.evaluate import Evaluation, mean_figures
 from pgdefect.usecases.evaluate.figures import Judgement
 from pgdefect.vision.defects.region import region_box, worst_region

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Float32, SearchBy, StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.defects import defect_embeddings, region_embeddings
@@ -20,7 +21,6 @@ from pgdefect.db.search.queries import image_embeddings_of, images_of
 from pgdefect.evaluation.bootstrap import group_numbers
 from pgdefect.evaluation.retrieval import RetrievalFigures, cosine_distances, retrieval_figures
 from pgdefect.usecases.common.embedding import embed_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.inspect.embed import embed_defects
 from pgdefect.usecases.inspect.inspector import Inspector
 from pgdefect.vision.networks.extractor import unit_vectors

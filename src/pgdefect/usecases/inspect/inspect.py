@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ImageError, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.core.wording import option
 from pgdefect.core.words import SPLITS, check_word
@@ -28,7 +29,6 @@ from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common import log
 from pgdefect.usecases.common.files import list_images
 from pgdefect.usecases.common.patch_search import SearchKind
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder, Voter
 from pgdefect.usecases.inspect.event_keys import Run, open_run, root_of

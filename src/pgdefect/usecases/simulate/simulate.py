@@ -13,13 +13,13 @@ from typing import Any, Literal
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import simulations as rows
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.search.queries import images_of, stored_images
 from pgdefect.usecases.common.files import folder_name
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.inspect.inspect import inspect
 from pgdefect.usecases.simulate.draw_simulated import Recipe, digest, draw, recipes, remove_empty
 from pgdefect.vision.defects.simulate import CONTRASTS, KINDS, SIZES, Contrast, Kind, Size

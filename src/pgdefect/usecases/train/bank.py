@@ -17,6 +17,7 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.progress import Progress
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import (
@@ -29,7 +30,6 @@ from pgdefect.core.types import (
 )
 from pgdefect.db.records.patchcore import Calibration
 from pgdefect.usecases.common.patch_search import BankSearch, score_image
-from pgdefect.usecases.common.progress import Progress
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.vision.defects.defect_embedding import ComparedImage, fit_defect_space
 from pgdefect.vision.defects.defect_view import DefectView

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import StoredImage
 from pgdefect.db.access.roles import require_owner
@@ -16,7 +17,6 @@ from pgdefect.db.records.efficient_ad import store_network
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import embed_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.usecases.train.bank import split_holdout
 from pgdefect.usecases.train.options import EfficientAdOptions
