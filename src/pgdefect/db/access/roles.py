@@ -76,8 +76,7 @@ def setup(database: Database, *, whole_server: bool = False) -> SetupReport:
             left += [step for step in grants if step.administrator]
         raw = driver(connection)
         if done:
-            after = {"roles": [scene.role(kind) for kind in KINDS], "statements": len(done)}
-            record(connection, "set up roles", "roles", None, after)
+            record(connection, "set up roles", "roles", None, {"statements": len(done)})
         return SetupReport(
             scene.database,
             scene.owner,
