@@ -215,7 +215,7 @@ def test_what_readers_and_writers_raise_does_not_reach_the_log(
 ) -> None:
     log = server.status().log_file
     for name in (READER, WRITER):
-        with session(guarded, name) as connection:
+        with session(guarded, name, RESET) as connection:
             for level in ("WARNING", "LOG", "EXCEPTION"):
                 with suppress(pg.RaiseException):
                     connection.execute(f"DO $$BEGIN RAISE {level} 'flood by {level}'; END$$")
