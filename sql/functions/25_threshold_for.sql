@@ -4,7 +4,9 @@
 -- The ⌈(n + 1)(1 - rate)⌉-th smallest of n scores, and never below their median: a new normal
 -- image exceeds it with probability at most the rate. The rule says what it was made from: the
 -- middle 95 % of what the true rate may be, and "guaranteed": false where the images are too
--- few for the promise. The same as pgdefect.core.thresholds.false_reject_rate in Python.
+-- few for the promise. Outliers and images known to be anomalous since are left out
+-- (pgdefect.holdout_scores); the rule names them, and says what the threshold would be with them.
+-- The same as pgdefect.core.outliers.threshold_without in Python.
 CREATE OR REPLACE FUNCTION defect.threshold_for(bank bigint, false_reject_rate double precision)
 RETURNS TABLE (threshold double precision, score_center double precision, rule jsonb)
 LANGUAGE plpgsql
@@ -15,8 +17,14 @@ AS $$
 DECLARE
     rate double precision := threshold_for.false_reject_rate;
     scores double precision[] := ARRAY(
+        SELECT h.raw_score FROM pgdefect.holdout_scores(bank) h
+        WHERE NOT h.left_out ORDER BY h.raw_score);
+    every double precision[] := ARRAY(
         SELECT h.raw_score FROM pgdefect.holdout_score h
         WHERE h.detector_id = bank ORDER BY h.raw_score);
+    left_out bigint[] := ARRAY(
+        SELECT h.image_id FROM pgdefect.holdout_scores(bank) h
+        WHERE h.left_out ORDER BY h.image_id);
     count integer := cardinality(scores);
     wanted double precision := ceil((count + 1) * (1 - rate) - 1e-9::double precision);
     place integer;
@@ -37,8 +45,7 @@ BEGIN
             USING ERRCODE = 'PD404', HINT = 'Train the category again: training stores them.';
     END IF;
     place := least(greatest(wanted, 1), count);
-    value := greatest(scores[place],
-                      center + greatest(1e-6::double precision * greatest(abs(center), 1e-9), 1e-9));
+    value := pgdefect.threshold_of_scores(scores, rate);
     RETURN QUERY SELECT value, center, jsonb_build_object(
         'rule', 'false_reject_rate',
         'rate', rate,
@@ -48,7 +55,9 @@ BEGIN
             pgdefect.beta_quantile((1 - 0.95::double precision) / 2, count + 1 - place, place),
             pgdefect.beta_quantile((1 + 0.95::double precision) / 2, count + 1 - place, place)),
         'guaranteed', wanted <= count,
-        'images_needed', ceil(1 / rate - 1e-9::double precision)::bigint - 1);
+        'images_needed', ceil(1 / rate - 1e-9::double precision)::bigint - 1)
+        || CASE WHEN left_out = '{}' THEN '{}' ELSE jsonb_build_object(
+               'outliers', to_jsonb(left_out), 'threshold_with_outliers', pgdefect.threshold_of_scores(every, rate)) END;
 END
 $$;
 

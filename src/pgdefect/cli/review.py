@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,6 +97,7 @@ def review(
                 "defect_type_before": done.before.defect_type,
                 "verdict": done.verdict,
                 "normalized_score": done.normalized_score,
+                "learned_vectors": done.learned_vectors,
             }
         )
         return
@@ -109,6 +111,12 @@ def review(
         remark("no detector has judged it yet")
     else:
         remark(f"its verdict stays: {done.verdict}, score {done.normalized_score:.3f}")
+    if made.label == "anomalous" and done.learned_vectors:
+        remark(
+            f"the active memory bank holds {done.learned_vectors:,} vectors of it, and defects "
+            "like it pass as normal until it is trained without them: "
+            f"pgdefect train {quote(made.category)}"
+        )
 
 
 def _in_words(label: str | None, defect_type: str | None) -> str:

@@ -187,6 +187,12 @@ def _explained(rule: dict[str, Any]) -> list[str]:
         if rule.get("guaranteed") is False:
             need = f": {rule['images_needed']} would be needed" if "images_needed" in rule else ""
             lines.append(f"too few held-out images to promise that rate{need}")
+        if left_out := rule.get("outliers"):
+            lines.append(
+                f"left out: {len(left_out)} of the normal images that score far outside the rest "
+                f"(image {', '.join(map(str, left_out[:5]))}{', …' if len(left_out) > 5 else ''}); "
+                f"with them the threshold would be {rule['threshold_with_outliers']:.4g}"
+            )
         return lines
     text = {
         "f1_max": "the best F1 on labelled images",

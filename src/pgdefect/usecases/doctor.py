@@ -124,6 +124,8 @@ def _findings(
         partial(contents.check_vectors, thorough=thorough),
         contents.check_lost_images,
         contents.check_detectors,
+        contents.check_outliers,
+        contents.check_learned_defects,
         contents.check_networks,
         contents.check_unused_extractors,
         partial(check_cached_networks, folder=settings.cache_dir),

@@ -17,8 +17,8 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.outliers import find_outliers, threshold_without
 from pgdefect.core.threads import one_blas_thread_each
-from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import (
     DefectSpace,
     DefectViewArtifact,
@@ -110,6 +110,11 @@ def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
     for name, image in zip(names, images, strict=True):
         groups.setdefault(first(name), []).append(image)
     return groups
+
+
+def part_of(images: Sequence[StoredImage]) -> dict[int, str]:
+    """The part that each image shows, by image id."""
+    return {image.id: name for name, some in _parts(images).items() for image in some}
 
 
 def images_to_score(images: Sequence[StoredImage], holdout: float, seed: int) -> set[int]:
@@ -229,6 +234,9 @@ def score_others(
     scored: Set[int],
     options: TrainOptions,
     progress: Progress,
+    *,
+    kept: Set[int] = frozenset(),
+    left_out: Set[int] = frozenset(),
 ) -> tuple[Threshold, dict[int, float]]:
     """The threshold, and the raw scores by image id that it came from.
 
@@ -237,6 +245,10 @@ def score_others(
     file. Without its own part's vectors the coreset covers an image a little less than it would
     have, had the part never been there: the scores are slightly high, so that a threshold from
     them rejects fewer normal images than it allows for.
+
+    Images that score far outside the rest are left out of the threshold, and its rule names them
+    (`find_outliers`), but not those `kept`, which a person called normal. `left_out` names more
+    of them: outliers that the bank was built without.
 
     Raises TooFewImages where no image has vectors of another part to be compared with.
     """
@@ -262,7 +274,8 @@ def score_others(
             "all training images that can be read are of one part, or copies of one file, so that "
             "none can be compared with another for the threshold; add images of other parts"
         )
-    return false_reject_rate(list(scores.values()), options.false_reject_rate), scores
+    outliers = find_outliers(scores, part_of(images), ignored=left_out) | left_out
+    return threshold_without(outliers - kept, scores, options.false_reject_rate), scores
 
 
 def calibration_for(
