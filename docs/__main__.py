@@ -1,4 +1,4 @@
-"""Write the generated pages anew: analysts.md, schema.md, cookbook.md, benchmarks.md.
+"""Write the generated pages anew: cli.md, analysts.md, schema.md, cookbook.md, benchmarks.md.
 
 ``python -m docs`` makes all, ``python -m docs analysts schema`` those two, in seconds.
 """
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from docs.benchmarks import benchmarks_page
+from docs.cli import cli_page
 from docs.cookbook import cookbook_page, recipes, run_recipe
 from docs.reference import analysts_page, schema_page
 from docs.scene import two_weeks
@@ -22,7 +23,7 @@ from pgdefect.db.server.embedded import EmbeddedServer
 from tests.synthetic import Texture
 
 HERE = Path(__file__).parent
-PAGES = ("analysts", "schema", "cookbook", "benchmarks")
+PAGES = ("cli", "analysts", "schema", "cookbook", "benchmarks")
 PRODUCTS: dict[str, Texture] = {"cover_plate": "brushed", "seat_cloth": "woven"}
 SIZE = (192, 192)
 
@@ -32,6 +33,14 @@ def main(names: list[str]) -> None:
     if unknown := [name for name in names if name not in PAGES]:
         sys.exit(f"no page {unknown[0]!r}; pages: {', '.join(PAGES)}")
     wanted = names or list(PAGES)
+    if "cli" in wanted:
+        _write("cli", cli_page())
+    if "schema" in wanted:
+        _write("schema", schema_page())
+    if "benchmarks" in wanted:
+        _write("benchmarks", benchmarks_page())
+    if not {"analysts", "cookbook"} & set(wanted):
+        return
     folder = Path(tempfile.mkdtemp(prefix="pgdefect-docs-", dir="/tmp"))
     folder.chmod(0o755)
     server = EmbeddedServer(folder / "data")
@@ -42,10 +51,6 @@ def main(names: list[str]) -> None:
         if "analysts" in wanted:
             with database.autocommit() as connection:
                 _write("analysts", analysts_page(connection))
-        if "schema" in wanted:
-            _write("schema", schema_page())
-        if "benchmarks" in wanted:
-            _write("benchmarks", benchmarks_page())
         if "cookbook" in wanted:
             for product, texture in PRODUCTS.items():
                 _produce(database, folder / product, product, texture)

@@ -370,7 +370,7 @@ def test_setup_again_does_nothing_and_upgrade_renews_what_was_lost(guarded: Data
         connection.execute(sql.SQL("REVOKE INSERT ON pgdefect.image FROM {}").format(writer))
         connection.execute("UPDATE pgdefect.sql_file SET sha256 = '' WHERE name ~ 'rejudge'")
     assert len(missing_statements(guarded)) == 1
-    assert upgrade(guarded).sql_files == ("functions/27_rejudge.sql",)
+    assert upgrade(guarded).sql_files == ("defect/rejudge.sql",)
     assert missing_statements(guarded) == []
     with session(guarded, READER) as connection, pytest.raises(pg.InsufficientPrivilege):
         connection.execute("SELECT defect.rejudge(1)")

@@ -50,16 +50,16 @@ def test_head_is_the_one_alembic_finds() -> None:
 def test_a_changed_sql_file_is_noticed_and_applied(database: Database) -> None:
     with database.begin() as connection:
         connection.execute(
-            text("UPDATE pgdefect.sql_file SET sha256 = '' WHERE name = 'views/34_evaluations.sql'")
+            text("UPDATE pgdefect.sql_file SET sha256 = '' WHERE name = 'defect/evaluations.sql'")
         )
         connection.execute(text("DROP VIEW defect.evaluations"))
         connection.execute(text("CREATE VIEW defect.evaluations AS SELECT 1 AS other_columns"))
     with pytest.raises(SchemaOutOfDate, match="functions or views"):
         require_current(database)
     assert check(database).differences == (
-        "sql/views/34_evaluations.sql is not the version in the database",
+        "sql/defect/evaluations.sql is not the version in the database",
     )
-    assert upgrade(database).sql_files == ("views/34_evaluations.sql",)
+    assert upgrade(database).sql_files == ("defect/evaluations.sql",)
     assert check(database).ok
     with database.connect() as connection:
         connection.execute(text("SELECT evaluation_id, aupro FROM defect.evaluations"))
@@ -88,7 +88,7 @@ RETURNS TABLE (image_id bigint) LANGUAGE sql AS 'SELECT 1::bigint';
 CREATE FUNCTION defect.patch_box(integer, integer) RETURNS integer LANGUAGE sql AS 'SELECT 1';
 INSERT INTO pgdefect.sql_file (name, sha256) VALUES ('functions/12_nearest_images.sql', '');
 UPDATE pgdefect.sql_file SET sha256 = ''
-WHERE name IN ('functions/21_similar_images.sql', 'functions/13_patch_box.sql');
+WHERE name IN ('defect/similar_images.sql', 'defect/patch_box.sql');
 """
 
 
@@ -98,8 +98,8 @@ def test_functions_of_other_arguments_give_way(database: Database) -> None:
         connection.exec_driver_sql(FUNCTIONS_OF_BEFORE)
     assert any("12_nearest_images" in difference for difference in check(database).differences)
     assert upgrade(database).sql_files == (
-        "functions/13_patch_box.sql",
-        "functions/21_similar_images.sql",
+        "defect/patch_box.sql",
+        "defect/similar_images.sql",
         "functions/12_nearest_images.sql",
     )
     assert check(database).ok

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 from sqlalchemy import text
 
-from pgdefect.core.errors import Conflict
+from pgdefect.core.errors import Conflict, SchemaOutOfDate
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.schema import sql_files as files
 from pgdefect.db.schema.schema import check, upgrade
@@ -55,8 +55,8 @@ def test_views_that_stand_on_each_other_are_made_again_with_their_rights(
         OLD_CONFUSION,
         f"GRANT SELECT ON defect.images, defect.categories TO {grantee} WITH GRANT OPTION",
     )
-    stale(database, "views/30_images.sql")
-    assert upgrade(database).sql_files == ("views/30_images.sql",)
+    stale(database, "defect/images.sql")
+    assert upgrade(database).sql_files == ("defect/images.sql",)
     assert check(database).ok
     with database.connect() as connection:
         connection.execute(text("SELECT known_label, vote FROM defect.images"))
@@ -86,8 +86,8 @@ def test_a_function_that_views_stand_on_may_change_its_result(database: Database
         "LANGUAGE sql AS 'SELECT ''old'''",
         "CREATE VIEW defect.categories AS SELECT defect.rate_interval(1, 2) AS category",
     )
-    stale(database, "functions/15_rate_interval.sql")
-    assert upgrade(database).sql_files == ("functions/15_rate_interval.sql",)
+    stale(database, "defect/rate_interval.sql")
+    assert upgrade(database).sql_files == ("defect/rate_interval.sql",)
     assert check(database).ok
     with database.connect() as connection:
         found = connection.scalar(text("SELECT defect.rate_interval(0, 0) IS NULL"))
@@ -102,7 +102,7 @@ def test_somebody_elses_view_is_never_dropped(database: Database) -> None:
         "CREATE VIEW public.mine AS SELECT * FROM defect.my_report",
     )
     # Appended columns do not touch it.
-    stale(database, "views/30_images.sql")
+    stale(database, "defect/images.sql")
     upgrade(database)
     execute(
         database,
@@ -111,7 +111,7 @@ def test_somebody_elses_view_is_never_dropped(database: Database) -> None:
         OLD_IMAGES,
         "CREATE VIEW defect.my_report AS SELECT verdict FROM defect.images",
     )
-    stale(database, "views/30_images.sql")
+    stale(database, "defect/images.sql")
     with pytest.raises(Conflict, match=r"defect\.my_report depends on view defect\.images"):
         upgrade(database)
     with database.connect() as connection:
@@ -129,10 +129,10 @@ def test_views_are_left_alone_where_only_functions_must_be_dropped(database: Dat
         "DROP FUNCTION defect.anomaly_map",
         "CREATE FUNCTION defect.anomaly_map(a text) RETURNS text LANGUAGE sql AS 'SELECT a'",
         "CREATE FUNCTION pgdefect.old_search() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
-        "INSERT INTO pgdefect.sql_file (name, sha256) VALUES ('functions/99_old_search.sql', '')",
+        "INSERT INTO pgdefect.sql_file (name, sha256) VALUES ('internal/old_search.sql', '')",
     )
-    stale(database, "functions/28_anomaly_map.sql")
-    changed = ("functions/28_anomaly_map.sql", "functions/99_old_search.sql")
+    stale(database, "defect/anomaly_map.sql")
+    changed = ("defect/anomaly_map.sql", "internal/old_search.sql")
     assert upgrade(database).sql_files == changed
     assert check(database).ok
     with database.connect() as connection:
@@ -150,10 +150,10 @@ def test_what_a_lost_file_made_goes(database: Database) -> None:
         "CREATE FUNCTION pgdefect.old_search(a text) RETURNS integer LANGUAGE sql AS 'SELECT 1'",
         "CREATE VIEW defect.old_view AS SELECT pgdefect.old_search(1)",
         "INSERT INTO pgdefect.sql_file (name, sha256) VALUES "
-        "('functions/99_old_search.sql', ''), ('views/99_old_view.sql', '')",
+        "('internal/old_search.sql', ''), ('defect/old_view.sql', '')",
     )
     assert not check(database).ok
-    gone = ("functions/99_old_search.sql", "views/99_old_view.sql")
+    gone = ("defect/old_view.sql", "internal/old_search.sql")
     assert upgrade(database).sql_files == gone
     assert check(database).ok
     with database.connect() as connection:
@@ -169,8 +169,8 @@ def test_what_a_lost_file_made_goes(database: Database) -> None:
 def test_a_file_with_a_fault_changes_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = list(files.sql_files())
-    broken = files.SqlFile("views/30_images.sql", "CREATE OR REPLACE VIEW defect.images AS SELEKT")
+    before = files.sql_files()
+    broken = files.SqlFile("defect/images.sql", "CREATE OR REPLACE VIEW defect.images AS SELEKT")
     monkeypatch.setattr(files, "sql_files", lambda: [broken, *before])
     with pytest.raises(psycopg.errors.SyntaxError):
         upgrade(database)
@@ -189,11 +189,73 @@ def test_a_word_for_the_shell_is_pythons(database: Database, word: str) -> None:
 
 
 def test_every_file_makes_the_object_it_is_named_for() -> None:
-    for file in files.sql_files():
-        if file.objects:
-            [(kind, _, name)] = file.objects
-            assert file.name.endswith(f"_{name}.sql"), file.name
-            assert file.is_view == (kind == "VIEW")
+    *made, comments = files.sql_files()
+    assert (comments.name, comments.objects) == ("column_comments.sql", [])
+    for file in made:
+        [(_, schema, name)] = file.objects
+        folder = {"defect": "defect", "pgdefect": "internal"}[schema]
+        assert file.name == f"{folder}/{name}.sql"
+
+
+FIRST = "CREATE OR REPLACE VIEW defect.{} AS SELECT {} AS n -- not defect.z, nor {}"
+BY_NAME = [
+    FIRST.format("a", "1 + n", "'defect.z'") + " \nFROM defect.b",
+    FIRST.format("b", "2 + n", "'defect.z'") + " \nFROM defect.c()",
+    "CREATE OR REPLACE FUNCTION defect.c() RETURNS SETOF defect.d LANGUAGE sql AS $$ "
+    "SELECT * FROM defect.d, defect.a $$",
+    FIRST.format("d", "'-- it''s defect.z'", "defect.z"),
+]
+
+
+@pytest.mark.parametrize("texts", [BY_NAME, BY_NAME[::-1]])
+def test_a_file_runs_after_those_it_needs(texts: list[str]) -> None:
+    made = [files.SqlFile(f"defect/{number}.sql", one) for number, one in enumerate(texts)]
+    ordered = files.in_order([files.SqlFile("column_comments.sql", "SELECT 1"), *made])
+    assert [sorted(file.names) for file in ordered] == [
+        [("defect", name)] for name in ("d", "c", "b", "a")
+    ] + [[]]
+
+
+def test_functions_may_call_what_comes_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bodies are checked, but not before everything is there."""
+    made = files.sql_files()
+    body = "CREATE OR REPLACE FUNCTION defect.{} RETURNS bigint LANGUAGE sql AS $$ SELECT {} $$"
+    first = files.SqlFile("defect/a.sql", body.format("a(n bigint)", "max(z) FROM defect.z(n)"))
+    then = files.SqlFile("defect/z.sql", body.format("z(n bigint)", "n + 1"))
+    monkeypatch.setattr(files, "sql_files", lambda: [first, *made, then])
+    upgrade(database)
+    with database.connect() as connection:
+        assert connection.scalar(text("SELECT defect.a(1)")) == 2
+    broken = files.SqlFile("defect/a.sql", body.format("a(n bigint)", "defect.gone(n)"))
+    monkeypatch.setattr(files, "sql_files", lambda: [broken, *made, then])
+    with pytest.raises(SchemaOutOfDate, match=r"defect\.gone"):
+        upgrade(database)
+    with database.connect() as connection:
+        assert connection.scalar(text("SELECT defect.a(1)")) == 2
+
+
+def test_files_of_the_old_names_are_replaced(database: Database, grantee: str) -> None:
+    """Version 0.1 called them functions/20_find_image.sql and views/30_images.sql."""
+    execute(
+        database,
+        "CREATE VIEW public.mine AS SELECT path, verdict FROM defect.images",
+        f"GRANT SELECT ON defect.images TO {grantee}",
+        "CREATE FUNCTION pgdefect.nearest_images() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+        "UPDATE pgdefect.sql_file SET name = regexp_replace(name, '^.*/', 'functions/20_')",
+        "INSERT INTO pgdefect.sql_file VALUES ('functions/12_nearest_images.sql', '')",
+    )
+    assert "sql/functions/20_find_image.sql is gone from the code" in check(database).differences
+    applied = upgrade(database).sql_files
+    assert {"defect/find_image.sql", "functions/20_find_image.sql"} < set(applied)
+    assert check(database).ok
+    with database.connect() as connection:
+        assert connection.execute(text("SELECT * FROM public.mine")).all() == []
+        assert connection.scalar(text("SELECT to_regproc('pgdefect.nearest_images') IS NULL"))
+        assert connection.scalar(
+            text("SELECT has_table_privilege(:role, 'defect.images', 'SELECT')"), {"role": grantee}
+        )
 
 
 def test_names_are_quoted_where_they_must_be(database: Database) -> None:
@@ -203,7 +265,7 @@ def test_names_are_quoted_where_they_must_be(database: Database) -> None:
     with database.autocommit() as connection:
         connection.execute(sql.SQL("CREATE ROLE {}").format(quoted))
         connection.execute(sql.SQL("GRANT SELECT ON defect.banks TO {}").format(quoted))
-        connection.execute("INSERT INTO pgdefect.sql_file VALUES ('views/99_gone.sql', '')")
+        connection.execute("INSERT INTO pgdefect.sql_file VALUES ('defect/gone.sql', '')")
     try:
         upgrade(database)
         with database.connect() as connection:

@@ -57,7 +57,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it_in_use(
 def test_who_is_in_the_way_of_an_upgrade_is_named(database: Database) -> None:
     with database.begin() as connection:
         connection.execute(
-            text("UPDATE pgdefect.sql_file SET sha256 = '' WHERE name LIKE 'views/%'")
+            text("UPDATE pgdefect.sql_file SET sha256 = '' WHERE name LIKE 'defect/%'")
         )
     before = digests(database)
     with psycopg.connect(database.url, application_name="a report") as analyst:

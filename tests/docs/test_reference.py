@@ -56,7 +56,7 @@ def test_every_object_and_column_has_a_comment(database: Database) -> None:
     assert [name for name, comment in objects if not comment] == []
     without = [name for name, c in objects if name.startswith("defect.") and not examples(c)]
     assert without == []
-    # They belong into sql/views/90_column_comments.sql.
+    # They belong into sql/column_comments.sql.
     assert columns == []
 
 

@@ -1,5 +1,10 @@
 """The files of ``sql/``: functions and views, applied again whenever their text changes.
 
+``sql/defect/`` holds the public functions and views of schema ``defect``, ``sql/internal/`` the
+functions of schema ``pgdefect``: one object a file, which is named for it. Files need no order:
+function bodies are checked after all are there, and a view or a function's signature comes after
+what its text names. ``sql/column_comments.sql`` explains the columns of all views and runs last.
+
 ``CREATE OR REPLACE`` cannot change a view's columns or a function's arguments and result. Where
 a change needs it, the changed functions, and if that is not enough every view, are dropped and
 made again, inside the transaction of the upgrade, with the rights that others had been given.
@@ -9,10 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from graphlib import TopologicalSorter
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psycopg
@@ -21,6 +28,8 @@ from psycopg import sql
 from pgdefect.core.errors import Conflict, DatabaseError
 
 _OBJECT = re.compile(r"^CREATE OR REPLACE (FUNCTION|VIEW) (\w+)\.(\w+)", re.MULTILINE)
+_COMMENT_OR_LITERAL = re.compile(r"--[^\n]*|'(?:[^']|'')*'")
+_QUALIFIED_NAME = re.compile(r"\b(defect|pgdefect)\.(\w+)")
 _CANNOT_REPLACE = (
     # Another column, type or name of a result.
     psycopg.errors.InvalidTableDefinition,
@@ -28,7 +37,8 @@ _CANNOT_REPLACE = (
     # Other arguments make a second function of the name, and its COMMENT ambiguous.
     psycopg.errors.AmbiguousFunction,
 )
-_OUR_SCHEMAS = ["pgdefect", "defect"]
+SCHEMA_OF = {"defect": "defect", "internal": "pgdefect"}  # by folder
+_Name = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -42,14 +52,26 @@ class SqlFile:
     def sha256(self) -> str:
         return hashlib.sha256(self.content.encode()).hexdigest()
 
-    @property
-    def is_view(self) -> bool:
-        return self.name.startswith("views/")
-
-    @property
+    @cached_property
     def objects(self) -> list[tuple[str, str, str]]:
         """Kind (FUNCTION or VIEW), schema and name of each."""
         return _OBJECT.findall(self.content)
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it is applied with the views: it makes one, or comments on them all."""
+        return all(kind == "VIEW" for kind, _, _ in self.objects)
+
+    @property
+    def names(self) -> set[_Name]:
+        """Schema and name of each object."""
+        return {(schema, name) for _, schema, name in self.objects}
+
+    @property
+    def mentions(self) -> set[_Name]:
+        """What must exist before the file runs, among other things: all but a body's names."""
+        checked = self.content if self.is_view else self.content.partition("AS $$")[0]
+        return set(_QUALIFIED_NAME.findall(_COMMENT_OR_LITERAL.sub("", checked)))
 
 
 def resource_dir(name: str) -> Path:
@@ -61,12 +83,39 @@ def resource_dir(name: str) -> Path:
     raise DatabaseError(f"pgdefect's {name} are missing from the installation; reinstall pgdefect")
 
 
-def sql_files() -> Iterator[SqlFile]:
-    """The files in the order they are applied: functions, then views, by number."""
+def sql_files() -> list[SqlFile]:
+    """The files in the order they are applied.
+
+    Raises:
+        graphlib.CycleError: two views, or signatures of functions, name each other.
+    """
     root = resource_dir("sql")
-    for folder in ("functions", "views"):
-        for path in sorted((root / folder).glob("*.sql")):
-            yield SqlFile(f"{folder}/{path.name}", path.read_text(encoding="utf-8"))
+    paths = [path for folder in SCHEMA_OF for path in (root / folder).glob("*.sql")]
+    return in_order(
+        [
+            SqlFile(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
+            for path in [*paths, root / "column_comments.sql"]
+        ]
+    )
+
+
+def in_order(files: Sequence[SqlFile]) -> list[SqlFile]:
+    """Functions, then views, each after what it needs of the others; comments on columns last."""
+    objects = {name: file for file in files for name in file.names}
+    rest = [file for file in files if not file.names]
+    sorter = TopologicalSorter(
+        {
+            file: {objects[name] for name in file.mentions & objects.keys()} - {file}
+            for file in objects.values()
+        }
+    )
+    sorter.prepare()
+    ordered: list[SqlFile] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready(), key=lambda file: (file.is_view, file.name))
+        sorter.done(*ready)
+        ordered += ready
+    return ordered + rest
 
 
 def held_files(raw: psycopg.Connection[Any]) -> dict[str, str]:
@@ -111,24 +160,29 @@ def apply_sql_files(raw: psycopg.Connection[Any], vector_schema: str) -> list[st
     Raises Conflict where a view of somebody else's stands on one that must be dropped.
     """
     held = held_files(raw)
-    files = list(sql_files())
+    files = sql_files()
     stale = [file for file in files if held.get(file.name) != file.sha256]
     gone = sorted(held.keys() - {file.name for file in files})
     if not stale and not gone:
         return []
     views = [file for file in files if file.is_view]
-    functions = [file for file in stale if not file.is_view]
-    lost, rights = _lost_names(gone, files), _rights(raw)
+    changed = [file for file in stale if not file.is_view]
     some = views if any(file.is_view for file in stale) else []
+    lost, rights = _lost_names(gone, files), _rights(raw)
     # Views are dropped only where it must be: objects of somebody else's may stand on them.
     for old_views, new_views in ((lost, some), (lost | _names(views), views)):
         try:
             with raw.transaction():
                 _drop_views(raw, old_views)
                 _drop_functions(raw, lost)
-                for file in functions:
-                    _replace_function(raw, file, vector_schema)
-                _run(raw, new_views, vector_schema)
+                raw.execute("SET LOCAL check_function_bodies = off")
+                for file in files:
+                    if file in changed:
+                        _replace_function(raw, file, vector_schema)
+                    elif file in new_views:
+                        _run(raw, file, vector_schema)
+                raw.execute("SET LOCAL check_function_bodies = on")
+                _check_bodies(raw, _names(changed))
                 _give_back(raw, rights)
             break
         except (*_CANNOT_REPLACE, Conflict):
@@ -144,35 +198,67 @@ def apply_sql_files(raw: psycopg.Connection[Any], vector_schema: str) -> list[st
     return [file.name for file in stale] + gone
 
 
-def _run(raw: psycopg.Connection[Any], files: Iterable[SqlFile], vector_schema: str) -> None:
-    for file in files:
-        raw.execute(file.content.replace(':"vector_schema"', vector_schema))
+def _run(raw: psycopg.Connection[Any], file: SqlFile, vector_schema: str) -> None:
+    raw.execute(file.content.replace(':"vector_schema"', vector_schema))
 
 
 def _replace_function(raw: psycopg.Connection[Any], file: SqlFile, vector_schema: str) -> None:
     try:
         with raw.transaction():
-            _run(raw, [file], vector_schema)
+            _run(raw, file, vector_schema)
     except _CANNOT_REPLACE:
-        _drop_functions(raw, _names([file]))
-        _run(raw, [file], vector_schema)
+        _drop_functions(raw, file.names)
+        _run(raw, file, vector_schema)
 
 
-def _names(files: Iterable[SqlFile]) -> set[str]:
-    return {name for file in files for _, _, name in file.objects}
+def _check_bodies(raw: psycopg.Connection[Any], names: set[_Name]) -> None:
+    """What CREATE FUNCTION would have checked of these, had all been there."""
+    for validator, oid in raw.execute(
+        "SELECT l.lanvalidator::regproc::text, p.oid FROM pg_proc p "
+        "JOIN pg_language l ON l.oid = p.prolang "
+        f"WHERE l.lanvalidator <> 0 AND {_IS_ONE_OF.format('p.pronamespace', 'p.proname')} "
+        "ORDER BY p.oid",
+        _columns(names),
+    ).fetchall():
+        raw.execute(f"SELECT {validator}(%s)", [oid])
 
 
-def _lost_names(gone: Iterable[str], files: Iterable[SqlFile]) -> set[str]:
-    """Names of what files no longer there made (a file is named for its object)."""
-    return {Path(name).stem.partition("_")[2] for name in gone} - _names(files)
+def _names(files: Iterable[SqlFile]) -> set[_Name]:
+    return {name for file in files for name in file.names}
 
 
-def _drop_views(raw: psycopg.Connection[Any], names: set[str]) -> None:
+def _lost_names(gone: Iterable[str], files: Iterable[SqlFile]) -> set[_Name]:
+    """What files made that are no longer there: a file is named for its object.
+
+    Until version 0.1 the folders were ``functions`` and ``views``, whatever the schema, and a
+    number stood before the name.
+    """
+    lost: set[_Name] = set()
+    present = _names(files)
+    for path in map(PurePosixPath, gone):
+        if schema := SCHEMA_OF.get(str(path.parent)):
+            lost.add((schema, path.stem))
+        else:
+            name = path.stem.partition("_")[2]
+            if name not in {known for _, known in present}:
+                lost |= {(schema, name) for schema in SCHEMA_OF.values()}
+    return lost - present
+
+
+_IS_ONE_OF = "({}::regnamespace::text, {}) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+
+
+def _columns(names: set[_Name]) -> list[list[str]]:
+    """Schemas and names, as `_IS_ONE_OF` takes them."""
+    return [[schema for schema, _ in sorted(names)], [name for _, name in sorted(names)]]
+
+
+def _drop_views(raw: psycopg.Connection[Any], names: set[_Name]) -> None:
     """Our views, in one statement: they may stand on each other."""
     views = raw.execute(
-        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'defect'::regnamespace "
-        "AND relkind = 'v' AND relname = ANY(%s) ORDER BY 1",
-        [sorted(names)],
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'v' "
+        f"AND {_IS_ONE_OF.format('relnamespace', 'relname')} ORDER BY 1",
+        _columns(names),
     ).fetchall()
     if not views:
         return
@@ -193,14 +279,14 @@ def _nothing_else_on_it() -> Iterator[None]:
         ) from error
 
 
-def _drop_functions(raw: psycopg.Connection[Any], names: set[str]) -> None:
+def _drop_functions(raw: psycopg.Connection[Any], names: set[_Name]) -> None:
     """Every function of these names, whatever its arguments."""
     for (signature,) in raw.execute(
         "SELECT oid::regprocedure::text FROM pg_proc "
-        "WHERE pronamespace = ANY(%s::regnamespace[]) AND proname = ANY(%s) "
+        f"WHERE {_IS_ONE_OF.format('pronamespace', 'proname')} "
         # Triggers stand on theirs, which migrations make.
         "AND prorettype <> 'trigger'::regtype",
-        [_OUR_SCHEMAS, sorted(names)],
+        _columns(names),
     ).fetchall():
         with _nothing_else_on_it():
             raw.execute(f"DROP FUNCTION {signature}")
@@ -229,7 +315,7 @@ def _rights(raw: psycopg.Connection[Any]) -> list[_Right]:
         LEFT JOIN pg_roles r ON r.oid = a.grantee
         WHERE a.grantee <> o.owner
         """,
-        [_OUR_SCHEMAS],
+        [list(SCHEMA_OF.values())],
     ).fetchall()
 
 

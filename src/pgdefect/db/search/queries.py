@@ -1,4 +1,4 @@
-"""The hot queries, one Python function per SQL function of ``sql/functions``."""
+"""The hot queries, one Python function per SQL function of ``sql/internal``."""
 
 from __future__ import annotations
 
