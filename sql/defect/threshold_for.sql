@@ -6,7 +6,9 @@
 -- middle 95 % of what the true rate may be, and "guaranteed": false where the images are too
 -- few for the promise. Outliers and images known to be anomalous since are left out
 -- (pgdefect.holdout_scores); the rule names them, and says what the threshold would be with them.
--- The same as pgdefect.core.outliers.threshold_without in Python.
+--
+-- Same rule in Python:
+--   pgdefect.core.outliers.threshold_without
 CREATE OR REPLACE FUNCTION defect.threshold_for(bank bigint, false_reject_rate double precision)
 RETURNS TABLE (threshold double precision, score_center double precision, rule jsonb)
 LANGUAGE plpgsql
@@ -57,7 +59,8 @@ BEGIN
         'guaranteed', wanted <= count,
         'images_needed', ceil(1 / rate - 1e-9::double precision)::bigint - 1)
         || CASE WHEN left_out = '{}' THEN '{}' ELSE jsonb_build_object(
-               'outliers', to_jsonb(left_out), 'threshold_with_outliers', pgdefect.threshold_of_scores(every, rate)) END;
+               'outliers', to_jsonb(left_out),
+               'threshold_with_outliers', pgdefect.threshold_of_scores(every, rate)) END;
 END
 $$;
 

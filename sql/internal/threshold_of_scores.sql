@@ -1,7 +1,10 @@
 -- The threshold that rejects at most a share of new normal images, from scores in rising order.
 --
 -- The ⌈(n + 1)(1 - rate)⌉-th smallest of n scores, the largest where there are too few, and never
--- below their median: pgdefect.core.thresholds.false_reject_rate in Python.
+-- below their median.
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.false_reject_rate
 CREATE OR REPLACE FUNCTION pgdefect.threshold_of_scores(
     scores double precision[], rate double precision
 ) RETURNS double precision

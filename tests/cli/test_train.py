@@ -28,7 +28,7 @@ def test_the_memory_bank_has_no_more_vectors_than_asked_for(good: Cli, trained: 
 def test_options_left_out_are_those_of_a_call_without_them() -> None:
     defaults = {
         name: option.default
-        for name, option in inspect.signature(training.train).parameters.items()
+        for name, option in inspect.signature(training.train_command).parameters.items()
     }
     options = asdict(TrainOptions())
     same = defaults.keys() & options.keys() - {

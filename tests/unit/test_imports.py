@@ -244,7 +244,11 @@ def test_the_command_line_reaches_the_database_lazily() -> None:
         and not found.for_types
         and found.target not in (None, "", "cli")
         and not found.module.startswith(
-            ("pgdefect.core.errors.", "pgdefect.usecases.common.progress.")
+            (
+                "pgdefect.core.errors.",
+                "pgdefect.core.wording.",
+                "pgdefect.usecases.common.progress.",
+            )
         )
     ]
     assert eager == []

@@ -19,18 +19,18 @@ Yes = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    for command, example in (
-        (ingest, "pgdefect ingest mvtec/leather --category leather"),
-        (categories, "pgdefect categories"),
-        (move_root, "pgdefect move-root /old/mvtec /new/mvtec"),
-        (retire, "pgdefect retire --category leather"),
-        (activate, "pgdefect activate --detector 3"),
-        (delete, "pgdefect delete --detector 2 --yes"),
+    for name, command, example in (
+        ("ingest", ingest_command, "pgdefect ingest mvtec/leather --category leather"),
+        ("categories", categories_command, "pgdefect categories"),
+        ("move-root", move_root_command, "pgdefect move-root /old/mvtec /new/mvtec"),
+        ("retire", retire_command, "pgdefect retire --category leather"),
+        ("activate", activate_command, "pgdefect activate --detector 3"),
+        ("delete", delete_command, "pgdefect delete --detector 2 --yes"),
     ):
-        app.command(epilog=f"Example:  {example}")(command)
+        app.command(name, epilog=f"Example:  {example}")(command)
 
 
-def ingest(
+def ingest_command(
     context: typer.Context,
     path: Annotated[
         Path, typer.Argument(help="An MVTec-style folder, a folder of images, or a CSV manifest.")
@@ -52,7 +52,7 @@ def ingest(
         bool,
         typer.Option("--accept-changes", help="Take changed files anew and retire vanished ones."),
     ] = False,
-    inspect: Annotated[
+    then_inspect: Annotated[
         bool, typer.Option("--inspect", help="Then inspect the test images.")
     ] = False,
     json: Json = False,
@@ -61,7 +61,7 @@ def ingest(
 
     Running it again changes nothing; changed and vanished files are reported.
     """
-    from pgdefect.usecases import ingest as use_case
+    from pgdefect.usecases.ingest import ingest, ingest_all
 
     if all_categories == (category is not None):
         raise UsageError("name a category with --category, or take all folders with --all")
@@ -70,12 +70,10 @@ def ingest(
         if category is None:
             if groups or split or label:
                 raise UsageError("--groups, --split and --label go with --category")
-            reports = use_case.ingest_all(
-                database, path, accept_changes=accept_changes, progress=progress
-            )
+            reports = ingest_all(database, path, accept_changes=accept_changes, progress=progress)
         else:
             reports = [
-                use_case.ingest(
+                ingest(
                     database,
                     path,
                     category,
@@ -87,12 +85,12 @@ def ingest(
                 )
             ]
     failed = [item for report in reports for item in report.failed]
-    if inspect:
-        from pgdefect.usecases.inspect.inspect import inspect as judge
+    if then_inspect:
+        from pgdefect.usecases.inspect.inspect import inspect
 
         for report in reports:
             with progress_bars() as progress:
-                judged = judge(
+                judged = inspect(
                     database,
                     current(context).settings,
                     report.category,
@@ -130,7 +128,7 @@ def ingest(
     failures(failed)
 
 
-def categories(context: typer.Context, json: Json = False) -> None:
+def categories_command(context: typer.Context, json: Json = False) -> None:
     """List products with their counts and active detector."""
     from pgdefect.db.records.summaries import list_categories
 
@@ -169,18 +167,18 @@ def categories(context: typer.Context, json: Json = False) -> None:
     )
 
 
-def move_root(
+def move_root_command(
     context: typer.Context,
     old: Annotated[Path, typer.Argument(help="The folder the images were ingested from.")],
     new: Annotated[Path, typer.Argument(help="Where it is now.")],
 ) -> None:
     """Re-point images whose folder has moved."""
-    from pgdefect.db.records.catalog import move_root as move
+    from pgdefect.db.records.catalog import move_root
 
     target = new.absolute()
     if not target.is_dir():
         raise UsageError(f"{str(target)!r} is no folder")
-    count = move(current(context).database, str(old.absolute()), str(target))
+    count = move_root(current(context).database, str(old.absolute()), str(target))
     typer.echo(f"{count} images now lie under {target}")
 
 
@@ -197,7 +195,7 @@ def _one(category: str | None, detector: int | None, image: str | None) -> None:
         raise UsageError("name one of --category, --detector and --image")
 
 
-def retire(
+def retire_command(
     context: typer.Context,
     category: Category = None,
     detector: Detector = None,
@@ -207,7 +205,7 @@ def retire(
     _set_retired(context, category, detector, image, retired=True)
 
 
-def activate(
+def activate_command(
     context: typer.Context,
     category: Category = None,
     detector: Detector = None,
@@ -245,7 +243,7 @@ def _set_retired(
     typer.echo(f"{subject} is {'retired' if retired else 'active'}")
 
 
-def delete(
+def delete_command(
     context: typer.Context,
     category: Category = None,
     detector: Detector = None,

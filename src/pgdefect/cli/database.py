@@ -40,8 +40,8 @@ def _server(context: typer.Context) -> EmbeddedServer:
     return EmbeddedServer(settings.data_dir)
 
 
-@app.command(epilog="Example:  pgdefect db up")
-def up(
+@app.command("up", epilog="Example:  pgdefect db up")
+def up_command(
     context: typer.Context,
     listen: Annotated[
         str | None,
@@ -64,14 +64,14 @@ def up(
     typer.echo(server.url(with_password=bool(listen)))
 
 
-@app.command(epilog="Example:  pgdefect db down")
-def down(context: typer.Context) -> None:
+@app.command("down", epilog="Example:  pgdefect db down")
+def down_command(context: typer.Context) -> None:
     """Stop the embedded Postgres."""
     note("stopped" if _server(context).stop() else "it was not running")
 
 
-@app.command(epilog="Example:  pgdefect db status --json")
-def status(context: typer.Context, json: Json = False) -> None:
+@app.command("status", epilog="Example:  pgdefect db status --json")
+def status_command(context: typer.Context, json: Json = False) -> None:
     """Say whether the embedded Postgres runs, and where."""
     found = _server(context).status()
     if json:
@@ -87,8 +87,8 @@ def status(context: typer.Context, json: Json = False) -> None:
     typer.echo(f"log:        {found.log_file}")
 
 
-@app.command(epilog='Example:  psql "$(pgdefect db url)"')
-def url(
+@app.command("url", epilog='Example:  psql "$(pgdefect db url)"')
+def url_command(
     context: typer.Context,
     password: Annotated[
         bool, typer.Option("--password", help="With the password, where there is one.")
@@ -106,10 +106,11 @@ def url(
 
 
 @app.command(
+    "psql",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     epilog="Example:  pgdefect db psql -- -c 'SELECT * FROM defect.categories'",
 )
-def psql(context: typer.Context) -> None:
+def psql_command(context: typer.Context) -> None:
     """Open psql on the database; further arguments after -- are passed on."""
     database = current(context).database
     from pgdefect.db.server.embedded import EmbeddedServer
@@ -131,8 +132,8 @@ def psql(context: typer.Context) -> None:
     os.execve(program, ["psql", database.safe_url, *context.args], environment)
 
 
-@app.command(epilog="Example:  pgdefect db backup pgdefect.dump")
-def backup(
+@app.command("backup", epilog="Example:  pgdefect db backup pgdefect.dump")
+def backup_command(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
@@ -144,11 +145,11 @@ def backup(
     reviews. Photographs and simulated pictures are not in it: copy their folders, which are
     listed. The file has pg_dump's custom format, and is whole or not there.
     """
-    from pgdefect.db.backup.backup import backup as dump
+    from pgdefect.db.backup.backup import backup
 
     here = current(context)
     with progress_bars() as progress:
-        report = dump(
+        report = backup(
             here.bare_database,
             file,
             force=force,
@@ -168,8 +169,8 @@ def backup(
             note(f"  {folder}")
 
 
-@app.command(epilog="Example:  pgdefect db restore pgdefect.dump")
-def restore(
+@app.command("restore", epilog="Example:  pgdefect db restore pgdefect.dump")
+def restore_command(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="What pgdefect db backup wrote.")],
     replace: Annotated[
@@ -187,11 +188,11 @@ def restore(
     after moving them, pgdefect move-root says where they are now. Restore only what you trust;
     the file is SQL that runs with your rights.
     """
-    from pgdefect.db.backup.restore import restore as load
+    from pgdefect.db.backup.restore import restore
 
     here = current(context)
     with progress_bars() as progress:
-        report = load(
+        report = restore(
             here.bare_database,
             file,
             replace=replace,
@@ -212,17 +213,17 @@ def restore(
         note("What the database had before is gone.")
 
 
-@app.command(epilog="Example:  pgdefect db upgrade")
-def upgrade(context: typer.Context, json: Json = False) -> None:
+@app.command("upgrade", epilog="Example:  pgdefect db upgrade")
+def upgrade_command(context: typer.Context, json: Json = False) -> None:
     """Create or update tables, functions and views, then build indexes that are not there.
 
     The first is all or nothing. Large indexes are built afterwards, while others go on reading
     and writing; if that is cut short, the same command goes on with it.
     """
-    from pgdefect.db.schema.schema import upgrade as apply
+    from pgdefect.db.schema.schema import upgrade
 
     with progress_bars() as progress:
-        report = apply(current(context).bare_database, progress=progress)
+        report = upgrade(current(context).bare_database, progress=progress)
     if json:
         print_json(report)
         return
@@ -235,12 +236,12 @@ def upgrade(context: typer.Context, json: Json = False) -> None:
         typer.echo(f"built: {', '.join(report.indexes)}")
 
 
-@app.command(epilog="Example:  pgdefect db check")
-def check(context: typer.Context, json: Json = False) -> None:
+@app.command("check", epilog="Example:  pgdefect db check")
+def check_command(context: typer.Context, json: Json = False) -> None:
     """Say whether database and code agree; exit code 1 if they do not."""
-    from pgdefect.db.schema.schema import check as compare
+    from pgdefect.db.schema.schema import check
 
-    report = compare(current(context).bare_database)
+    report = check(current(context).bare_database)
     if json:
         print_json(report)
     elif report.ok:

@@ -12,7 +12,7 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import note, print_json, print_table, progress_bars
-from pgdefect.cli.search import print_search, search_json
+from pgdefect.cli.search import print_search
 
 if TYPE_CHECKING:
     from pgdefect.db.connection.engine import Database
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command(epilog="Example:  pgdefect demo --json")(demo)
+    app.command("demo", epilog="Example:  pgdefect demo --json")(demo_command)
 
 
-def demo(
+def demo_command(
     context: typer.Context,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the contact sheet goes.")
@@ -48,7 +48,7 @@ def demo(
         print_json(
             {
                 "categories": report.categories,
-                **search_json(report.search),
+                **report.search.to_json(),
                 "contact_sheet": report.contact_sheet,
                 "psql": psql,
                 "queries": report.queries,

@@ -14,14 +14,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
-    for command, example in (
-        (detectors, "pgdefect detectors --category leather"),
-        (backbones, "pgdefect backbones"),
+    for name, command, example in (
+        ("detectors", detectors_command, "pgdefect detectors --category leather"),
+        ("backbones", backbones_command, "pgdefect backbones"),
     ):
-        app.command(epilog=f"Example:  {example}")(command)
+        app.command(name, epilog=f"Example:  {example}")(command)
 
 
-def detectors(
+def detectors_command(
     context: typer.Context,
     category: Annotated[str | None, typer.Option(help="Only this category's.")] = None,
     json: Json = False,
@@ -64,7 +64,7 @@ def detectors(
     )
 
 
-def backbones(json: Json = False) -> None:
+def backbones_command(json: Json = False) -> None:
     """List pretrained backbones: which work offline, which download their weights."""
     from pgdefect.vision.networks.backbone import BACKBONES, DEFAULT_BACKBONE
 

@@ -12,10 +12,10 @@ from pgdefect.cli.output import note, print_json
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command(epilog="Example:  pgdefect doctor")(doctor)
+    app.command("doctor", epilog="Example:  pgdefect doctor")(doctor_command)
 
 
-def doctor(
+def doctor_command(
     context: typer.Context,
     fix: Annotated[
         bool,
@@ -43,15 +43,7 @@ def doctor(
     here = current(context)
     report = examine(here.bare_database, here.settings, fix=fix, thorough=thorough, files=files)
     if json:
-        print_json(
-            {
-                "database": report.database,
-                "server": report.server,
-                "ok": report.faults == 0,
-                "findings": [_plain(finding) for finding in report.findings],
-                "fixed": [{**_plain(one.finding), "error": one.error} for one in report.fixed],
-            }
-        )
+        print_json(report)
     else:
         note(f"{report.server} at {report.database}")
         for one in report.fixed:
@@ -65,8 +57,3 @@ def doctor(
             typer.echo("nothing is wrong")
     if report.faults:
         raise typer.Exit(1)
-
-
-def _plain(finding: object) -> dict[str, object]:
-    names = ("severity", "check", "subject", "message", "remedy", "fixable")
-    return {name: getattr(finding, name) for name in names}

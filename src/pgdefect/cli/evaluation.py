@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model, check_split, kind_of
+from pgdefect.cli.inspection import Model
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import DatasetError, UsageError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pgdefect.core.types import DetectorKind
     from pgdefect.db.connection.engine import Database
     from pgdefect.usecases.evaluate.evaluate import Evaluation
+    from pgdefect.usecases.evaluate.retrieval import RetrievalReport
 
 FIGURES = {
     "image_auroc": "image AUROC",
@@ -27,16 +28,25 @@ FIGURES = {
     "detection_rate": "detection rate",
     "false_reject_rate": "false-reject rate",
 }
+RETRIEVAL_FIGURES = {
+    "precision_at_1": "precision@1",
+    "precision_at_10": "precision@10",
+    "mean_average_precision": "mAP",
+    "vote_right": "vote right",
+    "chance": "chance",
+}
 MOST_PAIRS = 10
 """Named of the parts that may leak."""
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command(epilog="Example:  pgdefect evaluate leather --output report")(evaluate)
+    app.command("evaluate", epilog="Example:  pgdefect evaluate leather --output report")(
+        evaluate_command
+    )
 
 
-def evaluate(
+def evaluate_command(
     context: typer.Context,
     categories: Annotated[
         list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to evaluate.")
@@ -89,23 +99,17 @@ def evaluate(
     if without_groups and not retrieval:
         raise UsageError("--without-groups goes with --retrieval")
     if retrieval:
-        from pgdefect.cli.retrieval import evaluate_retrieval
-
         names = _names(current(context).database, categories, all_categories, None)
-        evaluate_retrieval(context, names, split, without_groups, json)
+        _evaluate_retrieval(context, names, split, without_groups, json)
         return
     from pgdefect.usecases.common.files import folder_name
     from pgdefect.usecases.common.picture_files import writable_folder
-    from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, mean_figures
-    from pgdefect.usecases.evaluate.evaluate import evaluate as use_case
+    from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate, mean_figures
     from pgdefect.usecases.evaluate.evaluation_files import write_maps, write_plots, write_results
 
-    check_split(split)
-    if search not in ("exact", "hnsw"):
-        raise UsageError(f"--search is exact or hnsw, not {search!r}")
     options = EvaluateOptions(
         split=split,
-        kind=kind_of(model),
+        kind=model,  # type: ignore[arg-type]
         search=search,  # type: ignore[arg-type]
         again=again,
         drop_leaks=drop_leaks,
@@ -123,7 +127,7 @@ def evaluate(
     with progress_bars() as progress:
         for name in names:
             try:
-                report = use_case(
+                report = evaluate(
                     database, current(context).settings, name, options, progress=progress
                 )
             except DatasetError as error:
@@ -145,7 +149,7 @@ def evaluate(
     if json:
         print_json(
             {
-                "evaluations": [evaluation_json(item) for item in evaluations],
+                "evaluations": [item.to_json() for item in evaluations],
                 "mean": means and {**means[0], "intervals": means[1]},
             }
         )
@@ -163,29 +167,6 @@ def evaluate(
     failures(failed)
     if skipped:
         raise typer.Exit(1)
-
-
-def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as the CLI's JSON shows it."""
-    return {
-        "category": evaluation.category,
-        "evaluation_id": evaluation.evaluation_id,
-        "detector_id": evaluation.detector.id,
-        "kind": evaluation.detector.kind,
-        "version": evaluation.detector.version,
-        "split": evaluation.split,
-        "threshold": evaluation.threshold,
-        "normal_images": evaluation.normal_images,
-        "anomalous_images": evaluation.anomalous_images,
-        **evaluation.figures,
-        "intervals": evaluation.intervals,
-        "defect_types": evaluation.defect_types,
-        "leaks": evaluation.leaks,
-        "look_alikes": evaluation.look_alikes,
-        "dropped_images": evaluation.dropped_images,
-        "notes": evaluation.notes,
-        "failed": [{"path": path, "reason": reason} for path, reason in evaluation.failed],
-    }
 
 
 def _names(
@@ -311,3 +292,54 @@ def _interval(interval: tuple[float, float] | None) -> str | None:
 
 def _at(threshold: float | None) -> str:
     return "" if threshold is None else f"at {threshold:.4g}"
+
+
+def _evaluate_retrieval(
+    context: typer.Context, names: list[str], split: str, without_groups: bool, json: bool
+) -> None:
+    """Print how well defects of one type find each other, beside what chance would give."""
+    from pgdefect.usecases.evaluate.retrieval import evaluate_retrieval
+
+    with progress_bars() as progress:
+        reports = [
+            evaluate_retrieval(
+                current(context).database,
+                current(context).settings,
+                name,
+                split=split,
+                without_groups=without_groups,
+                progress=progress,
+            )
+            for name in names
+        ]
+    if json:
+        print_json(reports)
+    else:
+        for report in reports:
+            _print_retrieval(report)
+    failures([item for report in reports for item in report.failed])
+
+
+def _print_retrieval(report: RetrievalReport) -> None:
+    typer.echo(
+        f"{report.category}: {report.images} anomalous {report.split} images of "
+        f"{report.parts} parts; no image of the query's own part is counted\n"
+    )
+    for mean in ("over_queries", "over_types"):
+        print_table(
+            (f"mean {mean.replace('_', ' ')}", *RETRIEVAL_FIGURES.values()),
+            [
+                (f"by {by}", *(f"{getattr(figures, mean)[key]:.3f}" for key in RETRIEVAL_FIGURES))
+                for by, figures in report.by.items()
+            ],
+        )
+        typer.echo()
+    print_table(
+        ("defect type", "queries", *RETRIEVAL_FIGURES.values()),
+        [
+            (name, int(values["queries"]), *(f"{values[key]:.3f}" for key in RETRIEVAL_FIGURES))
+            for name, values in report.by["defect"].by_type.items()
+        ],
+    )
+    if unanswerable := report.by["defect"].unanswerable:
+        note(f"{unanswerable} images have a defect type that no other part shows")

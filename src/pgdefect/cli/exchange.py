@@ -34,15 +34,15 @@ def register(app: typer.Typer) -> None:
     for name, command, example in (
         (
             "import",
-            import_bank,
+            import_command,
             "pgdefect import leather.ckpt --category leather --threshold 2",
         ),
-        ("export", export, "pgdefect export leather leather-tables"),
+        ("export", export_command, "pgdefect export leather leather-tables"),
     ):
         app.command(name, epilog=f"Example:  {example}")(command)
 
 
-def import_bank(
+def import_command(
     context: typer.Context,
     path: Annotated[
         Path, typer.Argument(help="A .ckpt of anomalib, a torch file, or a model's folder.")
@@ -93,8 +93,8 @@ def import_bank(
     from, unless --threshold gives it. Distances of patchcore-inspection are squared: give
     the root.
     """
-    from pgdefect.usecases.exchange import import_bank as use_case
     from pgdefect.usecases.exchange.bank_files import BankOptions
+    from pgdefect.usecases.exchange.import_bank import import_bank
 
     options = BankOptions(
         image_size=size_of("--image-size", image_size) if image_size else None,
@@ -106,7 +106,7 @@ def import_bank(
         tensor=tensor,
     )
     with progress_bars() as progress:
-        report = use_case.import_bank(
+        report = import_bank(
             current(context).database,
             current(context).settings,
             path,
@@ -142,7 +142,7 @@ def import_bank(
     failures(report.failed)
 
 
-def export(
+def export_command(
     context: typer.Context,
     category: Annotated[str, typer.Argument(help="The product whose data is written.")],
     path: Annotated[Path, typer.Argument(help="A new folder; for anomalib a file, .ckpt.")],

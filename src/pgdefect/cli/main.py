@@ -21,12 +21,12 @@ from pgdefect.cli import (
     demo,
     detectors,
     doctor,
+    embed,
     evaluation,
     exchange,
     inspection,
     logs,
     recall,
-    retrieval,
     review,
     search,
     simulation,
@@ -36,7 +36,9 @@ from pgdefect.cli import (
 )
 from pgdefect.cli.context import Context
 from pgdefect.cli.output import visible
+from pgdefect.cli.spelling import CommandLine
 from pgdefect.core.errors import PgdefectError, UsageError
+from pgdefect.core.wording import speaking
 
 INTERRUPTED = 130
 _WITH_VALUE = ("--database-url", "--data-dir", "--log-format")
@@ -56,7 +58,7 @@ training.register(app)
 detectors.register(app)
 inspection.register(app)
 search.register(app)
-retrieval.register(app)
+embed.register(app)
 recall.register(app)
 thresholds.register(app)
 evaluation.register(app)
@@ -137,6 +139,11 @@ def keep_interrupt(lost: sys.UnraisableHookArgs) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
+    with speaking(CommandLine()):
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     verbose = any(a in ("-v", "--verbose") for a in _before_command(arguments))
     try:
         logs.set_up(None)

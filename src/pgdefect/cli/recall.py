@@ -14,11 +14,11 @@ from pgdefect.cli.output import note, print_json, print_table, progress_bars
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
     app.command("recall-check", epilog="Example:  pgdefect recall-check leather --fix")(
-        recall_check
+        recall_check_command
     )
 
 
-def recall_check(
+def recall_check_command(
     context: typer.Context,
     categories: Annotated[
         list[str] | None,

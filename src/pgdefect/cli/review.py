@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command(epilog="Example:  pgdefect review scratch/003.png --label normal")(review)
+    app.command("review", epilog="Example:  pgdefect review scratch/003.png --label normal")(
+        review_command
+    )
 
 
-def review(
+def review_command(
     context: typer.Context,
     subject: Annotated[
         str | None,

@@ -30,14 +30,14 @@ Name = Annotated[str, typer.Argument(help="The login's name.")]
 
 
 def _setup(context: typer.Context) -> SetupReport:
-    from pgdefect.db.access.roles import setup as make
+    from pgdefect.db.access.roles import setup
 
     here = current(context)
-    return make(here.database, whole_server=here.settings.database_url is None)
+    return setup(here.database, whole_server=here.settings.database_url is None)
 
 
-@app.command(epilog="Example:  pgdefect db role setup")
-def setup(context: typer.Context, json: Json = False) -> None:
+@app.command("setup", epilog="Example:  pgdefect db role setup")
+def setup_command(context: typer.Context, json: Json = False) -> None:
     """Make the roles reader and writer of this database, and what they may do.
 
     `role add` does this by itself. What this login may not do is printed as SQL for an
@@ -75,8 +75,8 @@ def _say_what_is_left(report: SetupReport) -> None:
         )
 
 
-@app.command(epilog="Example:  pgdefect db role add analyst --reader --generate")
-def add(
+@app.command("add", epilog="Example:  pgdefect db role add analyst --reader --generate")
+def add_command(
     context: typer.Context,
     name: Name,
     reader: Annotated[bool, typer.Option("--reader", help="It may look at everything.")] = False,
@@ -147,7 +147,7 @@ def add(
 
 
 @app.command("list", epilog="Example:  pgdefect db role list")
-def list_(context: typer.Context, json: Json = False) -> None:
+def list_command(context: typer.Context, json: Json = False) -> None:
     """List the owner, and who reads and writes, with their limits."""
     from pgdefect.db.access.logins import list_logins
 
@@ -175,8 +175,8 @@ def list_(context: typer.Context, json: Json = False) -> None:
         note("only the owner may use this database; add others with: pgdefect db role add")
 
 
-@app.command(epilog="Example:  pgdefect db role drop analyst")
-def drop(context: typer.Context, name: Name) -> None:
+@app.command("drop", epilog="Example:  pgdefect db role drop analyst")
+def drop_command(context: typer.Context, name: Name) -> None:
     """Drop a reader's or writer's login and end its sessions."""
     from pgdefect.db.access.logins import drop_login
 

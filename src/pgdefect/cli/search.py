@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model, check_split, inspection_json, kind_of
+from pgdefect.cli.inspection import Model
 from pgdefect.cli.output import note, print_json, print_table, visible
 from pgdefect.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pgdefect.core.types import Neighbor, PatchNeighbor
+    from pgdefect.core.types import PatchNeighbor
     from pgdefect.usecases.search.search import SearchReport
 
 MAX_BANK, MAX_POSITION = 2**63 - 1, 2**31 - 1
@@ -25,10 +25,10 @@ MAX_BANK, MAX_POSITION = 2**63 - 1, 2**31 - 1
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
     example = "pgdefect search scratch/003.png -k 10 --sheet sheet.png"
-    app.command(epilog=f"Example:  {example}")(search)
+    app.command("search", epilog=f"Example:  {example}")(search_command)
 
 
-def search(
+def search_command(
     context: typer.Context,
     query: Annotated[
         str | None,
@@ -106,11 +106,6 @@ def search(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List the stored images most like one; an anomalous one is reported as such first."""
-    if label not in (None, "normal", "anomalous"):
-        raise UsageError(f"--label is normal or anomalous, not {label!r}")
-    if by not in (None, "picture", "defect", "region"):
-        raise UsageError(f"--by is picture, defect or region, not {by!r}")
-    check_split(split)
     examples = [*([query] if query is not None else []), *(like or ())]
     if sum((bool(examples), region is not None, patch is not None)) != 1:
         raise UsageError(
@@ -121,12 +116,11 @@ def search(
         _search_patch(context, patch, k, json)
         return
     from pgdefect.usecases.pictures import save_sheet, writable_sheet
-    from pgdefect.usecases.search.search import Query, SearchOptions
-    from pgdefect.usecases.search.search import search as use_case
+    from pgdefect.usecases.search.search import Query, SearchOptions, search
 
     if sheet is not None:
         writable_sheet(sheet)
-    report = use_case(
+    report = search(
         current(context).database,
         current(context).settings,
         Query(examples, unlike or (), _box(crop), region),
@@ -147,14 +141,14 @@ def search(
             fold=not show_all,
             exact=exact,
             explain=explain,
-            kind=kind_of(model),
+            kind=model,  # type: ignore[arg-type]
         ),
         category=category,
     )
     if sheet is not None:
         save_sheet(report, sheet)
     if json:
-        print_json(search_json(report))
+        print_json(report)
     else:
         print_search(report)
         if not report.neighbors:
@@ -198,37 +192,6 @@ def print_search(report: SearchReport) -> None:
             for n in report.neighbors
         ],
     )
-
-
-def search_json(report: SearchReport) -> dict[str, Any]:
-    """A search as the CLI's JSON shows it."""
-    return {
-        "query": inspection_json(report.inspection) if report.inspection else None,
-        "by": report.by,
-        "regions": [list(box) for box in report.regions],
-        "plan": report.plan,
-        "neighbors": [neighbor_json(neighbor) for neighbor in report.neighbors],
-    }
-
-
-def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:
-    """A neighbor as the CLI's JSON shows it."""
-    region = neighbor.region
-    return {
-        "rank": neighbor.rank,
-        "distance": neighbor.distance,
-        "similarity": neighbor.similarity,
-        "image_id": neighbor.image.id,
-        "category": neighbor.image.category,
-        "label": neighbor.image.label,
-        "defect_type": neighbor.image.defect_type,
-        "split": neighbor.image.split,
-        "group": neighbor.image.group,
-        "path": neighbor.image.path,
-        "copies": neighbor.copies,
-        "region": region
-        and {"id": region.id, "box": list(region.box), "peak_score": region.peak_score},
-    }
 
 
 def _box(crop: str | None) -> tuple[int, int, int, int] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model, kind_of
+from pgdefect.cli.inspection import Model
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import UsageError
 
@@ -25,10 +25,10 @@ _SOURCES = {
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
     example = "pgdefect simulate leather --output drawn --sheet sheet.png"
-    app.command(epilog=f"Example:  {example}")(simulate)
+    app.command("simulate", epilog=f"Example:  {example}")(simulate_command)
 
 
-def simulate(
+def simulate_command(
     context: typer.Context,
     category: Annotated[str, typer.Argument(help="The product's name.")],
     kind: Annotated[
@@ -70,12 +70,12 @@ def simulate(
     if yes:
         raise UsageError("--yes goes with --remove")
     from pgdefect.usecases.pictures import save_simulation_sheet, writable_sheet
-    from pgdefect.usecases.simulate.simulate import simulate as use_case
+    from pgdefect.usecases.simulate.simulate import simulate
 
     if sheet is not None:
         writable_sheet(sheet)
     with progress_bars() as progress:
-        report = use_case(
+        report = simulate(
             current(context).database,
             current(context).settings,
             category,
@@ -83,13 +83,13 @@ def simulate(
             count=count,
             seed=seed,
             output=output,
-            model=kind_of(model),
+            model=model,  # type: ignore[arg-type]
             progress=progress,
         )
     if sheet is not None:
         save_simulation_sheet(report, sheet)
     if json:
-        print_json(_json(report))
+        print_json(report)
     else:
         _print(report)
     if sheet is not None:
@@ -151,47 +151,6 @@ def _print(report: SimulationReport) -> None:
             "more normal than a new photograph would. Ingest normal test images for better figures."
         )
     note(f"images and masks: {report.folder}")
-
-
-def _json(report: SimulationReport) -> dict[str, Any]:
-    from pgdefect.usecases.simulate.simulate import cells
-
-    def figures(rate: Rate) -> dict[str, Any]:
-        return {
-            "images": rate.images,
-            "detected": rate.detected,
-            "in_place": rate.in_place,
-            "rate": rate.rate,
-        }
-
-    return {
-        "category": report.category,
-        "detector_id": report.detector.id,
-        "threshold": report.detector.threshold,
-        "seed": report.seed,
-        "folder": report.folder,
-        "sources": report.sources,
-        "added": report.added,
-        "rates": [
-            {"by": group, "value": name, **figures(rate)} for group, name, rate in cells(report)
-        ],
-        "kind_and_size": [
-            {"kind": kind, "size": size, **figures(report.rate(kind, size))}
-            for kind in report.kinds
-            for size in report.sizes
-        ],
-        "smallest_found": {
-            kind: {
-                "all": report.smallest_found(kind),
-                **{c: report.smallest_found(kind, c) for c in report.contrasts},
-            }
-            for kind in report.kinds
-        },
-        "unaltered": report.unaltered
-        and {"images": report.unaltered.images, "rejected": report.unaltered.detected},
-        "images": report.images,
-        "failed": [{"path": path, "reason": reason} for path, reason in report.failed],
-    }
 
 
 def _of(rate: Rate) -> str:

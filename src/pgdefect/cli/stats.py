@@ -15,10 +15,10 @@ QUERY_LENGTH = 80
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command(epilog="Example:  pgdefect stats --limit 5")(stats)
+    app.command("stats", epilog="Example:  pgdefect stats --limit 5")(stats_command)
 
 
-def stats(
+def stats_command(
     context: typer.Context,
     limit: Annotated[int, typer.Option(min=1, help="How many statements to list.")] = 20,
     full: Annotated[

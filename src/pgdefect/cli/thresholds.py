@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command(epilog="Example:  pgdefect threshold leather --false-reject-rate 0.02")(threshold)
+    app.command(
+        "threshold", epilog="Example:  pgdefect threshold leather --false-reject-rate 0.02"
+    )(threshold_command)
 
 
-def threshold(
+def threshold_command(
     context: typer.Context,
     category: Annotated[str, typer.Argument(help="Its active detector's threshold is meant.")],
     false_reject_rate: Annotated[

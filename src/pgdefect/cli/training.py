@@ -57,10 +57,12 @@ MAX_NAMED = 10
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the application."""
-    app.command(epilog="Example:  pgdefect train leather --coreset-ratio 0.1")(train)
+    app.command("train", epilog="Example:  pgdefect train leather --coreset-ratio 0.1")(
+        train_command
+    )
 
 
-def train(
+def train_command(
     context: typer.Context,
     categories: Annotated[
         list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
@@ -195,7 +197,7 @@ def train(
     from pgdefect.db.records.catalog import category_id
     from pgdefect.db.records.summaries import list_categories
     from pgdefect.usecases.train.options import EfficientAdOptions, TrainOptions
-    from pgdefect.usecases.train.train import train as train_patchcore
+    from pgdefect.usecases.train.train import train
     from pgdefect.usecases.train.train_network import train_network
     from pgdefect.usecases.train.training_run import TrainingRun
 
@@ -218,13 +220,6 @@ def train(
             device=device,
         )
     else:
-        for value, name, known in (
-            (transform, "--transform", ("centered", "unit", "none")),
-            (precision, "--precision", ("half", "single")),
-            (resize or "keep", "--resize", ("keep", "stretch")),
-        ):
-            if value not in known:
-                raise UsageError(f"{name} is one of {', '.join(known)}, not {value!r}")
         options = TrainOptions(
             backbone=backbone,
             layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
@@ -269,15 +264,15 @@ def train(
     with ExitStack() as stack:
         if isinstance(options, TrainOptions):
             run = stack.enter_context(TrainingRun(settings, database, names, options))
-            use_case: Callable[..., TrainReport | NetworkReport] = partial(
-                train_patchcore, database, settings, options=options, run=run
+            learn: Callable[..., TrainReport | NetworkReport] = partial(
+                train, database, settings, options=options, run=run
             )
         else:
-            use_case = partial(train_network, database, settings, options=options)
+            learn = partial(train_network, database, settings, options=options)
         for name in names:
             try:
                 with progress_bars() as progress:
-                    reports.append(use_case(name, progress=progress))
+                    reports.append(learn(name, progress=progress))
             except TrainingError as error:
                 if len(names) == 1:
                     raise

@@ -31,6 +31,8 @@ def threshold_without(outliers: Set[int], scores: Mapping[int, float], rate: flo
     Its promise is about images of the kind that is left: what resembles an outlier is rejected
     more often, unless the bank has learned it.
 
+    Same rule in SQL: defect.threshold_for.
+
     Args:
         outliers: Ids of images to leave out; others than those of `scores` do not matter.
         scores: Raw score by image id.

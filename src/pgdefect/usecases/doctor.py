@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -49,6 +50,16 @@ class Examination:
     @property
     def faults(self) -> int:
         return sum(finding.severity == "fault" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Findings and repairs as plain values."""
+        return {
+            "database": self.database,
+            "server": self.server,
+            "ok": self.faults == 0,
+            "findings": [finding.to_json() for finding in self.findings],
+            "fixed": [{**one.finding.to_json(), "error": one.error} for one in self.fixed],
+        }
 
 
 def examine(

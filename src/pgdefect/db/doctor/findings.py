@@ -37,6 +37,11 @@ class Finding:
     def fixable(self) -> bool:
         return self.repair is not None
 
+    def to_json(self) -> dict[str, object]:
+        """The finding as plain values; `fixable` instead of the repair."""
+        names = ("severity", "check", "subject", "message", "remedy", "fixable")
+        return {name: getattr(self, name) for name in names}
+
 
 def sql_repair(*statements: str) -> Repair:
     """A repair by statements, each in a transaction of its own, that waits for no lock long."""

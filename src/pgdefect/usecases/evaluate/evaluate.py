@@ -13,7 +13,9 @@ import numpy as np
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
+from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.types import Detector, DetectorKind, StoredImage
+from pgdefect.core.words import KINDS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.evaluations import (
@@ -64,6 +66,9 @@ class EvaluateOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_word("split", self.split, SPLITS)
+        check_word("model", self.kind, KINDS)
+        check_word("search", self.search, ("exact", "hnsw"))
         if self.bootstrap < 0:
             raise UsageError(f"the number of resamples must be 0 or more, not {self.bootstrap}")
         if self.seed < 0:
@@ -115,6 +120,28 @@ class Evaluation:
             sorted(rejects, key=lambda j: -j.scores.raw_score),
             sorted(escapes, key=lambda j: j.scores.raw_score),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures, intervals and leaks as plain values."""
+        return {
+            "category": self.category,
+            "evaluation_id": self.evaluation_id,
+            "detector_id": self.detector.id,
+            "kind": self.detector.kind,
+            "version": self.detector.version,
+            "split": self.split,
+            "threshold": self.threshold,
+            "normal_images": self.normal_images,
+            "anomalous_images": self.anomalous_images,
+            **self.figures,
+            "intervals": self.intervals,
+            "defect_types": self.defect_types,
+            "leaks": self.leaks,
+            "look_alikes": self.look_alikes,
+            "dropped_images": self.dropped_images,
+            "notes": self.notes,
+            "failed": failed_json(self.failed),
+        }
 
 
 def evaluate(

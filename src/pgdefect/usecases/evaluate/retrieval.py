@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, UsageError
+from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.types import Float32, SearchBy, StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.defects import defect_embeddings, region_embeddings
@@ -38,6 +40,29 @@ class RetrievalReport:
     parts: int
     by: Mapping[SearchBy, RetrievalFigures]
     failed: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures by defect, over queries, on top; all others below."""
+        headline = self.by["defect"]
+        names = [name for name in headline.over_queries if name != "queries"]
+        return {
+            "category": self.category,
+            "detector_id": self.detector_id,
+            "split": self.split,
+            "images": self.images,
+            "parts": self.parts,
+            "unanswerable": headline.unanswerable,
+            **{name: headline.over_queries[name] for name in names},
+            "by": {
+                by: {
+                    "over_queries": figures.over_queries,
+                    "over_types": figures.over_types,
+                    "by_type": figures.by_type,
+                }
+                for by, figures in self.by.items()
+            },
+            "failed": failed_json(self.failed),
+        }
 
 
 def evaluate_retrieval(

@@ -9,13 +9,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ImageError, Undone, UsageError
+from pgdefect.core.json_shapes import failed_json, inspection_json
 from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.core.wording import option
+from pgdefect.core.words import SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_detector, lock_images
 from pgdefect.db.records import catalog
@@ -48,6 +52,18 @@ class InspectReport:
     inspections: tuple[Inspection, ...]
     failed: tuple[tuple[str, str], ...]
     problems: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Judgements as plain values, without the maps."""
+        return {
+            "category": self.category,
+            "detector_id": self.detector.id,
+            "model": self.detector.kind,
+            "threshold": self.detector.threshold,
+            "inspections": [inspection_json(item) for item in self.inspections],
+            "failed": failed_json(self.failed),
+            "problems": self.problems,
+        }
 
 
 def inspect(
@@ -85,6 +101,9 @@ def inspect(
     Raises:
         UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
     """
+    check_word("split", split, SPLITS)
+    if paths and split:
+        raise UsageError(f"{option('split')} is for stored images; leave it out when naming files")
     if inspector is None:
         inspector = Inspector(database, settings, category, search, kind)
     elif inspector.detector.category != category or search or kind:

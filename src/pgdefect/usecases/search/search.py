@@ -13,6 +13,7 @@ import numpy as np
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ExtractorMismatch, ImageError, UsageError
+from pgdefect.core.json_shapes import inspection_json, neighbor_json
 from pgdefect.core.types import (
     AnomalousRegion,
     Defect,
@@ -24,6 +25,7 @@ from pgdefect.core.types import (
     StoredImage,
     Vote,
 )
+from pgdefect.core.words import COMPARED, KINDS, LABELS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.queries import categories_by_sha256, find_image, images_by_sha256
 from pgdefect.db.search.search import (
@@ -42,8 +44,7 @@ from pgdefect.vision.networks.extractor import image_embeddings, unit_vectors
 
 MAX_K = 10_000
 UNLIKE_WEIGHT = 0.5
-"""What counter-examples count for against examples (Rocchio, 1971); `defect.similar_images` has
-the same."""
+"""What counter-examples count for against examples (Rocchio, 1971)."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         check_k(self.k)
+        check_word("by", self.by, COMPARED)
+        check_word("label", self.label, LABELS)
+        check_word("split", self.split, SPLITS)
+        check_word("model", self.kind, KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
                 f"--max-distance is a cosine distance, 0 to 2, and not {self.max_distance}"
@@ -144,6 +149,16 @@ class SearchReport:
     plan: SearchPlan | None = None
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Verdict and neighbors as plain values."""
+        return {
+            "query": inspection_json(self.inspection) if self.inspection else None,
+            "by": self.by,
+            "regions": [list(box) for box in self.regions],
+            "plan": self.plan,
+            "neighbors": [neighbor_json(neighbor) for neighbor in self.neighbors],
+        }
 
 
 def search(
@@ -217,7 +232,10 @@ def search(
 
 
 def combined(like: Sequence[Float32], unlike: Sequence[Float32]) -> Float32:
-    """The unit vector towards the examples and away from the counter-examples."""
+    """The unit vector towards the examples and away from the counter-examples.
+
+    Same rule in SQL: defect.similar_images.
+    """
     towards = unit_vectors(np.stack(like)).mean(axis=0, keepdims=True)
     if unlike:
         towards -= UNLIKE_WEIGHT * unit_vectors(np.stack(unlike)).mean(axis=0, keepdims=True)

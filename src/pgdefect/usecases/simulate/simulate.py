@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Literal
+from typing import Any, Literal
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
+from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.types import Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import simulations as rows
@@ -127,6 +128,46 @@ class SimulationReport:
                 break
             found = size
         return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Rates and images as plain values."""
+
+        def figures(rate: Rate) -> dict[str, Any]:
+            return {
+                "images": rate.images,
+                "detected": rate.detected,
+                "in_place": rate.in_place,
+                "rate": rate.rate,
+            }
+
+        return {
+            "category": self.category,
+            "detector_id": self.detector.id,
+            "threshold": self.detector.threshold,
+            "seed": self.seed,
+            "folder": self.folder,
+            "sources": self.sources,
+            "added": self.added,
+            "rates": [
+                {"by": group, "value": name, **figures(rate)} for group, name, rate in cells(self)
+            ],
+            "kind_and_size": [
+                {"kind": kind, "size": size, **figures(self.rate(kind, size))}
+                for kind in self.kinds
+                for size in self.sizes
+            ],
+            "smallest_found": {
+                kind: {
+                    "all": self.smallest_found(kind),
+                    **{c: self.smallest_found(kind, c) for c in self.contrasts},
+                }
+                for kind in self.kinds
+            },
+            "unaltered": self.unaltered
+            and {"images": self.unaltered.images, "rejected": self.unaltered.detected},
+            "images": self.images,
+            "failed": failed_json(self.failed),
+        }
 
 
 def cells(report: SimulationReport) -> list[tuple[str, str, Rate]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pgdefect.core.distance import COSINE, Precision, metric_named
 from pgdefect.core.errors import UsageError
 from pgdefect.core.thresholds import DEFAULT_FALSE_REJECT_RATE
+from pgdefect.core.words import check_word
 from pgdefect.vision.efficient_ad.efficient_ad_files import ModelSize
 from pgdefect.vision.images.preprocess import MAX_SIZE, MIN_LOCAL_CONTRAST
 from pgdefect.vision.networks.backbone import BACKBONES, DEFAULT_BACKBONE
@@ -59,6 +60,9 @@ class TrainOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        check_word("transform", self.transform, ("centered", "unit", "none"))
+        check_word("precision", self.precision, ("half", "single"))
+        check_word("resize", self.resize, ("keep", "stretch"))
         if not 0.0 < self.coreset_ratio <= 1.0:
             raise UsageError(
                 f"--coreset-ratio must be above 0 and at most 1, not {self.coreset_ratio}"
@@ -189,8 +193,7 @@ class EfficientAdOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.model_size not in ("small", "medium"):
-            raise UsageError(f"--model-size is small or medium, not {self.model_size!r}")
+        check_word("model_size", self.model_size, ("small", "medium"))
         if self.max_steps < 2:
             raise UsageError(f"--max-steps must be at least 2, not {self.max_steps}")
         if not 0.0 < self.learning_rate < 1.0:
