@@ -17,13 +17,14 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
-from pgdefect.core.outliers import find_outliers, threshold_without
+from pgdefect.core.outliers import TYPICAL_RATIO, find_outliers, threshold_without
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.types import (
     DefectSpace,
     DefectViewArtifact,
     Float32,
     MemoryBank,
+    PatchScores,
     StoredImage,
     Threshold,
 )
@@ -254,28 +255,35 @@ def score_others(
     """
     chosen = [n for n, image in enumerate(images) if image.id in scored]
 
-    def score(n: int) -> float | None:
+    def score(n: int) -> PatchScores | None:
         others = bank.embeddings[_of_other_parts(bank, images, n)]
         if not len(others):
             return None
         search = BankSearch(others, bank.metric, bank.num_neighbors, bank.worst_share)
-        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n]).raw_score
+        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n])
 
     scores: dict[int, float] = {}
+    typical: dict[int, float] = {}
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
         for done, (n, result) in enumerate(
             zip(chosen, pool.map(score, chosen), strict=True), start=1
         ):
             if result is not None:
-                scores[images[n].id] = result
+                scores[images[n].id] = result.raw_score
+                typical[images[n].id] = float(np.median(result.distances))
             progress("threshold", done, len(chosen))
     if not scores:
         raise TooFewImages(
             "all training images that can be read are of one part, or copies of one file, so that "
             "none can be compared with another for the threshold; add images of other parts"
         )
-    outliers = find_outliers(scores, part_of(images), ignored=left_out) | left_out
-    return threshold_without(outliers - kept, scores, options.false_reject_rate), scores
+    # A defect shows in the worst patches, another product in all.
+    parts = part_of(images)
+    outliers = find_outliers(scores, parts, ignored=left_out)
+    outliers |= find_outliers(typical, parts, min_ratio=TYPICAL_RATIO, ignored=left_out)
+    return threshold_without(
+        (outliers | left_out) - kept, scores, options.false_reject_rate
+    ), scores
 
 
 def calibration_for(
