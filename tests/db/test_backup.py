@@ -188,7 +188,7 @@ def test_two_backups_to_one_file(database: Database, tmp_path: Path) -> None:
     path = tmp_path / "a.dump"
     # What a killed run left is written over; what another run writes is not.
     other = Database(database.url)
-    with backup_module._draft(path), pytest.raises(Busy, match="is under way"):
+    with backup_module._draft(path), pytest.raises(Busy, match="is running"):
         backup(other, path)
     other.dispose()
     (tmp_path / ".a.dump.part").write_bytes(b"x" * 100_000)

@@ -25,8 +25,8 @@ from pgdefect.core.errors import (
     Busy,
     Conflict,
     NoConnectionFree,
-    ServerRecovers,
-    Undone,
+    ServerStarting,
+    TransactionRolledBack,
     UsageError,
 )
 from pgdefect.db.connection import engine
@@ -130,7 +130,7 @@ def test_a_server_that_stays_in_recovery_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(psycopg, "connect", refuse)
     monkeypatch.setattr(engine, "RECOVERY", 0.25)
-    with pytest.raises(ServerRecovers, match=r"lets nobody in yet: .*in recovery mode"):
+    with pytest.raises(ServerStarting, match=r"not accepting connections yet: .*recovery mode"):
         Database("postgresql://somebody@somewhere/parts").connect().__enter__()
     assert len(asked) > 2
 
@@ -271,7 +271,7 @@ def crosswise(transaction: Callable[[Callable[[Connection], None]], None]) -> li
 
         try:
             transaction(lock)
-        except Undone:
+        except TransactionRolledBack:
             return -attempts
         return attempts
 
@@ -316,8 +316,8 @@ def test_transaction_whose_snapshot_is_overtaken_is_done_again(database: Databas
 @pytest.mark.parametrize(
     ("state", "error", "attempts"),
     [
-        ("40P01", Undone, ATTEMPTS),
-        ("40001", Undone, ATTEMPTS),
+        ("40P01", TransactionRolledBack, ATTEMPTS),
+        ("40001", TransactionRolledBack, ATTEMPTS),
         ("55P03", Busy, 1),
         ("PD409", Conflict, 1),
     ],
@@ -339,7 +339,7 @@ def test_attempts_come_to_an_end(
     with pytest.raises(error) as caught:
         database.transact(work)
     assert len(tried) == attempts
-    if error is Undone:
+    if error is TransactionRolledBack:
         assert "Nothing of it was stored; run the command again" in str(caught.value)
     with database.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pgdefect.category")) == 0
@@ -357,7 +357,7 @@ def test_pauses_are_random_and_grow(database: Database, monkeypatch: pytest.Monk
     def work(connection: Connection) -> None:
         connection.exec_driver_sql("DO $$ BEGIN RAISE 'no' USING ERRCODE = '40P01'; END $$")
 
-    with pytest.raises(Undone):
+    with pytest.raises(TransactionRolledBack):
         database.transact(work)
     assert [low for low, _ in asked] == [0.0] * (ATTEMPTS - 1)
     assert [high for _, high in asked] == [engine.PAUSE * 2**n for n in range(ATTEMPTS - 1)]

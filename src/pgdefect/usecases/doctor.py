@@ -1,4 +1,4 @@
-"""Look a database and its files over: what is wrong, what it means, what mends it."""
+"""Check a database and its files: what is wrong, what it means, how to fix it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.doctor import contents, indexes, partitions, server
 from pgdefect.db.doctor.findings import FIX, SEVERITIES, Finding, size
 from pgdefect.db.records.simulations import simulated_paths
+from pgdefect.vision.networks.export_cache import EXPORTS
 from pgdefect.vision.patchcore.patch_spool import KEPT_DAYS, leftovers
 
 Check = Callable[[Connection], Iterator[Finding]]
@@ -32,7 +33,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Fixed:
-    """What became of a finding that was to be mended; error is None where it was."""
+    """The outcome of a fix; error is None where it worked."""
 
     finding: Finding
     error: str | None
@@ -70,7 +71,7 @@ def examine(
     thorough: bool = False,
     files: bool = False,
 ) -> Examination:
-    """Run every check; with `fix`, mend what is safe to mend and look again.
+    """Run every check; with `fix`, fix what is safe to fix and check again.
 
     thorough: read large tables through as well. files: look for every image file, and for
     simulated pictures that no row names.
@@ -152,7 +153,7 @@ def _findings(
             with database.connect() as connection:
                 found += check(connection)
         except SchemaOutOfDate:
-            # The schema's own finding says so already.
+            # The schema's own finding reports it already.
             continue
         except DatabaseError as error:
             found.append(
@@ -240,7 +241,9 @@ def _put_back(database: Database, kind: str, number: int, content: bytes) -> Non
 
 def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Finding]:
     """Files in the cache that processes left which were killed: no living one holds them."""
-    drafts = [(path, False) for kind in CACHES for path in (folder / kind).glob("*.part")]
+    drafts = [
+        (path, False) for kind in (*CACHES, EXPORTS) for path in (folder / kind).glob("*.part")
+    ]
     for path, of_use in [*leftovers(folder), *drafts]:
         held = claim(path)
         if held is None:
@@ -252,7 +255,7 @@ def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Findi
                 "note",
                 "leftover-files",
                 str(path),
-                f"{what}: patch embeddings that the same training takes up, if it is run again "
+                f"{what}: patch embeddings that the same training reuses when it is run again "
                 f"within {KEPT_DAYS} days",
                 f"pgdefect train CATEGORY; or rm -r {quote(str(path))}",
             )

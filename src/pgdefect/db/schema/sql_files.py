@@ -206,9 +206,21 @@ def _replace_function(raw: psycopg.Connection[Any], file: SqlFile, vector_schema
     try:
         with raw.transaction():
             _run(raw, file, vector_schema)
+            if _num_functions(raw, file.names) != len(file.objects):
+                # With other arguments the older version stayed, as a second function of the name.
+                raise psycopg.errors.AmbiguousFunction
     except _CANNOT_REPLACE:
         _drop_functions(raw, file.names)
         _run(raw, file, vector_schema)
+
+
+def _num_functions(raw: psycopg.Connection[Any], names: set[_Name]) -> int:
+    row = raw.execute(
+        f"SELECT count(*) FROM pg_proc WHERE {_IS_ONE_OF.format('pronamespace', 'proname')}",
+        _columns(names),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _check_bodies(raw: psycopg.Connection[Any], names: set[_Name]) -> None:

@@ -6,7 +6,7 @@ A data directory holds one server::
     run/           the Unix socket, unless its path would be too long
     server.log     what the server says
     password       the password of the role over TCP, once TCP was asked for
-    lock           taken by whoever starts or stops the server
+    lock           held while the server is started or stopped
     simulated/     pictures with simulated defects, where they were given no other place
 
 Only the owner may connect, through the socket, as the operating system vouches for
@@ -308,7 +308,7 @@ class EmbeddedServer:
         except FileNotFoundError:
             password = ""
         password = password or secrets.token_urlsafe(32)
-        # The server sees only the verifier, and is told not to keep even that.
+        # The server sees only the verifier, and is configured not to log even that.
         quiet = "-c log_statement=none -c log_min_duration_statement=-1"
         quiet += f" -c {STATISTICS}.track_utility=off"
         try:

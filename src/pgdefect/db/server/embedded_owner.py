@@ -101,7 +101,7 @@ class Owner:
 def server_owner(pgdata: Path) -> Owner:
     """The user that owns the cluster, or is to own it.
 
-    For root that is whoever owns the existing cluster, else the account ``pgdefect``,
+    For root that is the owner of the existing cluster, else the account ``pgdefect``,
     which is made when it is missing.
     """
     if os.geteuid() != 0:
@@ -147,7 +147,7 @@ def _create_account() -> pwd.struct_passwd:
         result = subprocess.run(
             [found, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
-        # It may have failed because another process made the account meanwhile.
+        # It may have failed because another process made the account at the same time.
         if account := _account():
             return account
         problems.append(f"{program}: {result.stderr.strip() or result.returncode}")

@@ -146,7 +146,7 @@ def hba_text(*, tcp: bool) -> str:
 
 
 def ident_text(os_users: Sequence[str]) -> str:
-    """The content of ``pg_ident.conf``: these OS users may be any role, nobody else may be one."""
+    """The content of ``pg_ident.conf``: only these OS users may log in, as any role."""
     lines = ["# Written by pgdefect at every start."]
     lines += ['pgdefect "{}" all'.format(name.replace('"', '""')) for name in os_users]
     return "\n".join(lines) + "\n"

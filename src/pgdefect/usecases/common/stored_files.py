@@ -14,7 +14,7 @@ __all__ = ["changed", "image_batches", "only_unchanged"]
 
 _REMEDIES = {
     "production": "give each photograph a name of its own, or judge it with inspect --no-store",
-    "simulated": "start anew with: pgdefect simulate {category} --remove --yes",
+    "simulated": "start over with: pgdefect simulate {category} --remove --yes",
 }
 _INGEST = "take it over with: pgdefect ingest PATH --category {category} --accept-changes"
 

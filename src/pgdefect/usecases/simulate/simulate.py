@@ -224,7 +224,7 @@ def simulate(
     if lost := [path for path, file in zip(paths, files, strict=True) if not _is_there(file)]:
         raise DatasetError(
             f"{len(lost)} simulated images are recorded and their files are gone or altered, "
-            f"{lost[0]!r} first. Start anew with: pgdefect simulate {quote(category)} --remove "
+            f"{lost[0]!r} first. Start over with: pgdefect simulate {quote(category)} --remove "
             "--yes"
         )
     report = inspect(
@@ -325,7 +325,7 @@ def _folder(
     if elsewhere:
         raise Conflict(
             f"images of this seed are in {min(elsewhere)!r} already. Leave --output out, take "
-            f"another --seed, or start anew with: pgdefect simulate {quote(category)} --remove "
+            f"another --seed, or start over with: pgdefect simulate {quote(category)} --remove "
             "--yes"
         )
     return folder

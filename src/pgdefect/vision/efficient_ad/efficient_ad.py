@@ -274,7 +274,7 @@ def _model_class() -> Any:
             return result
 
         def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            """Keep the last value; nobody reads Lightning's log."""
+            """Keep the last value; Lightning's log is not used."""
             self.losses[name] = float(value)
 
     StoredEfficientAd.losses = {}
