@@ -11,21 +11,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence, Set
+from typing import NamedTuple
 
 import numpy as np
 
 from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import Threshold
 
-__all__ = ["MIN_PARTS", "TYPICAL_RATIO", "find_outliers", "threshold_without"]
+__all__ = [
+    "IMAGE_SCORE",
+    "MEAN_PATCH_SCORE",
+    "MIN_PARTS",
+    "Limit",
+    "find_outliers",
+    "threshold_without",
+]
 
 MIN_PARTS = 8
 """With fewer parts nobody can say what is usual, and no image is an outlier."""
-SCORE_RATIO, TYPICAL_RATIO = 2.2, 1.6
-"""Times the median that an outlier's image score, or its typical patch score, exceeds. Of normal
-magnetic tiles, board crops, ball screws and solar cells (20 to 100 of each) none reached 2.05 and
-1.3; of images of another of these products all had 2.2 or more of the one or the other."""
-MIN_SPREADS = 4.0
+
+
+class Limit(NamedTuple):
+    """What an outlier exceeds: a multiple of the median, and so many spreads above it.
+
+    A spread is the distance from the median to the upper quartile.
+    """
+
+    ratio: float
+    spreads: float
+
+
+IMAGE_SCORE = Limit(2.2, 4.0)
+MEAN_PATCH_SCORE = Limit(1.6, 8.0)
+"""A defect shows in an image's worst patches, another product in all of them.
+
+Of 20 to 100 normal images of magnetic tiles and board crops none reached 2.02 times the median
+image score, nor, in mean patch scores, 1.6 times the median and 6.7 spreads at once. One image of
+the other product among them had 2.2 or more of the median image score, or 11 spreads and more of
+mean patch scores, in seven trials of eight."""
 
 
 def threshold_without(outliers: Set[int], scores: Mapping[int, float], rate: float) -> Threshold:
@@ -66,7 +89,7 @@ def find_outliers(
     scores: Mapping[int, float],
     parts: Mapping[int, Hashable],
     *,
-    min_ratio: float = SCORE_RATIO,
+    limit: Limit = IMAGE_SCORE,
     ignored: Set[int] = frozenset(),
 ) -> frozenset[int]:
     """Images that score far outside the rest, by statistics of one value a part.
@@ -74,8 +97,7 @@ def find_outliers(
     Args:
         scores: Raw score by image id.
         parts: The part that each image shows; of a part's images the highest score counts.
-        min_ratio: Times the median that an outlier scores; `TYPICAL_RATIO` for typical patch
-            scores, which lie closer together than image scores.
+        limit: What an outlier exceeds; `MEAN_PATCH_SCORE` where the scores are means.
         ignored: Ids of images that are no part of the statistics.
 
     Returns:
@@ -88,19 +110,20 @@ def find_outliers(
             highest[part] = max(score, highest.get(part, -math.inf))
     if len(highest) < MIN_PARTS:
         return frozenset()
-    limit = outlier_limit(list(highest.values()), min_ratio)
+    highest_usual = _highest_usual(list(highest.values()), limit)
     return frozenset(
-        image_id for image_id, score in scores.items() if image_id not in ignored and score > limit
+        image_id
+        for image_id, score in scores.items()
+        if image_id not in ignored and score > highest_usual
     )
 
 
-def outlier_limit(values: Sequence[float], min_ratio: float) -> float:
-    """The score above which a part is an outlier among `values`, one for each part.
+def _highest_usual(values: Sequence[float], limit: Limit) -> float:
+    """The highest score of a part, among `values` of one for each part, that is no outlier's.
 
     Scores of normal parts have a heavy upper tail, whose length says little about what is right:
     the rarest of 40 magnetic tiles scored 2.0 times the median, while a quarter of the way up the
-    others lay within 1.1. So both are asked for: `min_ratio` times the median, and `MIN_SPREADS`
-    times the distance from the median to the upper quartile above it.
+    others lay within 1.1. So both are asked for, a multiple of the median and spreads above it.
     """
     median, upper = np.quantile(np.asarray(values, dtype=np.float64), [0.5, 0.75])
-    return float(max(min_ratio * median, median + MIN_SPREADS * (upper - median)))
+    return float(max(limit.ratio * median, median + limit.spreads * (upper - median)))

@@ -17,7 +17,7 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
-from pgdefect.core.outliers import TYPICAL_RATIO, find_outliers, threshold_without
+from pgdefect.core.outliers import MEAN_PATCH_SCORE, find_outliers, threshold_without
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.types import (
     DefectSpace,
@@ -263,14 +263,14 @@ def score_others(
         return score_image(search, _stored_patches(bank, spool, n), spool.grids[n])
 
     scores: dict[int, float] = {}
-    typical: dict[int, float] = {}
+    means: dict[int, float] = {}
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
         for done, (n, result) in enumerate(
             zip(chosen, pool.map(score, chosen), strict=True), start=1
         ):
             if result is not None:
                 scores[images[n].id] = result.raw_score
-                typical[images[n].id] = float(np.median(result.distances))
+                means[images[n].id] = float(result.distances.mean())
             progress("threshold", done, len(chosen))
     if not scores:
         raise TooFewImages(
@@ -280,7 +280,7 @@ def score_others(
     # A defect shows in the worst patches, another product in all.
     parts = part_of(images)
     outliers = find_outliers(scores, parts, ignored=left_out)
-    outliers |= find_outliers(typical, parts, min_ratio=TYPICAL_RATIO, ignored=left_out)
+    outliers |= find_outliers(means, parts, limit=MEAN_PATCH_SCORE, ignored=left_out)
     return threshold_without(
         (outliers | left_out) - kept, scores, options.false_reject_rate
     ), scores
