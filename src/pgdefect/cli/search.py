@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -153,10 +154,24 @@ def search_command(
         print_search(report)
         if not report.neighbors:
             note("no other stored image is to be compared with under these filters")
+        _say_missing(report)
     if explain:
         note(str(report.plan))
     if sheet is not None:
         note(f"contact sheet: {sheet}")
+
+
+def _say_missing(report: SearchReport) -> None:
+    """Stored images that could not be listed, and the command that helps."""
+    if report.missing is None or not report.missing.missing:
+        return
+    kind, images = ("image", "images") if report.by == "picture" else ("defect", "anomalous images")
+    commands = "; ".join(f"pgdefect embed {quote(name)}" for name in report.missing.categories)
+    note(
+        f"{report.missing.missing:,} of {report.missing.looked_at:,} {images} of "
+        f"{', '.join(report.missing.categories)} have no {kind} embedding yet and cannot be "
+        f"found; make them with: {commands}"
+    )
 
 
 def print_search(report: SearchReport) -> None:

@@ -261,12 +261,18 @@ def store_defects(
 
 
 def without_defect_embedding(
-    connection: Connection, category_id: int, detector_id: int, *, again: bool = False
+    connection: Connection,
+    category_id: int,
+    detector_id: int,
+    *,
+    again: bool = False,
+    any_detector: bool = False,
 ) -> list[int]:
     """Images that should have a defect embedding of this detector's and have none.
 
     They are known to be anomalous, or were judged so by their newest inspection; retired
-    ones are left out. `again` lists those that have one, too.
+    ones are left out. `again` lists those that have one, too; with `any_detector` one of another
+    detector with the same extractor will do.
     """
     rows = driver(connection).execute(
         "SELECT i.id FROM pgdefect.image i LEFT JOIN LATERAL ("
@@ -276,8 +282,8 @@ def without_defect_embedding(
         "AND (s.is_anomalous OR i.known_label = 'anomalous') "
         "AND (%s OR NOT EXISTS (SELECT FROM pgdefect.defect_embedding e "
         "  JOIN pgdefect.detector d ON d.id = %s AND e.extractor_id = d.extractor_id "
-        "  WHERE e.image_id = i.id AND e.detector_id = d.id)) ORDER BY i.id",
-        [category_id, again, detector_id],
+        "  WHERE e.image_id = i.id AND (%s OR e.detector_id = d.id))) ORDER BY i.id",
+        [category_id, again, detector_id, any_detector],
     )
     return [row[0] for row in rows.fetchall()]
 

@@ -93,7 +93,7 @@ def review_image(
         row = (
             driver(connection)
             .execute(
-                "SELECT defect.review(%s, %s, %s, %s, %s)",
+                "SELECT defect.review(%s::text, %s, %s, %s, %s)",
                 [str(before.id), label, defect_type, note, new_type],
             )
             .fetchone()

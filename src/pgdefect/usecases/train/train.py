@@ -42,6 +42,7 @@ from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
 from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.usecases.inspect.embed import embed_first_defects
 from pgdefect.usecases.train.bank import (
     build_bank,
     calibration_for,
@@ -216,6 +217,7 @@ def _train(
             unread = dict(extracted.failed)
             others = [i for i in everything if i.id not in extracted.means and i.path not in unread]
             failed = embed_images(database, extractor, extractor_id, others, progress)
+            failed += embed_first_defects(database, settings, category, progress)
         figures = bank_figures(database, detector_id)
         with database.connect() as connection:
             outliers = outliers_of(connection, detector_id)
@@ -230,7 +232,7 @@ def _train(
         figures.threshold,
         extractor_id,
         clock.seconds,
-        tuple(extracted.failed + failed),
+        tuple(dict(extracted.failed + failed).items()),
         len(images),
         extracted.resumed,
         already_stored,
