@@ -9,7 +9,8 @@
 --   novelty         judged anomalous, type not known, and far from everything known: cosine
 --                   distance of its defect embedding to the nearest image of the category
 --                   whose defect type is known (the 50 newest of each type stand for it); 1
---                   where there is none
+--                   where there is none. The reason says whether it is farther than the limit of
+--                   its vote, within which known defects of a type lie from one another
 --   contradiction   the detector is sure of the opposite of its label: 4 |score - 0.5|
 -- priority is 1 - (1 - near_threshold) (1 - vote_doubt) (1 - novelty) (1 - contradiction): one
 -- good reason is enough, and several add up. Images with no reason are left out.
@@ -77,6 +78,8 @@ WITH known AS MATERIALIZED (
                WHERE e.extractor_id = w.extractor_id AND e.image_id = w.image_id
                HAVING count(e.image_id) > 0
            ) END AS novelty,
+           EXISTS (SELECT FROM known k WHERE k.category_id = w.category_id
+                                         AND k.extractor_id = w.extractor_id) AS types_known,
            CASE WHEN w.is_anomalous <> (w.known_label = 'anomalous')
                 THEN least(1, 4 * abs(w.normalized_score - 0.5)) ELSE 0 END AS contradiction
     FROM waiting w
@@ -87,7 +90,10 @@ SELECT q.image_id, q.category, q.path, q.split, q.priority,
                                           ELSE 'verdict against its label' END
            WHEN q.near_threshold THEN 'near the threshold'
            WHEN q.vote_doubt THEN 'vote in doubt'
-           ELSE 'unlike every known defect' END AS reason,
+           ELSE CASE WHEN NOT q.types_known THEN 'anomalous, and no defect type is known yet'
+                     WHEN q.novelty <= (q.vote->>'limit')::double precision
+                     THEN 'like a known defect, not confirmed'
+                     ELSE 'unlike every known defect' END END AS reason,
        q.near_threshold, q.vote_doubt, q.novelty, q.contradiction,
        CASE WHEN q.is_anomalous THEN 'anomalous' ELSE 'normal' END AS verdict,
        q.normalized_score, q.known_label, q.known_defect_type, q.probable_defect_type, q.vote,

@@ -158,6 +158,8 @@ def _probably(queued: QueuedImage) -> str | None:
     vote = queued.vote
     if not vote or not vote.get("counts"):
         return None
+    if vote.get("unlike"):
+        return "unlike any known"
     leader = max(vote["counts"], key=vote["counts"].__getitem__)
     doubt = "" if queued.probable_defect_type else "?"
     return f"{leader}{doubt} {vote['counts'][leader]} of {vote['k']}"

@@ -185,7 +185,12 @@ def print_search(report: SearchReport) -> None:
             f"score {inspection.normalized_score:.3f}, raw {inspection.raw_score:.4g}, "
             f"threshold {inspection.threshold:.4g}"
         )
-    if report.vote is not None:
+    if report.vote is not None and report.vote.is_unlike:
+        typer.echo(
+            f"{report.vote}: {report.vote.distance:.4f} from the nearest, and known ones of a type "
+            f"lie within {report.vote.limit:.4f} of one another"
+        )
+    elif report.vote is not None:
         typer.echo(f"probably {report.vote}")
     print_table(
         (

@@ -118,7 +118,7 @@ def _sheet_query(report: SearchReport) -> SheetQuery:
     if inspection.label is not None:
         facts.append(("Known as", inspection.defect_type or inspection.label))
     if report.vote is not None:
-        facts.append(("Probably", str(report.vote)))
+        facts.append(("Defect" if report.vote.is_unlike else "Probably", str(report.vote)))
     return SheetQuery(
         name=os.path.basename(inspection.path),
         image=image,
