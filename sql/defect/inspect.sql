@@ -80,10 +80,9 @@ BEGIN
     SELECT avg(distances[n]) INTO score FROM unnest(worst) n;
 
     IF b.num_neighbors > 1 THEN
-        -- PatchCore's re-weighting, equation 7 (arXiv 2106.08265), over Euclidean distances:
-        -- a cosine distance x of unit vectors is sqrt(2 x).
+        -- PatchCore's re-weighting, equation 7 (arXiv 2106.08265).
         EXECUTE format(
-            'SELECT array_agg(CASE WHEN $4 THEN sqrt(2 * greatest(s.x, 0)) ELSE s.x END ORDER BY s.n)
+            'SELECT array_agg(pgdefect.metric_length($4, s.x) ORDER BY s.n)
              FROM (SELECT n.ordinality AS n, (p.embedding %s $1)::double precision AS x
                    FROM pgdefect.nearest_bank_vectors(
                        $2, (SELECT q.embedding FROM pgdefect.memory_bank_patch q
@@ -92,7 +91,7 @@ BEGIN
                    JOIN pgdefect.memory_bank_patch p
                        ON p.bank_id = $2 AND p.position = n.nearest_position) s', b.operator)
         INTO support
-        USING vectors[worst[1]], b.id, positions[worst[1]], b.metric = 'cosine', b.num_neighbors;
+        USING vectors[worst[1]], b.id, positions[worst[1]], b.metric, b.num_neighbors;
         SELECT score * (1 - exp(support[1] - max(x)) / sum(exp(x - m.highest))) INTO score
         FROM unnest(support) x, (SELECT max(y) AS highest FROM unnest(support) y) m;
     END IF;

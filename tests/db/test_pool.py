@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +42,7 @@ from pgdefect.usecases.search.search import Query, SearchOptions, search
 from pgdefect.usecases.threshold import change_threshold
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.train import train
+from tests.places import short_folder
 
 WAIT = 120.0
 """Seconds after which a test gives up; nothing here is expected to take long."""
@@ -219,10 +219,8 @@ def assert_no_slot(database: Database, words: str | None) -> None:
 
 
 def test_server_with_all_connections_taken(capfd: pytest.CaptureFixture[str]) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder / "data")
-    try:
+    with short_folder() as folder:
+        server = EmbeddedServer(folder / "data")
         server.start()
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET max_connections = 4")
@@ -238,9 +236,6 @@ def test_server_with_all_connections_taken(capfd: pytest.CaptureFixture[str]) ->
         finally:
             for holder in holders:
                 holder.close()
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
 
 
 # -- work that is undone -------------------------------------------------------------------

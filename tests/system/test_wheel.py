@@ -18,6 +18,8 @@ import pytest
 import pgdefect
 from pgdefect.db.connection.engine import Database
 
+pytestmark = pytest.mark.server
+
 SOURCE = Path(pgdefect.__file__).parent
 CHECKOUT = Path(__file__).resolve().parents[2]
 

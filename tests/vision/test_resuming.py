@@ -30,6 +30,8 @@ from pgdefect.usecases.train.training_run import TrainingRun
 from soak.state import database_state
 from tests.synthetic import write_dataset
 
+pytestmark = pytest.mark.train
+
 OPTIONS = TrainOptions(image_size=(128, 128), batch_size=4)
 TRAIN_IMAGES, TEST_IMAGES = 14, 5
 

@@ -119,7 +119,7 @@ def ingest_command(
                 note(f"  {word}: {name}")
         if report.changed or report.relabelled or report.vanished:
             note(
-                "  They were taken as they are now; what is gone is retired."
+                "  Updated to their current state; missing images were retired."
                 if report.accepted
                 else "  They were left as they are; --accept-changes takes the new state."
             )

@@ -129,6 +129,7 @@ def _findings(
         partitions.check_orphans,
         partitions.check_missing,
         partitions.check_hnsw,
+        partitions.check_hnsw_definitions,
         indexes.check_invalid,
         indexes.check_unused,
         indexes.check_statistics,
@@ -249,7 +250,7 @@ def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Findi
         if held is None:
             continue
         os.close(held)
-        what = f"{size(_disk_usage(path))} that a process left which was killed"
+        what = f"{size(_disk_usage(path))} left behind by a killed process"
         if of_use:
             yield Finding(
                 "note",

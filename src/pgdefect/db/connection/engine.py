@@ -188,7 +188,7 @@ class Database:
             raise errors.UnsupportedServer(
                 f"the server at {self.safe_url} is PostgreSQL {major}; pgdefect needs "
                 f"{MIN_POSTGRES} or newer. Upgrade it, or leave out --database-url to use the "
-                "embedded one."
+                "embedded one"
             )
         if extension is not None:
             check_pgvector(extension, self.safe_url)

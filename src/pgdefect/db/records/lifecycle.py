@@ -1,4 +1,4 @@
-"""Detectors, categories and images: put into use, retired, deleted."""
+"""Detectors, categories and images: activate, retire and delete."""
 
 from __future__ import annotations
 

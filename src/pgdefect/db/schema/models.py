@@ -31,7 +31,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import BigInteger
 
-from pgdefect.core.types import DETECTOR_KINDS, LABELS, SPLITS
+from pgdefect.core.distance import METRICS
+from pgdefect.core.words import KINDS, LABELS, SPLITS
 from pgdefect.db.schema.names import SCHEMA
 
 NAMING = {
@@ -186,7 +187,7 @@ class Detector(Base):
     __tablename__ = "detector"
     __table_args__ = (
         UniqueConstraint("category_id", "kind", "version"),
-        CheckConstraint(one_of("kind", DETECTOR_KINDS), name="kind_known"),
+        CheckConstraint(one_of("kind", KINDS), name="kind_known"),
         CheckConstraint("state IN ('ready', 'retired')", name="state_known"),
         CheckConstraint("state = 'ready' OR NOT active", name="retired_is_inactive"),
         CheckConstraint("threshold > score_center", name="threshold_above_center"),
@@ -291,7 +292,10 @@ class MemoryBank(Base):
 
     __tablename__ = "memory_bank"
     __table_args__ = (
-        CheckConstraint("operator IN ('<=>', '<->')", name="operator_known"),
+        CheckConstraint(
+            one_of("operator", tuple(metric.operator for metric in METRICS.values())),
+            name="operator_known",
+        ),
         CheckConstraint("precision IN ('half', 'single')", name="precision_known"),
         CheckConstraint("indexed_type IN ('vector', 'halfvec')", name="indexed_type_known"),
         CheckConstraint("worst_share BETWEEN 0 AND 1", name="worst_share_range"),

@@ -104,7 +104,7 @@ class EmbeddedServer:
     def __init__(self, data_dir: Path, *, bin_dir: Path | None = None) -> None:
         self.data_dir = Path(os.path.realpath(data_dir))
         if re.search(r"[\x00-\x1f]", str(self.data_dir)):
-            raise UsageError(f"The data directory {str(data_dir)!r} has a control character.")
+            raise UsageError(f"the data directory {str(data_dir)!r} has a control character")
         self._bin_dir = bin_dir
         self._pgdata = self.data_dir / "postgres"
         self._log_file = self.data_dir / "server.log"
@@ -121,7 +121,7 @@ class EmbeddedServer:
             self._bin_dir = wheel_bin_dir()
         self._bin_dir = self._bin_dir.absolute()
         if not (self._bin_dir / "postgres").is_file():
-            raise EmbeddedServerError(f"There is no Postgres in {self._bin_dir}.")
+            raise EmbeddedServerError(f"there is no Postgres in {self._bin_dir}")
         return self._bin_dir
 
     def status(self) -> ServerStatus:
@@ -172,7 +172,7 @@ class EmbeddedServer:
             return f"postgresql://{ROLE}@/{DATABASE}?host={directory}&port={status.port}"
         if status.listen is None:
             raise EmbeddedServerError(
-                f"The server of {self.data_dir} does not listen on TCP. "
+                f"the server of {self.data_dir} does not listen on TCP. "
                 "Start it with: pgdefect db up --listen HOST:PORT"
             )
         host, _, port = status.listen.rpartition(":")
@@ -290,9 +290,9 @@ class EmbeddedServer:
         while (status := self.status()).running and not status.ready:
             if time.monotonic() > deadline:
                 raise Busy(
-                    f"The server of {self.data_dir} (pid {status.pid}) is still starting or "
+                    f"the server of {self.data_dir} (pid {status.pid}) is still starting or "
                     f"stopping after {_RECOVERY_SECONDS // 60} minutes. Look at {self._log_file} "
-                    "and try again later."
+                    "and try again later"
                 )
             time.sleep(0.05)
         return status
@@ -323,7 +323,7 @@ class EmbeddedServer:
                 )
         except psycopg.Error as error:
             raise EmbeddedServerError(
-                f"The server runs, but its password could not be set: {error}"
+                f"the server runs, but its password could not be set: {error}"
             ) from error
         # Last, so that a file always holds the password in force.
         write_private(self._password_file, password + "\n", owner)
@@ -348,7 +348,7 @@ class EmbeddedServer:
         if running_postmaster(self._pgdata) is None:
             raise EmbeddedServerError(
                 f"{self._pgdata} is a copy of {there}, made while the server there was running, "
-                "so it may be torn. Stop that server and copy again, or copy with pg_dump."
+                "so it may be torn. Stop that server and copy again, or copy with pg_dump"
             )
         raise EmbeddedServerError(
             f"{self._pgdata} was moved from {there} while its server was running, and that "
@@ -365,8 +365,8 @@ class EmbeddedServer:
         while runs_in(postmaster.pid, self._pgdata):
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
-                    f"The server of {self.data_dir} (pid {postmaster.pid}) was told to shut down "
-                    f"and still runs after {_STOP_SECONDS} seconds. Look at {self._log_file}."
+                    f"the server of {self.data_dir} (pid {postmaster.pid}) was told to shut down "
+                    f"and still runs after {_STOP_SECONDS} seconds. Look at {self._log_file}"
                 )
             time.sleep(0.02)
         return True
@@ -389,8 +389,8 @@ class EmbeddedServer:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise Busy(
-                            f"Another process is starting or stopping the server of "
-                            f"{self.data_dir}. Try again later."
+                            f"another process is starting or stopping the server of "
+                            f"{self.data_dir}. Try again later"
                         ) from None
                 time.sleep(0.02)
             yield lock
@@ -418,10 +418,10 @@ class EmbeddedServer:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DatabaseFull(
-                    f"The disk of {self.data_dir} is full: {error}. Free some space, or set "
-                    "PGDEFECT_DATA_DIR or --data-dir to another disk."
+                    f"the disk of {self.data_dir} is full: {error}. Free some space, or set "
+                    "PGDEFECT_DATA_DIR or --data-dir to another disk"
                 ) from error
             raise EmbeddedServerError(
-                f"The data directory {self.data_dir} cannot be used: {error}. Set "
-                "PGDEFECT_DATA_DIR or --data-dir to a directory that you own."
+                f"the data directory {self.data_dir} cannot be used: {error}. Set "
+                "PGDEFECT_DATA_DIR or --data-dir to a directory that you own"
             ) from error

@@ -176,7 +176,7 @@ def parse_address(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._*-]+):(\d{1,5})", text)
     if found is None or not 0 < int(found[2]) < 65536:
         raise UsageError(
-            f"The address to listen on must be HOST:PORT, such as 127.0.0.1:5433; got {text!r}."
+            f"the address to listen on must be HOST:PORT, such as 127.0.0.1:5433; got {text!r}"
         )
     return found[1].strip("[]"), int(found[2])
 

@@ -105,7 +105,7 @@ class SearchOptions:
         check_word("model", self.kind, KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
-                f"--max-distance is a cosine distance, 0 to 2, and not {self.max_distance}"
+                f"--max-distance must be between 0 and 2 (cosine distance), got {self.max_distance}"
             )
 
 

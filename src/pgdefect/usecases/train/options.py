@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pgdefect.core.distance import COSINE, Precision, metric_named
+from pgdefect.core.distance import Precision, metric_named
 from pgdefect.core.errors import UsageError
 from pgdefect.core.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.core.words import check_word
@@ -108,10 +108,10 @@ class TrainOptions:
                 f"--local-contrast must be from {MIN_LOCAL_CONTRAST} to 1, or 0 to leave it out, "
                 f"not {self.local_contrast}"
             )
-        if metric_named(self.metric) is COSINE and self.transform == "none":
+        if metric_named(self.metric).directions_only and self.transform == "none":
             raise UsageError(
-                "cosine distance compares directions: use --transform centered (the default) or "
-                "unit with it, or --metric l2 with --transform none"
+                f"{self.metric} distance compares directions: use --transform centered (the "
+                "default) or unit with it, or --metric l2 with --transform none"
             )
 
     @property

@@ -96,7 +96,7 @@ class EfficientAd:
         device: str,
         progress: StepProgress,
     ) -> dict[str, float]:
-        """Train on the images `train` of the cache; put the maps to scale on those in `scale`.
+        """Train on the images `train` of the cache; normalize the maps on those in `scale`.
 
         Gives the losses of the last step, and the quantiles.
 
@@ -147,7 +147,7 @@ class EfficientAd:
         if min(spans) <= 0.0:
             raise TrainingError(
                 "the held-out images have anomaly maps of one value everywhere, which cannot be "
-                "put to scale; are the images all black?"
+                "normalized; are the images all black?"
             )
         return {**model.losses, **quantiles}
 
