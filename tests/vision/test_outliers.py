@@ -20,13 +20,22 @@ from pgdefect.usecases.ingest import ingest
 from pgdefect.usecases.inspect.inspect import inspect
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.train import TrainReport, train
-from tests.synthetic import defective_part, normal_part, write_dataset
+from tests.synthetic import normal_part, write_dataset
 
 SIDE = (128, 128)
 Kind = Literal["clean", "foreign", "defective", "black"]
+
+
+def with_bar(image: np.ndarray) -> np.ndarray:
+    """A bright bar on a part: a defect that nobody could miss."""
+    image = image.copy()
+    image[40:50, 30:90] = 250
+    return image
+
+
 OTHER: dict[Kind, Callable[[], np.ndarray]] = {
     "foreign": lambda: normal_part(5, SIDE, texture="woven")[0],
-    "defective": lambda: defective_part(6, "scratch", SIDE)[0],
+    "defective": lambda: with_bar(normal_part(6, SIDE)[0]),
     "black": lambda: np.zeros((*SIDE, 3), dtype=np.uint8),
 }
 
