@@ -76,9 +76,9 @@ def test_an_id_is_a_number_or_text(products: Products, name: str) -> None:
 
 def test_every_function_that_takes_an_image_takes_an_id(products: Products) -> None:
     taken = products.rows(
-        "SELECT proname, array_agg(DISTINCT proargtypes[0]::regtype::text ORDER BY 1) "
-        "FROM (SELECT proname, proargtypes, proargnames FROM pg_proc "
-        "      WHERE pronamespace = 'defect'::regnamespace AND proargnames[1] = 'image') p "
+        "SELECT proname, array_agg(type ORDER BY type) FROM ("
+        "SELECT proname, proargtypes[0]::regtype::text AS type FROM pg_proc "
+        "WHERE pronamespace = 'defect'::regnamespace AND proargnames[1] = 'image') p "
         "GROUP BY proname ORDER BY proname"
     )
     assert [name for name, _ in taken] == ["find_image", "inspect", "review", "similar_images"]
