@@ -51,7 +51,12 @@ highest image score was 1.2 to 2.4 times the median, the highest mean patch scor
 One image of another of these products among them had 1.5 to 5.4 and 2.3 to 7.4 times."""
 
 
-def threshold_without(outliers: Set[int], scores: Mapping[int, float], rate: float) -> Threshold:
+def threshold_without(
+    outliers: Set[int],
+    scores: Mapping[int, float],
+    rate: float,
+    parts: Mapping[int, Hashable] | None = None,
+) -> Threshold:
     """The threshold of `false_reject_rate` from the scores that are no outliers.
 
     Its promise is about images of the kind that is left: what resembles an outlier is rejected
@@ -63,6 +68,7 @@ def threshold_without(outliers: Set[int], scores: Mapping[int, float], rate: flo
         outliers: Ids of images to leave out; others than those of `scores` do not matter.
         scores: Raw score by image id.
         rate: Share of normal images the threshold may reject.
+        parts: The part that each image shows; None takes every image for a part of its own.
 
     Returns:
         The threshold. Where something was left out its rule has ``outliers``, their ids, and
@@ -71,16 +77,19 @@ def threshold_without(outliers: Set[int], scores: Mapping[int, float], rate: flo
     Raises:
         UsageError: nothing is left, or the rate does not lie between 0 and 1.
     """
-    rest = [score for image_id, score in scores.items() if image_id not in outliers]
-    threshold = false_reject_rate(rest, rate)
+
+    def choose(image_ids: list[int]) -> Threshold:
+        names = None if parts is None else [parts[image_id] for image_id in image_ids]
+        return false_reject_rate([scores[image_id] for image_id in image_ids], rate, names)
+
+    threshold = choose([image_id for image_id in scores if image_id not in outliers])
     left_out = sorted(outliers & scores.keys())
     if not left_out:
         return threshold
-    all_scores = false_reject_rate(list(scores.values()), rate)
     rule = {
         **threshold.rule,
         "outliers": left_out,
-        "threshold_with_outliers": all_scores.value,
+        "threshold_with_outliers": choose(list(scores)).value,
     }
     return Threshold(threshold.value, threshold.center, rule)
 

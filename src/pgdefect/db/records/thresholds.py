@@ -32,7 +32,7 @@ class ThresholdRecord:
 
 
 @dataclass(frozen=True)
-class LabelledScores:
+class LabeledScores:
     """Raw scores `(n,)` of images of known label that the detector has not learned from."""
 
     normal: Float64
@@ -92,11 +92,13 @@ class HoldoutScores:
     """Raw scores by image id of the normal training images held out.
 
     left_out: those of them that no threshold is chosen from, because they score far outside the
-    rest and no review says that they are normal, or because a review says that they are not.
+    rest and no review says that they are normal, or because a review says that they are not. parts:
+    what each shows, its group, or the image and its copies.
     """
 
     scores: Mapping[int, float]
     left_out: frozenset[int]
+    parts: Mapping[int, str]
 
     @property
     def counted(self) -> Float64:
@@ -110,28 +112,31 @@ def holdout_scores(connection: Connection, detector_id: int) -> HoldoutScores:
     rows = (
         driver(connection)
         .execute(
-            "SELECT image_id, raw_score, left_out FROM pgdefect.holdout_scores(%s) "
-            "ORDER BY image_id",
+            "SELECT h.image_id, h.raw_score, h.left_out, "
+            "       coalesce('g' || i.group_name, 's' || i.sha256) "
+            "FROM pgdefect.holdout_scores(%s) h JOIN pgdefect.image i ON i.id = h.image_id "
+            "ORDER BY h.image_id",
             [detector_id],
         )
         .fetchall()
     )
     return HoldoutScores(
-        {image_id: score for image_id, score, _ in rows},
-        frozenset(image_id for image_id, _, left_out in rows if left_out),
+        {image_id: score for image_id, score, _, _ in rows},
+        frozenset(image_id for image_id, _, left_out, _ in rows if left_out),
+        {image_id: part for image_id, _, _, part in rows},
     )
 
 
-def labelled_scores(connection: Connection, detector_id: int, split: str) -> LabelledScores:
-    """The newest raw score of each labelled image of a split, whatever its threshold was."""
+def labeled_scores(connection: Connection, detector_id: int, split: str) -> LabeledScores:
+    """The newest raw score of each labeled image of a split, whatever its threshold was."""
     rows = (
         driver(connection)
         .execute(
-            "SELECT label, raw_score FROM pgdefect.labelled_scores(%s, %s)", [detector_id, split]
+            "SELECT label, raw_score FROM pgdefect.labeled_scores(%s, %s)", [detector_id, split]
         )
         .fetchall()
     )
-    return LabelledScores(
+    return LabeledScores(
         np.array([score for label, score in rows if label == "normal"], dtype=np.float64),
         np.array([score for label, score in rows if label == "anomalous"], dtype=np.float64),
     )

@@ -260,7 +260,7 @@ class HoldoutScore(Base):
 
 
 class Evaluation(Base):
-    """What a detector's scores of one split's labelled images are worth."""
+    """What a detector's scores of one split's labeled images are worth."""
 
     __tablename__ = "evaluation"
     __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)
@@ -328,6 +328,8 @@ class MemoryBank(Base):
     ef_search_recall: Mapped[float]
     ef_search_fast: Mapped[int] = mapped_column(INTEGER)
     patch_score_std: Mapped[float | None]
+    defect_parameters: Mapped[bytes | None] = mapped_column(deferred=True)
+    defect_settings: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 
 
 class MemoryBankPatch(Base):
@@ -369,9 +371,9 @@ class ImageEmbedding(Base):
 class DefectSpace(Base):
     """How an extractor's defect embeddings are made (`pgdefect.vision.defects.defect_embedding`).
 
-    Made with the extractor's first PatchCore detector and never changed: embeddings compare
-    across the categories and bank versions of one extractor. parameters is a .npz file of
-    NumPy's; onnx is of the second look, where there is one.
+    Made with the extractor's first PatchCore detector and never changed: its vectors have one
+    dimension, and its second look is one network (onnx, where there is one). parameters, a .npz
+    file of NumPy's, serve detectors without defect_parameters of their own in memory_bank.
     """
 
     __tablename__ = "defect_space"

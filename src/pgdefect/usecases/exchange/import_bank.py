@@ -40,7 +40,7 @@ from pgdefect.usecases.train.bank import (
     CalibrationWindow,
     calibration_of,
     calibration_window,
-    part_of,
+    part_name,
 )
 from pgdefect.usecases.train.train import MIN_IMAGES
 from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor
@@ -204,7 +204,7 @@ class _HeldOut:
     """What scoring the images gave: those the bank was not made from, and patches of all."""
 
     def __init__(self, scored: Sequence[_Scored]) -> None:
-        self.parts = part_of([one.image for one in scored])
+        self.parts = {one.image.id: part_name(one.image) for one in scored}
         learned = _learned_from(scored, self.parts)
         self.learned = sum(learned)
         self.scores: dict[int, float] = {
@@ -297,5 +297,5 @@ def _threshold(
         with database.connect() as connection:
             kept = reviewed_as_normal(connection, [*scores])
         outliers = find_outliers(scores, held_out.parts) - kept
-        return threshold_without(outliers, scores, false_reject_rate)
+        return threshold_without(outliers, scores, false_reject_rate, held_out.parts)
     return thresholds.given(given, list(scores.values()))

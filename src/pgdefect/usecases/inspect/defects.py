@@ -71,7 +71,7 @@ class DefectFinder:
         detector: Detector,
         preprocessing: Preprocessing,
     ) -> None:
-        space = find_defect_space(database, detector.extractor_id)
+        space = find_defect_space(database, detector.extractor_id, detector.id)
         score_std = detector.bank.patch_score_std
         if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
             raise NotFound(
