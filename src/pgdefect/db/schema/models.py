@@ -72,7 +72,11 @@ def _identity() -> Mapped[int]:
 
 
 class Category(Base):
-    """A product, as in MVTec AD (``leather``)."""
+    """A product, as in MVTec AD (``leather``).
+
+    gray_scale: by kind of sample (``uint16``), the value that is white; NULL before the first
+    image. It may grow while the first images are recorded, and is settled then.
+    """
 
     __tablename__ = "category"
     __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),)
@@ -81,6 +85,8 @@ class Category(Base):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
+    gray_scale: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    gray_scale_settled: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class ImageRoot(Base):

@@ -25,6 +25,7 @@ from pgdefect.core.types import (
     num_voters,
 )
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.defects import (
     find_defect_space,
     has_raw_vectors,
@@ -90,6 +91,8 @@ class DefectFinder:
         )
         self._view: DefectView | None = None
         self._loaded = False
+        with database.connect() as connection:
+            self._gray_scale = gray_scale(connection, detector.category).white
 
     def _features(self, connection: Connection, path: str) -> list[Float32]:
         """What the second look sees; its network is loaded when the first defect turns up."""
@@ -97,7 +100,7 @@ class DefectFinder:
             artifact = self._load_view(connection)
             self._view = DefectView(artifact) if artifact else None
             self._loaded = True
-        return self._view(load_image(path)) if self._view else []
+        return self._view(load_image(path, self._gray_scale)) if self._view else []
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.

@@ -417,7 +417,7 @@ def _resolve(
         return image, image.path, category or image.category
     if category is not None:
         return None, query, category
-    digest = probe_image(Path(query)).sha256
+    digest = probe_image(Path(query), {}).sha256
     with database.connect() as connection:
         holding, known = categories_by_sha256(connection, digest)
     if len(holding) == 1:

@@ -356,7 +356,9 @@ def learn_defect_space(
     look, glance = (DefectView(view), DefectView(view, orientations=1)) if view else (None, None)
     chosen = _spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
     # Statistics of one orientation serve as well as those of all, in a quarter of the time.
-    features = [glance(load_image(images[n].path)) if glance else [] for n in chosen]
+    features = [
+        glance(load_image(images[n].path, images[n].gray_scale)) if glance else [] for n in chosen
+    ]
     compared = []
     for n in _spread(chosen, COMPARED_IMAGES):
         others = np.flatnonzero(_of_other_parts(bank, images, n))
@@ -368,7 +370,7 @@ def learn_defect_space(
         raw_bank = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
         nearest = raw_bank[others[positions]].astype(np.float32)
         scores = distances.reshape(spool.grids[n])
-        looked = look(load_image(images[n].path)) if look else []
+        looked = look(load_image(images[n].path, images[n].gray_scale)) if look else []
         compared.append(ComparedImage(raw, nearest, scores, looked))
     return fit_defect_space(compared, features)
 
