@@ -6,10 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from rows import add_embeddings, add_extractor, add_images, unit_vectors
+from rows import add_embeddings, add_extractor, add_images, memory_bank, store, unit_vectors
 
 from pgdefect.core.errors import Conflict
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.doctor import contents
 from pgdefect.db.search.queries import find_image
 from pgdefect.db.search.search import SearchFilter, missing_embeddings, nearest
 
@@ -148,3 +149,15 @@ def test_names_of_categories_are_quoted_for_a_shell(products: Products) -> None:
     products.rows(f"SELECT * FROM defect.similar_images({image[0]})")
     [notice] = products.notices
     assert notice.endswith("""pgdefect embed 'it'"'"'s one'""")
+
+
+def test_doctor_tells_of_images_that_cannot_be_found(products: Products) -> None:
+    bank = memory_bank(unit_vectors(6, 24, DIM), products.base)
+    store(products.database, "base", products.extractor, bank)
+    with products.database.connect() as connection:
+        assert list(contents.check_missing_embeddings(connection)) == []
+    add_images(products.database, "base", 1, path="new.png", sha256="7" * 64)
+    with products.database.connect() as connection:
+        [finding] = contents.check_missing_embeddings(connection)
+    assert finding.message == ("1 of 7 images have no image embedding; searches do not find them")
+    assert finding.remedy == "pgdefect embed base"

@@ -139,6 +139,7 @@ def _findings(
         contents.check_detectors,
         contents.check_outliers,
         contents.check_learned_defects,
+        contents.check_missing_embeddings,
         contents.check_networks,
         contents.check_unused_extractors,
         partial(check_cached_networks, folder=settings.cache_dir),

@@ -191,6 +191,35 @@ def check_outliers(connection: Connection) -> Iterator[Finding]:
         )
 
 
+def check_missing_embeddings(connection: Connection) -> Iterator[Finding]:
+    """Categories with images that searches cannot find, because nothing was embedded of them."""
+    rows = connection.execute(
+        text("""
+        SELECT d.id, c.name, p.missing, p.looked_at, f.missing, f.looked_at
+        FROM pgdefect.detector d
+        JOIN pgdefect.category c ON c.id = d.category_id AND c.retired_at IS NULL
+        LEFT JOIN pgdefect.defect_space s ON s.extractor_id = d.extractor_id
+        CROSS JOIN LATERAL pgdefect.missing_embeddings('picture', d.extractor_id, c.name) p
+        LEFT JOIN LATERAL pgdefect.missing_embeddings('defect', d.extractor_id, c.name) f
+            ON s.extractor_id IS NOT NULL
+        WHERE d.active AND d.kind = 'patchcore' ORDER BY d.id""")
+    )
+    for number, category, pictures, looked_at, defects, anomalous in rows:
+        lacking = []
+        if pictures:
+            lacking.append(f"{pictures:,} of {looked_at:,} images have no image embedding")
+        if defects:
+            lacking.append(f"{defects:,} of {anomalous:,} anomalous images no defect embedding")
+        if lacking:
+            yield Finding(
+                "note",
+                "missing-embeddings",
+                f"detector {number} of {category}",
+                f"{' and '.join(lacking)}; searches do not find them",
+                f"pgdefect embed {quote(category)}",
+            )
+
+
 def check_learned_defects(connection: Connection) -> Iterator[Finding]:
     """Active banks with vectors of images that are known to be anomalous since."""
     rows = connection.execute(
