@@ -127,9 +127,9 @@ BEGIN
     PERFORM pgdefect.tell_missing_embeddings(searched, extractor, listed);
     RETURN QUERY SELECT * FROM pgdefect.neighbors(searched, extractor, query, k, jsonb_build_object(
         'category', listed, 'label', label, 'defect_type', defect_type, 'split', split,
-        'group', part, 'since', since, 'until', until, 'attributes', attributes,
+        'part', part, 'since', since, 'until', until, 'attributes', attributes,
         'max_distance', max_distance, 'except_images', likes || unlikes,
-        'except_group', leave_out_part, 'simulated', simulated), fold);
+        'except_part', leave_out_part, 'simulated', simulated), fold);
 END
 $$;
 
