@@ -281,6 +281,9 @@ def train_command(
             _say_resumed(reports[-1])
             note(f"{name}: detector {reports[-1].detector_id} is active")
             _say_outliers(reports[-1])
+    for report in reports:
+        for line in getattr(report, "notes", ()):
+            note(f"{report.category}: {line}")
     if json:
         print_json(reports)
     elif reports:
