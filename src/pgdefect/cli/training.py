@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pgdefect.usecases.train.train_network import NetworkReport
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LARGE_PATCH = 16
+"""Pixels of a photograph; from here on a training says how large its patches are."""
 OPTIONS_OF = {
     "patchcore": (
         "backbone",
@@ -276,6 +278,13 @@ def train_command(
         for report in reports:
             for line in promise(getattr(report, "rule", {})):
                 typer.echo(f"{report.category}: {line}")
+            high, wide = getattr(report, "patch_pixels", (0, 0))
+            if max(high, wide) >= LARGE_PATCH:
+                note(
+                    f"{report.category}: a patch is {high} x {wide} pixels of a photograph, and "
+                    "much smaller defects may not be seen; a larger --image-size makes patches "
+                    "smaller"
+                )
     failures([item for report in reports for item in report.failed])
     if untrained:
         raise typer.Exit(1)

@@ -65,6 +65,7 @@ class TrainReport:
     compared with the bank without the vectors of its own part. resumed_images: of
     extracted_images, those reused from an interrupted training; already_stored: it
     had stored the detector, too. rule: what the threshold was made from, and promises.
+    patch_pixels: `(height, width)` of a patch in the largest photograph.
     """
 
     category: str
@@ -82,6 +83,7 @@ class TrainReport:
     resumed_images: int = 0
     already_stored: bool = False
     rule: dict[str, Any] = field(default_factory=dict)
+    patch_pixels: tuple[int, int] = (0, 0)
 
 
 def train(
@@ -128,7 +130,9 @@ def _train(
     images_to_score(normal, options.holdout, options.seed)  # rather than after hours of extraction
 
     with clock("extractor"):
-        extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
+        extractor, extractor_id, embedder = _extractor(
+            database, settings, options, normal, progress
+        )
     images = by_input_size(normal, extractor.preprocessing)
     key = spool_key(database, category, extractor, images, options)
     with PatchSpool(settings.cache_dir, options.precision, key) as spool:
@@ -199,6 +203,7 @@ def _train(
         extracted.resumed,
         already_stored,
         figures.rule,
+        _patch_pixels(extractor, normal),
     )
 
 
@@ -206,6 +211,13 @@ def _store_means(extractor_id: int, means: dict[int, Float32], connection: Conne
     if missing := images_without_embedding(connection, extractor_id, list(means)):
         embeddings = np.stack([means[image_id] for image_id in missing])
         store_image_embeddings(connection, extractor_id, missing, embeddings)
+
+
+def _patch_pixels(extractor: Extractor, images: Sequence[StoredImage]) -> tuple[int, int]:
+    """How many pixels a patch is high and wide, in the photograph that is reduced most."""
+    largest = max(((i.height, i.width) for i in images), key=lambda size: size[0] * size[1])
+    rows, cols = extractor.grid_of(largest)
+    return round(largest[0] / rows), round(largest[1] / cols)
 
 
 def _defect_view(
@@ -235,7 +247,11 @@ def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]
 
 
 def _extractor(
-    database: Database, settings: Settings, options: TrainOptions, progress: Progress
+    database: Database,
+    settings: Settings,
+    options: TrainOptions,
+    images: Sequence[StoredImage],
+    progress: Progress,
 ) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
     progress("extractor", 0, 0)
     check_device(options.device)
@@ -247,6 +263,7 @@ def _extractor(
         std=backbone.std,
         resize=options.resize,
         local_contrast=options.local_contrast,
+        least_side=options.least_side((image.height, image.width) for image in images),
     )
     if others:
         embedder = build_ensemble([backbone, *others], preprocessing)
