@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-
 from pgdefect.usecases.common.progress import silent
+
 from pgdefect.usecases.train.bank import build_bank
 from pgdefect.usecases.train.held_out import FOLDS, deal_parts, vectors_without
 from pgdefect.usecases.train.options import TrainOptions

@@ -72,7 +72,11 @@ def _identity() -> Mapped[int]:
 
 
 class Category(Base):
-    """A product, as in MVTec AD (``leather``)."""
+    """A product, as in MVTec AD (``leather``).
+
+    gray_scale: by kind of sample (``uint16``), the value that is white; NULL before the first
+    image. It may grow while the first images are recorded, and is settled then.
+    """
 
     __tablename__ = "category"
     __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),)
@@ -81,6 +85,8 @@ class Category(Base):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
+    gray_scale: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    gray_scale_settled: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class ImageRoot(Base):
@@ -182,7 +188,7 @@ class Extractor(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
-class Detector(Base):
+class DetectorRow(Base):
     """One trained version for a category; at most one per category and kind is active."""
 
     __tablename__ = "detector"
@@ -231,7 +237,7 @@ class DetectorThreshold(Base):
     )
 
     id: Mapped[int] = _identity()
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     threshold: Mapped[float]
     score_center: Mapped[float]
     rule: Mapped[dict[str, Any]]
@@ -242,19 +248,21 @@ class DetectorThreshold(Base):
 class HoldoutScore(Base):
     """Raw score of a normal training image against other parts' vectors: thresholds come from it.
 
-    The image itself may be in the bank; a network has not learned from it.
+    The image itself may be in the bank; a network has not learned from it. An outlier scored far
+    outside the rest: thresholds are chosen without it, unless a review says that it is normal.
     """
 
     __tablename__ = "holdout_score"
     __table_args__ = (Index("ix_holdout_score_image_id", "image_id"),)
 
     detector_id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     image_id: Mapped[int] = mapped_column(
         ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     raw_score: Mapped[float]
+    outlier: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Evaluation(Base):
@@ -264,7 +272,7 @@ class Evaluation(Base):
     __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)
 
     id: Mapped[int] = _identity()
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     threshold: Mapped[float]
     split: Mapped[str]
     normal_images: Mapped[int] = mapped_column(INTEGER)
@@ -280,13 +288,13 @@ class DetectorModel(Base):
     __tablename__ = "detector_model"
 
     detector_id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     onnx: Mapped[bytes] = mapped_column(deferred=True)
     onnx_sha256: Mapped[str]
 
 
-class MemoryBank(Base):
+class MemoryBankRow(Base):
     """A PatchCore detector's part; it shares the detector's id."""
 
     __tablename__ = "memory_bank"
@@ -303,7 +311,7 @@ class MemoryBank(Base):
     )
 
     id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     num_images: Mapped[int] = mapped_column(INTEGER)
     num_vectors: Mapped[int] = mapped_column(INTEGER)
@@ -366,7 +374,7 @@ class ImageEmbedding(Base):
     embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
 
 
-class DefectSpace(Base):
+class DefectSpaceRow(Base):
     """How an extractor's defect embeddings are made (`pgdefect.vision.defects.defect_embedding`).
 
     Made with the extractor's first PatchCore detector and never changed: its vectors have one
@@ -402,7 +410,7 @@ class DefectEmbedding(Base):
     image_id: Mapped[int] = mapped_column(
         ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
 
 
@@ -428,7 +436,7 @@ class DefectRegion(Base):
         server_default=text("nextval('pgdefect.defect_region_id_seq'::regclass)"),
     )
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     rank: Mapped[int] = mapped_column(SmallInteger)
     x: Mapped[int] = mapped_column(INTEGER)
     y: Mapped[int] = mapped_column(INTEGER)
@@ -512,7 +520,7 @@ class Review(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
-class Inspection(Base):
+class InspectionRow(Base):
     """What a detector said of an image at one time, under the threshold in force then.
 
     An event: rows are added and never changed, but for the vote on the defect type. The
@@ -555,7 +563,7 @@ class Inspection(Base):
 
     id: Mapped[int] = _identity()
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     raw_score: Mapped[float]
     normalized_score: Mapped[float]
     threshold: Mapped[float]
@@ -585,7 +593,7 @@ class InspectionRun(Base):
     __table_args__ = (Index("ix_inspection_run_detector_id", "detector_id"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True)
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     event_key: Mapped[str]
     started_at: Mapped[datetime] = _created_at()
 

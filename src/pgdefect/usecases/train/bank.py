@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,19 +17,20 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.outliers import MEAN_PATCH_SCORE, find_outliers, threshold_without
+from pgdefect.core.progress import Progress
 from pgdefect.core.threads import one_blas_thread_each
-from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import (
     DefectSpace,
     DefectViewArtifact,
     Float32,
     MemoryBank,
+    PatchScores,
     StoredImage,
     Threshold,
 )
 from pgdefect.db.records.patchcore import Calibration
 from pgdefect.usecases.common.patch_search import BankSearch, score_image
-from pgdefect.usecases.common.progress import Progress
 from pgdefect.usecases.train.held_out import deal_parts, vectors_without
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.vision.defects.defect_embedding import ComparedImage, fit_defect_space
@@ -92,7 +93,7 @@ def split_holdout(
 
 def part_name(image: StoredImage) -> str:
     """What a threshold counts as one part, as defect.threshold_for does."""
-    return f"g{image.group}" if image.group is not None else f"s{image.sha256}"
+    return f"g{image.part}" if image.part is not None else f"s{image.sha256}"
 
 
 def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
@@ -100,7 +101,7 @@ def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
 
     By what the images are called, so that another database makes the same choice.
     """
-    names = [f"g{i.group}" if i.group else f"i{i.relative_path} {i.sha256}" for i in images]
+    names = [f"g{i.part}" if i.part else f"i{i.relative_path} {i.sha256}" for i in images]
     part = {name: name for name in names}
 
     def first(name: str) -> str:
@@ -242,6 +243,9 @@ def score_others(
     scored: Set[int],
     options: TrainOptions,
     progress: Progress,
+    *,
+    kept: Set[int] = frozenset(),
+    left_out: Set[int] = frozenset(),
 ) -> tuple[Threshold, dict[int, float]]:
     """The threshold, and the raw scores by image id that it came from.
 
@@ -249,34 +253,50 @@ def score_others(
     exactly with a bank made from the images of *other* parts (`held_out`): not of its group, nor
     of a copy of its file.
 
+    Images that score far outside the rest are left out of the threshold, and its rule names them
+    (`find_outliers`), but not those `kept`, which a person called normal. `left_out` names more
+    of them, at the end of `images`: outliers that the bank was built without.
+
     Raises TooFewImages where no image has another part to be compared with.
     """
     place = {image.id: n for n, image in enumerate(images)}
-    groups = [[place[image.id] for image in part] for part in _parts(images).values()]
-    ids = [image.id for image in images]
-    chosen = {place[image_id] for image_id in scored if image_id in place}
+    learned = [image for image in images if image.id not in left_out]
+    groups = [[place[image.id] for image in part] for part in _parts(learned).values()]
+    ids = [image.id for image in learned]
+    chosen = {place[image_id] for image_id in scored - left_out if image_id in place}
+    unlearned = [place[image_id] for image_id in sorted(left_out) if image_id in place]
 
-    def score(n: int) -> float:
-        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n]).raw_score
+    def score(n: int) -> PatchScores:
+        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n])
 
     scores: dict[int, float] = {}
-    for out, numbers in deal_parts(groups, chosen, options.seed):
-        if len(out) == len(images):
-            break  # one part alone
-        vectors = vectors_without(bank, ids, spool, out, options)
+    means: dict[int, float] = {}
+
+    def folds() -> Iterator[tuple[Float32, list[int]]]:
+        for out, numbers in deal_parts(groups, chosen, options.seed):
+            if len(out) < len(ids):  # else one part alone
+                yield vectors_without(bank, ids, spool, out, options), numbers
+        for number in unlearned:
+            yield bank.embeddings[_of_other_parts(bank, images, number)], [number]
+
+    for vectors, numbers in folds():
         search = BankSearch(vectors, bank.metric, bank.num_neighbors, bank.worst_share)
         with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
             for n, result in zip(numbers, pool.map(score, numbers), strict=True):
-                scores[images[n].id] = result
-                progress("threshold", len(scores), len(chosen))
+                scores[images[n].id] = result.raw_score
+                means[images[n].id] = float(result.distances.mean())
+                progress("threshold", len(scores), len(chosen) + len(unlearned))
     if not scores:
         raise TooFewImages(
             "all training images that can be read are of one part, or copies of one file, so that "
             "none can be compared with another for the threshold; add images of other parts"
         )
-    parts = [part_name(images[place[image_id]]) for image_id in scores]
-    threshold = false_reject_rate(list(scores.values()), options.false_reject_rate, parts)
-    return threshold, scores
+    # A defect shows in the worst patches, another product in all.
+    parts = {image.id: part_name(image) for image in images}
+    outliers = find_outliers(scores, parts, ignored=left_out)
+    outliers |= find_outliers(means, parts, limit=MEAN_PATCH_SCORE, ignored=left_out)
+    rate = options.false_reject_rate
+    return threshold_without((outliers | left_out) - kept, scores, rate, parts), scores
 
 
 def calibration_for(
@@ -336,7 +356,9 @@ def learn_defect_space(
     look, glance = (DefectView(view), DefectView(view, orientations=1)) if view else (None, None)
     chosen = _spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
     # Statistics of one orientation serve as well as those of all, in a quarter of the time.
-    features = [glance(load_image(images[n].path)) if glance else [] for n in chosen]
+    features = [
+        glance(load_image(images[n].path, images[n].gray_scale)) if glance else [] for n in chosen
+    ]
     compared = []
     for n in _spread(chosen, COMPARED_IMAGES):
         others = np.flatnonzero(_of_other_parts(bank, images, n))
@@ -348,7 +370,7 @@ def learn_defect_space(
         raw_bank = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
         nearest = raw_bank[others[positions]].astype(np.float32)
         scores = distances.reshape(spool.grids[n])
-        looked = look(load_image(images[n].path)) if look else []
+        looked = look(load_image(images[n].path, images[n].gray_scale)) if look else []
         compared.append(ComparedImage(raw, nearest, scores, looked))
     return fit_defect_space(compared, features)
 
@@ -372,4 +394,4 @@ def _of_other_parts(bank: MemoryBank, images: Sequence[StoredImage], n: int) -> 
 
 
 def _same_part(a: StoredImage, b: StoredImage) -> bool:
-    return a.id == b.id or a.sha256 == b.sha256 or (a.group is not None and a.group == b.group)
+    return a.id == b.id or a.sha256 == b.sha256 or (a.part is not None and a.part == b.part)
