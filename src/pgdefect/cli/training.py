@@ -266,6 +266,9 @@ def train_command(
                 continue
             _say_resumed(reports[-1])
             note(f"{name}: detector {reports[-1].detector_id} is active")
+    for report in reports:
+        for line in getattr(report, "notes", ()):
+            note(f"{report.category}: {line}")
     if json:
         print_json(reports)
     elif reports:

@@ -43,6 +43,7 @@ from pgdefect.usecases.train.bank import (
     score_others,
 )
 from pgdefect.usecases.train.extraction import Extracted, extract_patches, spool_key
+from pgdefect.usecases.train.image_checks import image_notes
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.training_run import TrainingRun
 from pgdefect.vision.defects.deep_layers import export_defect_view
@@ -64,7 +65,8 @@ class TrainReport:
     training_images were learned from. held_out_images, some of them, set the threshold: each was
     compared with the bank without the vectors of its own part. resumed_images: of
     extracted_images, those reused from an interrupted training; already_stored: it
-    had stored the detector, too. rule: what the threshold was made from, and promises.
+    had stored the detector, too. rule: what the threshold was made from, and promises. notes:
+    lines about images that make defects hard to find.
     """
 
     category: str
@@ -82,6 +84,7 @@ class TrainReport:
     resumed_images: int = 0
     already_stored: bool = False
     rule: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -199,6 +202,7 @@ def _train(
         extracted.resumed,
         already_stored,
         figures.rule,
+        tuple(image_notes(normal, everything, extractor.preprocessing, extractor.grid_of)),
     )
 
 
