@@ -10,8 +10,8 @@
 --
 -- also_like names further examples, unlike counter-examples: looked for is the mean of the
 -- examples' unit vectors, less half the mean of the counter-examples' (Rocchio 1971).
--- The examples themselves and copies of their files are left out; exclude_group leaves out
--- every image of their parts. part keeps images of one part only; since and until are times of
+-- The examples themselves are left out, and copies of their files unless own_copies is true;
+-- exclude_group leaves out every image of their parts. part keeps images of one part only; since and until are times of
 -- storing; attributes is a JSON object that an image's attributes must contain. Labels and
 -- defect types are the known ones: a review's word before the data set's.
 -- Near-duplicates are folded into one row, and copies says how many images it stands for;
@@ -40,7 +40,8 @@ CREATE OR REPLACE FUNCTION defect.similar_images(
     max_distance double precision DEFAULT NULL,
     also_like text[] DEFAULT NULL,
     unlike text[] DEFAULT NULL,
-    fold boolean DEFAULT true
+    fold boolean DEFAULT true,
+    own_copies boolean DEFAULT false
 ) RETURNS TABLE (
     rank bigint, image_id bigint, distance double precision, similarity double precision,
     category_name text, image_label text, image_defect_type text, path text, image_split text,
@@ -107,7 +108,7 @@ BEGIN
         'category', category, 'label', label, 'defect_type', defect_type, 'split', split,
         'group', part, 'since', since, 'until', until, 'attributes', attributes,
         'max_distance', max_distance, 'except_images', likes || unlikes,
-        'except_group', exclude_group, 'simulated', simulated), fold);
+        'except_group', exclude_group, 'simulated', simulated, 'own_copies', own_copies), fold);
 END
 $$;
 
