@@ -6,9 +6,14 @@
 -- middle 95 % of what the true rate may be, and "guaranteed": false where the images are too
 -- few for the promise.
 --
+-- bank is the old name of detector.
+--
 -- Same rule in Python:
 --   pgdefect.core.thresholds.false_reject_rate
-CREATE OR REPLACE FUNCTION defect.threshold_for(bank bigint, false_reject_rate double precision)
+CREATE OR REPLACE FUNCTION defect.threshold_for(
+    detector bigint DEFAULT NULL, false_reject_rate double precision DEFAULT NULL,
+    bank bigint DEFAULT NULL
+)
 RETURNS TABLE (threshold double precision, score_center double precision, rule jsonb)
 LANGUAGE plpgsql
 STABLE
@@ -16,10 +21,12 @@ SET search_path = pg_catalog
 AS $$
 #variable_conflict use_column
 DECLARE
+    judge bigint := pgdefect.renamed_argument(
+        'threshold_for', 'detector', threshold_for.detector, 'bank', bank);
     rate double precision := threshold_for.false_reject_rate;
     scores double precision[] := ARRAY(
         SELECT h.raw_score FROM pgdefect.holdout_score h
-        WHERE h.detector_id = bank ORDER BY h.raw_score);
+        WHERE h.detector_id = judge ORDER BY h.raw_score);
     count integer := cardinality(scores);
     wanted double precision := ceil((count + 1) * (1 - rate) - 1e-9::double precision);
     place integer;
@@ -31,12 +38,12 @@ BEGIN
             coalesce(rate::text, 'NULL')
             USING ERRCODE = 'PD400', HINT = '0.05 rejects at most one normal image in twenty.';
     END IF;
-    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = bank) THEN
-        RAISE EXCEPTION 'there is no detector %', bank
+    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = judge) THEN
+        RAISE EXCEPTION 'there is no detector %', coalesce(judge::text, 'NULL')
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
     END IF;
     IF count = 0 THEN
-        RAISE EXCEPTION 'detector % has no scores of held-out normal images', bank
+        RAISE EXCEPTION 'detector % has no scores of held-out normal images', judge
             USING ERRCODE = 'PD404', HINT = 'Train the category again: training stores them.';
     END IF;
     place := least(greatest(wanted, 1), count);
@@ -56,4 +63,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.threshold_for IS
-'The threshold that rejects at most a share of normal images, from the detector''s held-out normal images, with its uncertainty in the rule. Example: SELECT s.* FROM defect.threshold_for(bank => 1, false_reject_rate => 0.02) t, defect.set_threshold(''leather'', t.threshold, t.rule, 1) s;';
+'The threshold that rejects at most a share of normal images, from the detector''s held-out normal images, with its uncertainty in the rule. Example: SELECT s.* FROM defect.threshold_for(detector => 1, false_reject_rate => 0.02) t, defect.set_threshold(''leather'', t.threshold, t.rule, 1) s;';

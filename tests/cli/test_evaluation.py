@@ -294,7 +294,7 @@ def test_one_label_alone_cannot_be_evaluated(cli: Cli, trained: Database) -> Non
     change(trained, "UPDATE pgdefect.image SET retired_at = now() WHERE path LIKE 'test/good%'")
     result = cli(trained, "evaluate", "parts")
     assert result.code == 1
-    assert "has 0 normal and 9 anomalous labelled test images" in result.error
+    assert "has 0 normal and 9 anomalous labeled test images" in result.error
     assert "pgdefect ingest" in result.error
     result = cli(trained, "evaluate", "--all")
     assert result.code == 1

@@ -579,9 +579,9 @@ def test_corrected_labels_are_reported_and_taken_over_when_accepted(
     ingest(database, manifest, "parts")
     manifest.write_text(heading + "1.png,test,anomalous,dent,2\n")
     told = ingest(database, manifest, "parts")
-    assert (told.added, told.unchanged, told.relabelled) == (0, 1, ("1.png",))
+    assert (told.added, told.unchanged, told.relabeled) == (0, 1, ("1.png",))
     assert [image.label for image in images_of(database, "parts")] == ["normal", "normal"]
     taken = ingest(database, manifest, "parts", accept_changes=True)
-    assert taken.relabelled == ("1.png",)
+    assert taken.relabeled == ("1.png",)
     assert [image.defect_type for image in images_of(database, "parts")] == [None, "dent"]
     assert ingest(database, manifest, "parts").unchanged == 2

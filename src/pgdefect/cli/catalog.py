@@ -106,18 +106,18 @@ def ingest_command(
     for report in reports:
         typer.echo(
             f"{report.category}: {report.added} added, {report.unchanged} unchanged, "
-            f"{len(report.changed)} changed, {len(report.relabelled)} relabelled, "
+            f"{len(report.changed)} changed, {len(report.relabeled)} relabeled, "
             f"{len(report.vanished)} vanished, "
             f"{len(report.failed)} unreadable"
         )
         for word, paths in (
             ("changed", report.changed),
-            ("relabelled", report.relabelled),
+            ("relabeled", report.relabeled),
             ("vanished", report.vanished),
         ):
             for name in paths:
                 note(f"  {word}: {name}")
-        if report.changed or report.relabelled or report.vanished:
+        if report.changed or report.relabeled or report.vanished:
             note(
                 "  Updated to their current state; missing images were retired."
                 if report.accepted

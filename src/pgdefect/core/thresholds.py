@@ -52,7 +52,7 @@ _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a threshold does to labelled images; a rate and its interval are None without any."""
+    """What a threshold does to labeled images; a rate and its interval are None without any."""
 
     normal_images: int
     false_rejects: int

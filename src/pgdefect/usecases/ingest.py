@@ -29,7 +29,7 @@ BATCH = 128
 class IngestReport:
     """What became of each file; paths are relative to `root`.
 
-    changed: content differs from what was ingested; relabelled: the content is the same and
+    changed: content differs from what was ingested; relabeled: the content is the same and
     the data set says otherwise of it (split, label, defect type, mask, group, attributes);
     vanished: ingested once and gone from disk; all three taken over only if `accepted`;
     failed: path and reason of files that are no readable image; problems: lines about the
@@ -42,7 +42,7 @@ class IngestReport:
     unchanged: int
     restored: int
     changed: tuple[str, ...]
-    relabelled: tuple[str, ...]
+    relabeled: tuple[str, ...]
     vanished: tuple[str, ...]
     accepted: bool
     failed: tuple[tuple[str, str], ...]
@@ -161,7 +161,7 @@ def ingest_dataset(
         total.unchanged,
         total.restored,
         tuple(total.changed),
-        tuple(total.relabelled),
+        tuple(total.relabeled),
         tuple(vanished),
         accept_changes,
         tuple(failed),
@@ -177,14 +177,14 @@ class _Outcome:
     unchanged: int = 0
     restored: int = 0
     changed: list[str] = field(default_factory=list)
-    relabelled: list[str] = field(default_factory=list)
+    relabeled: list[str] = field(default_factory=list)
 
     def add(self, other: _Outcome) -> None:
         self.added += other.added
         self.unchanged += other.unchanged
         self.restored += other.restored
         self.changed += other.changed
-        self.relabelled += other.relabelled
+        self.relabeled += other.relabeled
 
 
 @dataclass
@@ -192,7 +192,7 @@ class _Compared:
     """Files beside what is known of them: new ones, and what is to be taken over of the others.
 
     replaced: by image id, of those with other content; said: by image id, what is said now of
-    those and of relabelled ones; back: ids of retired ones that are there again.
+    those and of relabeled ones; back: ids of retired ones that are there again.
     """
 
     new: list[tuple[ImageRecord, ImageFile]] = field(default_factory=list)
@@ -226,7 +226,7 @@ def _compare(
         if description == before.description:
             result.outcome.unchanged += 1
         else:
-            result.outcome.relabelled.append(record.path)
+            result.outcome.relabeled.append(record.path)
             result.said[before.id] = description
         if before.retired:
             result.back.append(before.id)

@@ -258,7 +258,7 @@ class HoldoutScore(Base):
 
 
 class Evaluation(Base):
-    """What a detector's scores of one split's labelled images are worth."""
+    """What a detector's scores of one split's labeled images are worth."""
 
     __tablename__ = "evaluation"
     __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)

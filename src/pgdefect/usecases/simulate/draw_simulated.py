@@ -208,7 +208,7 @@ def _draw_one(
                 "size": recipe.size,
                 "contrast": recipe.contrast,
                 "area": round(drawn.area, 6),
-                "grey_difference": round(drawn.grey_difference, 2),
+                "gray_difference": round(drawn.gray_difference, 2),
                 "seed": recipe.seed,
                 "number": recipe.number,
                 "source_image_id": source.id,

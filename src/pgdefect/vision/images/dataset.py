@@ -83,7 +83,7 @@ def scan(
     `groups` is a CSV file with the columns path (relative to the data set's root) and group;
     it overrides the manifest's group column. Without it, a ``groups.csv`` in the root fills
     in what the manifest leaves open. `split` and `label` are for a flat folder; a test split
-    without a label is unlabelled, an anomalous label without a split is test.
+    without a label is unlabeled, an anomalous label without a split is test.
     Raises DatasetError where nothing usable is found, UsageError for `split` or `label` that
     are unknown or do not fit the layout.
     """

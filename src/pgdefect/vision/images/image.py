@@ -8,7 +8,7 @@ transparency (any kind)             composited over black: what an inspection ca
                                     not see is dark, and a cut-out part has no white rim
 16-bit gray, integer gray           0..65535 becomes 0..255 (value / 257, rounded);
                                     anything outside that range is refused
-16-bit colour                       the high byte of each channel
+16-bit color                       the high byte of each channel
 32-bit float gray                   values in 0..1 times 255, else values in 0..255 as
                                     they are, else (and NaN, infinities) refused
 several frames or pages             the first
@@ -138,7 +138,7 @@ def sha256_of(path: Path | str) -> str:
 def load_mask(path: Path | str, size: tuple[int, int] | None = None) -> npt.NDArray[np.bool_]:
     """Load a ground-truth mask: True where the pixel is defective.
 
-    A pixel is defective where any channel is 128 or more, so anti-aliased and coloured
+    A pixel is defective where any channel is 128 or more, so anti-aliased and colored
     masks work. `size` is the `(height, width)` of the image the mask belongs to.
     Returns bool `(height, width)`. Raises ImageError, also where the sizes differ.
     """

@@ -264,7 +264,7 @@ class Preprocessing:
         """Lay an anomaly map over the original image.
 
         `anomaly_map` is `(rows, cols)` over the network's input, `original` the image's
-        `(height, width)`. Returns float32 `(height, width)`: bilinear between cell centres,
+        `(height, width)`. Returns float32 `(height, width)`: bilinear between cell centers,
         averaging where the map is finer than the image; 0 outside the center crop, which
         the network never saw.
         """
@@ -277,15 +277,15 @@ class Preprocessing:
 
     def _axis_weights(self, axis: int, cells: int, length: int) -> Float32:
         """`(length, cells)`: how much each cell gives to each original pixel. Rows sum to 1,
-        and to 0 where the pixel's centre is outside the crop.
+        and to 0 where the pixel's center is outside the crop.
         """
         per_pixel = self.image_size[axis] / length
         position = (np.arange(length) + 0.5) * per_pixel - self.crop_offset[axis]
         inside = (position >= 0) & (position < self.crop_size[axis])
         cells_per_input_pixel = cells / self.crop_size[axis]
-        centre = position * cells_per_input_pixel - 0.5
+        center = position * cells_per_input_pixel - 0.5
         reach = max(1.0, per_pixel * cells_per_input_pixel)
-        weights = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(cells)) / reach)
+        weights = np.maximum(0, 1 - np.abs(center[:, None] - np.arange(cells)) / reach)
         weights[~inside] = 0
         weights[inside] /= weights[inside].sum(axis=1, keepdims=True)
         narrowed: Float32 = weights.astype(np.float32)

@@ -2,7 +2,7 @@
 
 PatchCore is Euclidean, and cosine distance throws magnitude away. With
 ``y = normalize([(x - mean) P, constant])`` the cosine distance of two vectors whose
-centred norms are small against the constant is ``|x1 - x2|^2 / (2 constant^2)``, so
+centered norms are small against the constant is ``|x1 - x2|^2 / (2 constant^2)``, so
 ranking by it nearly ranks by Euclidean distance, and pgvector's cosine index serves.
 """
 
@@ -124,6 +124,6 @@ def _project(transform: EmbeddingTransform, embeddings: Float32) -> Float32:
     assert transform.mean is not None
     if transform.components is None:
         return embeddings.astype(np.float32) - transform.mean
-    # (x - mean) P as x P - mean P: one product, no centred copy.
+    # (x - mean) P as x P - mean P: one product, no centered copy.
     offset = transform.components @ transform.mean
     return np.asarray(embeddings.astype(np.float32, copy=False) @ transform.components.T - offset)
