@@ -29,7 +29,7 @@ BEGIN
         SELECT i.known_defect_type AS type, count(*) AS images,
                count(*) FILTER (WHERE s.raw_score <= what_if_by_type.threshold) AS escapes,
                min(s.raw_score) AS lowest
-        FROM pgdefect.labelled_scores(what_if_by_type.detector, what_if_by_type.split) s
+        FROM pgdefect.labeled_scores(what_if_by_type.detector, what_if_by_type.split) s
         JOIN pgdefect.image i ON i.id = s.image_id
         WHERE s.label = 'anomalous'
         GROUP BY 1

@@ -190,7 +190,7 @@ def test_the_newest_verdict_of_a_detector_counts_once(line: Line) -> None:
     assert line.run(counted) == [(1, 0)]
     line.run("UPDATE pgdefect.image SET label = 'normal' WHERE id = %s", line.images[0])
     assert line.run(
-        "SELECT image_id, raw_score FROM pgdefect.labelled_scores(%s, 'production')", line.second
+        "SELECT image_id, raw_score FROM pgdefect.labeled_scores(%s, 'production')", line.second
     ) == [(line.images[0], 0.1)]
 
 
@@ -241,3 +241,51 @@ def test_pruning_takes_what_nothing_rests_on(line: Line) -> None:
     )
     with pytest.raises(UnknownCategory):
         prunable(line.database, before, "nuts")
+
+
+# -- what else analysts ask of a detector --------------------------------------------------
+
+
+def test_what_a_threshold_lets_through_of_each_type(line: Line) -> None:
+    types = ("hole", "hole", "scratch", None)
+    for n, (defect_type, score) in enumerate(zip(types, (0.3, 0.6, 0.7, 0.2), strict=True)):
+        line.run(
+            "UPDATE pgdefect.image SET label = 'anomalous', defect_type = %s WHERE id = %s",
+            *[defect_type, line.images[n]],
+        )
+        line.inspect(n, score, "2026-05-04 8:00+00", line.second)
+    rows = line.run(
+        "SELECT known_defect_type, images, escapes, escape_rate, lowest_score, "
+        "escape_interval = defect.rate_interval(escapes, images) "
+        "FROM defect.what_if_by_type(%s, 0.5, 'production')",
+        line.second,
+    )
+    assert rows == [
+        (None, 1, 1, 1.0, 0.2, True),
+        ("hole", 2, 1, 0.5, 0.3, True),
+        ("scratch", 1, 0, 0.0, 0.7, True),
+    ]
+    [(sum_of_types,)] = line.run(
+        "SELECT escapes FROM defect.what_if(%s, 0.5, 'production')", line.second
+    )
+    assert sum_of_types == 2
+    with pytest.raises(psycopg.Error, match="there is no detector 99") as caught:
+        line.run("SELECT * FROM defect.what_if_by_type(99, 0.5)")
+    assert caught.value.sqlstate == "PD404"
+
+
+def test_the_vectors_of_a_bank_are_shown_with_where_they_came_from(line: Line) -> None:
+    rows = line.run(
+        "SELECT v.bank_id, v.category, v.position, v.image_id = p.image_id, v.path, v.row = p.row, "
+        "v.embedding::text = p.embedding::text "
+        "FROM defect.bank_vectors v JOIN pgdefect.memory_bank_patch p USING (bank_id, position) "
+        "WHERE v.bank_id = %s ORDER BY v.position",
+        line.first,
+    )
+    assert [row[:3] for row in rows] == [(line.first, "parts", n) for n in range(30)]
+    assert {row[3:4] + row[5:] for row in rows} == {(True, True, True)}
+    assert {row[4] for row in rows} == {f"/nowhere/parts/{n:05}.png" for n in range(2)}
+    line.run("UPDATE pgdefect.memory_bank_patch SET image_id = 0")
+    assert line.run('SELECT DISTINCT image_id, path, "row", col FROM defect.bank_vectors') == [
+        (None, None, None, None)
+    ]
