@@ -4,8 +4,8 @@
 --   picture   the whole image
 --   defect    what departs from normal in it
 --   region    its worst anomalous region, with the most similar region of each other image
--- Without it: defect where the image's newest inspection found it anomalous and it has a
--- defect embedding, else picture; searched_by tells. distance is a cosine distance, 0 to 2;
+-- Without it: defect where the image's newest inspection found it anomalous, or it is known to be,
+-- and it has a defect embedding, else picture; searched_by tells. distance is a cosine distance, 0 to 2;
 -- similarity is 1 - distance.
 --
 -- also_like names further examples, unlike counter-examples: looked for is the mean of the
@@ -98,12 +98,14 @@ BEGIN
     searched := coalesce(similar_images.by, CASE WHEN EXISTS (
         SELECT FROM pgdefect.defect_embedding e
         WHERE e.extractor_id = extractor AND e.image_id = query_id
-    ) AND (
+    ) AND ((
         SELECT s.is_anomalous FROM pgdefect.inspection s
         JOIN pgdefect.detector d ON d.id = s.detector_id AND d.extractor_id = extractor
         WHERE s.image_id = query_id AND (detector_kind IS NULL OR d.kind = detector_kind)
         ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
-    ) THEN 'defect' ELSE 'picture' END);
+    ) OR EXISTS (
+        SELECT FROM pgdefect.image i WHERE i.id = query_id AND i.known_label = 'anomalous'
+    )) THEN 'defect' ELSE 'picture' END);
     SELECT avg(l2_normalize(pgdefect.image_vector(u.id, searched, extractor))) INTO query FROM unnest(likes) u(id);
     IF unlikes <> '{}' THEN
         SELECT avg(l2_normalize(pgdefect.image_vector(u.id, searched, extractor))) INTO away FROM unnest(unlikes) u(id);

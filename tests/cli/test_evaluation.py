@@ -20,7 +20,7 @@ from pgdefect.db.records.evaluations import latest_evaluations
 from pgdefect.evaluation import f1_max
 from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate, mean_figures
 from pgdefect.usecases.evaluate.evaluation_files import map_scale, results_csv, results_markdown
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 
 from .conftest import Cli, value
 

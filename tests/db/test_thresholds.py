@@ -88,6 +88,32 @@ def line(database: Database) -> Line:
 # -- SQL says what Python says -------------------------------------------------------------
 
 
+def assert_equal_rules(rule: dict[str, Any], expected: Any) -> None:
+    for name in ("false_reject_interval", "promised_rate"):
+        assert rule[name] == pytest.approx(expected[name], abs=1e-9)
+    assert rule | {"false_reject_interval": 0, "promised_rate": 0} == {
+        **expected,
+        "false_reject_interval": 0,
+        "promised_rate": 0,
+    }
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.5, 0.3, 0.2, 0.05])
+@pytest.mark.parametrize("parts", ["aaaaaaaaab", "abcabcabca", "aabbccddee", "abcdefghij"])
+def test_threshold_for_counts_parts_as_python_does(line: Line, parts: str, rate: float) -> None:
+    detector = line.train(HELD_OUT)
+    with line.database.begin() as connection:
+        for image, part in zip(line.held_out, parts, strict=True):
+            connection.execute(
+                text("UPDATE pgdefect.image SET group_name = :part WHERE id = :id"),
+                {"part": part, "id": image},
+            )
+    expected = thresholds.false_reject_rate(HELD_OUT, rate, list(parts))
+    value, center, rule = line.value("SELECT * FROM defect.threshold_for(%s, %s)", detector, rate)
+    assert (value, center) == (expected.value, expected.center)
+    assert_equal_rules(rule, expected.rule)
+
+
 @pytest.mark.parametrize("rate", [0.9, 0.5, 0.42, 0.2, 0.1, 0.05, 0.001])
 @pytest.mark.parametrize(
     "scores", [HELD_OUT, HELD_OUT[:7], [0.2], [0.2] * 5, [0.0, 0.0]], ids=lambda s: str(len(s))
@@ -97,10 +123,7 @@ def test_threshold_for_is_the_rule_of_python(line: Line, scores: list[float], ra
     expected = thresholds.false_reject_rate(scores, rate)
     value, center, rule = line.value("SELECT * FROM defect.threshold_for(%s, %s)", detector, rate)
     assert (value, center) == (expected.value, expected.center)
-    assert rule.pop("false_reject_interval") == pytest.approx(
-        expected.rule["false_reject_interval"], abs=1e-9
-    )
-    assert rule == {k: v for k, v in expected.rule.items() if k != "false_reject_interval"}
+    assert_equal_rules(rule, expected.rule)
     with line.database.connect() as connection:
         assert stored.score_center(connection, detector, value) == center
 

@@ -174,22 +174,17 @@ def _print_outcome(report: ThresholdReport) -> None:
 
 def _explained(rule: dict[str, Any]) -> list[str]:
     """What a stored rule promises and how sure that is, in words."""
+    from pgdefect.core.thresholds import promise
+
     name = rule.get("rule")
     rate = rule.get("rate")
     if name == "false_reject_rate" and rate is not None:
         lines = [
             f"rule: reject at most {100 * rate:.3g} % of normal images; from "
             f"{rule['held_out_images']} held-out normal images"
+            + (f" of {rule['held_out_parts']} parts" if "held_out_parts" in rule else "")
         ]
-        if "false_reject_interval" in rule:
-            lines.append(
-                "uncertainty: the true false-reject rate is "
-                f"{_percent(rule['false_reject_interval'])}, with 95 % confidence"
-            )
-        if rule.get("guaranteed") is False:
-            need = f": {rule['images_needed']} would be needed" if "images_needed" in rule else ""
-            lines.append(f"too few held-out images to promise that rate{need}")
-        return lines
+        return lines + promise(rule)
     text = {
         "f1_max": "the best F1 on labeled images",
         "zero_escapes": "no labeled defect escapes",

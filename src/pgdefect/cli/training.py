@@ -139,7 +139,7 @@ def train_command(
     transform: Annotated[str, typer.Option(help="centered, unit or none.")] = "centered",
     pca_dim: Annotated[
         int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
-    ] = 64,
+    ] = 192,
     whiten: Annotated[
         float | None,
         typer.Option(
@@ -270,7 +270,12 @@ def train_command(
     if json:
         print_json(reports)
     elif reports:
+        from pgdefect.core.thresholds import promise
+
         print_table(*_trained(reports))
+        for report in reports:
+            for line in promise(getattr(report, "rule", {})):
+                typer.echo(f"{report.category}: {line}")
     failures([item for report in reports for item in report.failed])
     if untrained:
         raise typer.Exit(1)

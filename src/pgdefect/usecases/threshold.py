@@ -190,7 +190,8 @@ def _choose(
                 "it was trained before they were kept, or imported with a threshold of its own. "
                 f"Train it again with: pgdefect train {quote(category)}; or choose by another rule"
             )
-        return thresholds.false_reject_rate(held_out, value)
+        parts = stored.holdout_parts(connection, detector_id)
+        return thresholds.false_reject_rate(held_out, value, parts)
     if rule == "given":
         assert value is not None
         chosen = thresholds.given(value, scores.normal, scores.anomalous)

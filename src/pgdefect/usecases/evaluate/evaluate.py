@@ -29,8 +29,8 @@ from pgdefect.db.records.extractors import load_extractor
 from pgdefect.db.search.queries import image_embeddings_of, images_of, stored_images
 from pgdefect.evaluation import (
     FPR_LIMIT,
-    group_numbers,
 )
+from pgdefect.usecases.common.parts import part_numbers
 from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed
@@ -208,7 +208,7 @@ def evaluate(
         **asdict(options),
         "aupro_fpr_limit": FPR_LIMIT,
         "pixel_error_bound": error,
-        "groups": len({*group_numbers([j.image.group for j in judgements]).tolist()}),
+        "groups": len({*part_numbers([j.image for j in judgements]).tolist()}),
         "reused_inspections": reused,
         "leaks": [asdict(leak) for leak in leaks],
         "look_alikes": [asdict(pair) for pair in look_alikes],

@@ -24,6 +24,7 @@ from pgdefect.core.types import (
     num_voters,
 )
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.defects import (
     find_defect_space,
     has_raw_vectors,
@@ -69,7 +70,7 @@ class DefectFinder:
         detector: Detector,
         preprocessing: Preprocessing,
     ) -> None:
-        space = find_defect_space(database, detector.extractor_id)
+        space = find_defect_space(database, detector.extractor_id, detector.id)
         score_std = detector.bank.patch_score_std
         if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
             raise NotFound(
@@ -88,6 +89,8 @@ class DefectFinder:
         )
         self._view: DefectView | None = None
         self._loaded = False
+        with database.connect() as connection:
+            self._gray_scale = gray_scale(connection, detector.category).white
 
     def _features(self, connection: Connection, path: str) -> list[Float32]:
         """What the second look sees; its network is loaded when the first defect turns up."""
@@ -95,7 +98,7 @@ class DefectFinder:
             artifact = self._load_view(connection)
             self._view = DefectView(artifact) if artifact else None
             self._loaded = True
-        return self._view(load_image(path)) if self._view else []
+        return self._view(load_image(path, self._gray_scale)) if self._view else []
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.vision.images.gray_scale import GrayScale
 from pgdefect.vision.images.image import ImageFile, read_image
 from pgdefect.vision.images.local_contrast import local_contrast
 
@@ -310,6 +311,7 @@ def batches(
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
     accept: Callable[[int, ImageFile], None] | None = None,
+    scale: GrayScale | None = None,
 ) -> Iterator[Batch]:
     """Decode and prepare images in threads, at most two batches ahead of the consumer.
 
@@ -317,13 +319,14 @@ def batches(
     the threads), is passed to `on_error(index, error)`, in the consumer's
     thread and in order, and left out; later images fill its place. A batch is short where
     the network's input changes its size, and at the end. Closing the iterator cancels what has
-    not begun. Raises UsageError for counts below 1.
+    not begun. `scale` is the gray scale of the images' category. Raises UsageError for counts
+    below 1.
     """
     if batch_size < 1 or num_threads < 1:
         raise UsageError(
             f"batch_size and num_threads must be at least 1, not {batch_size} and {num_threads}."
         )
-    return _batches(paths, preprocessing, batch_size, num_threads, on_error, accept)
+    return _batches(paths, preprocessing, batch_size, num_threads, on_error, accept, scale)
 
 
 def _batches(
@@ -333,10 +336,11 @@ def _batches(
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
     accept: Callable[[int, ImageFile], None] | None,
+    scale: GrayScale | None,
 ) -> Iterator[Batch]:
     def prepare(index: int, path: Path | str) -> tuple[ImageFile, Float32]:
         began = time.perf_counter()
-        file, pixels = read_image(path)
+        file, pixels = read_image(path, scale)
         if accept is not None:
             accept(index, file)
         prepared = preprocessing.apply(pixels)

@@ -24,10 +24,16 @@ __all__ = [
     "transformed_dim",
 ]
 
-DEFAULT_PCA_DIM = 64
+DEFAULT_PCA_DIM = 192
+"""All of the small networks' dimensions (152 to 168), and the leading ones of wide networks, whose
+banks would be large. The axes of little variance are where small defects show (docs/accuracy.md).
+"""
 LEAST_VARIANCE = 1e-4
 """Of the largest: an axis of hardly any variance holds rounding, which whitening would blow up."""
 CONSTANT_OVER_MEDIAN_NORM = 2.0
+COVERED_NORMS = 0.999
+"""Share of patches with norms of at most the constant: a longer vector turns by more than 45°,
+where cosine distance hardly grows any more."""
 BLOCK = 16_384
 
 Embeddings = NDArray[np.float16] | NDArray[np.float32]
@@ -81,7 +87,13 @@ def fit_transform(
         [np.linalg.norm(_project(unscaled, block), axis=1) for block in _blocks(embeddings)]
     )
     # Identical patches only: any positive constant keeps the vectors away from zero.
-    constant = CONSTANT_OVER_MEDIAN_NORM * float(np.median(norms)) or 1.0
+    constant = (
+        max(
+            CONSTANT_OVER_MEDIAN_NORM * float(np.median(norms)),
+            float(np.quantile(norms, COVERED_NORMS)),
+        )
+        or 1.0
+    )
     return EmbeddingTransform("centered", mean, components, constant)
 
 
