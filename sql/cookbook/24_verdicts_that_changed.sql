@@ -1,8 +1,11 @@
 -- Question: which images were inspected twice with different verdicts, and why?
--- Answer:   an image whose verdict changed between two judgements. why says what was different:
---           the detector, the threshold (a re-judgement, or one set in between), or neither:
---           then the score lies in the noise of the search. Scores are normalized.
-SELECT category, from_verdict || ' to ' || verdict AS changed, why, count(*) AS images,
+-- Answer:   every judgement after an image's first, by whether its verdict changed and what was
+--           different: the detector, the threshold (a re-judgement, or one set in between), the
+--           search, or nothing: then the score lies in the noise. Scores are normalized.
+SELECT category,
+       CASE WHEN from_verdict = verdict THEN 'unchanged' ELSE from_verdict || ' to ' || verdict END
+           AS changed,
+       why, count(*) AS judgements,
        round(avg(abs(normalized_score - from_score))::numeric, 3) AS mean_change,
        max(path) AS for_example
 FROM (
@@ -15,6 +18,6 @@ FROM (
     FROM defect.inspections s
     WINDOW w AS (PARTITION BY s.image_id ORDER BY s.inspected_at, s.judged_at, s.inspection_id)
 ) pairs
-WHERE from_verdict <> verdict
+WHERE from_verdict IS NOT NULL
 GROUP BY 1, 2, 3
-ORDER BY images DESC, category, changed;
+ORDER BY category, changed = 'unchanged', judgements DESC, why;
