@@ -244,7 +244,7 @@ def test_the_command_line_reaches_the_database_lazily() -> None:
             (
                 "pgdefect.core.errors.",
                 "pgdefect.core.wording.",
-                "pgdefect.usecases.common.progress.",
+                "pgdefect.core.progress.",
             )
         )
     ]

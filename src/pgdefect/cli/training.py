@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from pgdefect.usecases.train.train import TrainReport
     from pgdefect.usecases.train.train_network import NetworkReport
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 OPTIONS_OF = {
     "patchcore": (
         "backbone",
@@ -48,7 +47,7 @@ OPTIONS_OF = {
         "imagenette_dir",
     ),
 }
-"""Options of `train` that one model alone has."""
+"""Options of `train` that one kind of detector alone has."""
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +63,7 @@ def train_command(
         list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
     ] = None,
     all_categories: Annotated[bool, typer.Option("--all", help="Train every category.")] = False,
-    model: Annotated[str, typer.Option(help="patchcore or efficient_ad.")] = "patchcore",
+    kind: Annotated[str, typer.Option(help="patchcore or efficient_ad.")] = "patchcore",
     backbone: Annotated[
         str,
         typer.Option(
@@ -179,7 +178,7 @@ def train_command(
 ) -> None:
     """Learn what is normal from a category's normal training images.
 
-    The new detector becomes the category's active one of its model; older ones are kept.
+    The new detector becomes the category's active one of its kind; older ones are kept.
     """
     from pgdefect.db.records.catalog import category_id
     from pgdefect.db.records.summaries import list_categories
@@ -188,11 +187,11 @@ def train_command(
     from pgdefect.usecases.train.train_network import train_network
     from pgdefect.usecases.train.training_run import TrainingRun
 
-    _check_model(context, model)
+    _check_kind(context, kind)
     resized = size_of("--image-size", image_size)
     cropped = size_of("--center-crop", center_crop) if center_crop else None
     options: TrainOptions | EfficientAdOptions
-    if model == "efficient_ad":
+    if kind == "efficient_ad":
         options = EfficientAdOptions(
             model_size=model_size,  # type: ignore[arg-type]
             max_steps=max_steps,
@@ -299,24 +298,24 @@ def _say_resumed(report: TrainReport | NetworkReport) -> None:
         )
 
 
-def _check_model(context: typer.Context, model: str) -> None:
-    """Raises UsageError for an unknown model, and for options that belong to the other one."""
-    if model not in OPTIONS_OF:
-        raise UsageError(f"--model is {' or '.join(OPTIONS_OF)}, not {model!r}")
+def _check_kind(context: typer.Context, kind: str) -> None:
+    """Raises UsageError for an unknown kind, and for options that belong to the other one."""
+    if kind not in OPTIONS_OF:
+        raise UsageError(f"--kind is {' or '.join(OPTIONS_OF)}, not {kind!r}")
     for other, options in OPTIONS_OF.items():
         given = [
             f"--{name.replace('_', '-')}"
             for name in options
             if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
         ]
-        if other != model and given:
-            raise UsageError(f"{', '.join(given)} goes with --model {other}, not with {model}")
+        if other != kind and given:
+            raise UsageError(f"{', '.join(given)} goes with --kind {other}, not with {kind}")
 
 
 def _trained(
     reports: Sequence[TrainReport | NetworkReport],
 ) -> tuple[Sequence[str], list[Sequence[Any]]]:
-    """Headings and rows of what trainings of one model made."""
+    """Headings and rows of what trainings of one kind made."""
     from pgdefect.usecases.train.train_network import NetworkReport
 
     # A resumed one may have skipped some.
