@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from pgdefect.core.boxes import Box
 
@@ -212,10 +213,27 @@ def legend(size: tuple[int, int], *, threshold: float, vmax: float | None = None
     return _tint(np.full((size[1], size[0], 3), 150, dtype=np.uint8), scores, threshold, vmax)
 
 
-def save_png(picture: Image.Image | UInt8Array, path: str | os.PathLike[str]) -> Path:
+SUBJECT = "pgdefect subject"
+"""Keyword of the PNG's text that says which photograph the picture is of."""
+
+
+def subject_of(path: str | os.PathLike[str]) -> str | None:
+    """The subject that `save_png` wrote into a picture; None of any other file."""
+    try:
+        with Image.open(path) as image:
+            found = image.info.get(SUBJECT)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def save_png(
+    picture: Image.Image | UInt8Array, path: str | os.PathLike[str], *, subject: str | None = None
+) -> Path:
     """Write a PNG in one step and return its path: readers see the whole file or none.
 
-    Missing folders are made. Raises OSError when the place cannot be written.
+    Missing folders are made. `subject` is kept in the file, for `subject_of`. Raises OSError when
+    the place cannot be written.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +241,10 @@ def save_png(picture: Image.Image | UInt8Array, path: str | os.PathLike[str]) ->
     partial = target.with_name(f".pgdefect-{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
         with partial.open("xb") as file:
-            image.save(file, format="PNG")
+            about = PngInfo()
+            if subject is not None:
+                about.add_text(SUBJECT, subject)
+            image.save(file, format="PNG", pnginfo=about)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
