@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +39,7 @@ OPTIONS_OF = {
         "precision",
         "max_patches",
         "batch_size",
+        "leave_out_outliers",
     ),
     "efficient_ad": (
         "model_size",
@@ -48,6 +50,8 @@ OPTIONS_OF = {
     ),
 }
 """Options of `train` that one kind of detector alone has."""
+MAX_NAMED = 10
+"""Outliers of one training that are named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -135,6 +139,15 @@ def train_command(
     false_reject_rate: Annotated[
         float, typer.Option(help="Share of normal images the threshold may reject.")
     ] = 0.05,
+    leave_out_outliers: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-outliers",
+            help="Learn nothing from normal images that score far outside the rest, as the "
+            "training before this one named them, or this one does; not from those reviewed "
+            "as normal, which stay.",
+        ),
+    ] = False,
     transform: Annotated[str, typer.Option(help="centered, unit or none.")] = "centered",
     pca_dim: Annotated[
         int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
@@ -221,6 +234,7 @@ def train_command(
             worst_share=worst_share,
             holdout=TrainOptions.holdout if holdout is None else holdout,
             false_reject_rate=false_reject_rate,
+            leave_out_outliers=leave_out_outliers,
             transform=transform,  # type: ignore[arg-type]
             pca_dim=pca_dim or None,
             whiten=whiten,
@@ -266,6 +280,7 @@ def train_command(
                 continue
             _say_resumed(reports[-1])
             note(f"{name}: detector {reports[-1].detector_id} is active")
+            _say_outliers(reports[-1])
     for report in reports:
         for line in getattr(report, "notes", ()):
             note(f"{report.category}: {line}")
@@ -299,6 +314,35 @@ def _say_resumed(report: TrainReport | NetworkReport) -> None:
             f"{report.category}: reused {report.resumed_images:,} of "
             f"{report.extracted_images:,} images extracted before"
         )
+
+
+def _say_outliers(report: TrainReport | NetworkReport) -> None:
+    """Normal images that scored far outside the rest, and what they would have done."""
+    if not report.outliers:
+        return
+    count = len(report.outliers)
+    note(
+        f"{report.category}: {count} of {report.held_out_images} scored normal images "
+        f"{'scores' if count == 1 else 'score'} far outside the rest. The threshold is "
+        f"{report.threshold:.4g} without {'it' if count == 1 else 'them'}"
+        + (
+            f" and would be {report.threshold_with_outliers:.4g} with"
+            if report.threshold_with_outliers is not None
+            else ""
+        )
+    )
+    for image in report.outliers[:MAX_NAMED]:
+        learned = "the bank has learned it" if image.in_bank else "the bank has not learned it"
+        note(f"  image {image.image_id}, score {image.raw_score:.4g}, {learned}: {image.path}")
+    if count > MAX_NAMED:
+        note(f"  and {count - MAX_NAMED} more: pgdefect review --queue {quote(report.category)}")
+    again = f"pgdefect train {quote(report.category)}"
+    note(
+        "A defect among them hides others like it until the bank is trained without it: say what "
+        "each is with pgdefect review IMAGE --label normal (it stays) or anomalous, then "
+        f"{again}; or leave them out unseen with {again} --leave-out-outliers (a rare but right "
+        "part is then rejected)"
+    )
 
 
 def _check_kind(context: typer.Context, kind: str) -> None:

@@ -48,6 +48,7 @@ class TrainOptions:
     worst_share: float | None = None
     holdout: float = 1.0
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
+    leave_out_outliers: bool = False
     transform: Literal["centered", "unit", "none"] = "centered"
     pca_dim: int | None = DEFAULT_PCA_DIM
     whiten: float | None = None
