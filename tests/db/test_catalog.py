@@ -105,7 +105,7 @@ def test_ingest_records_what_the_files_are(database: Database, folder: Path) -> 
     assert scratch.mask_path == "ground_truth/scratch/0_mask.png"
     assert images["test/scratch/1.png"].mask_path is None
     good = images["train/good/3.png"]
-    assert (good.split, good.label, good.defect_type, good.group) == ("train", "normal", None, None)
+    assert (good.split, good.label, good.defect_type, good.part) == ("train", "normal", None, None)
 
 
 def test_ingest_again_changes_nothing(database: Database, folder: Path) -> None:
@@ -229,9 +229,9 @@ def test_failed_ingest_leaves_no_category(database: Database, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no images"):
         ingest(database, tmp_path / "empty", "lids")
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/a.png").write_bytes(b"")
-    assert len(ingest(database, tmp_path / "bad", "lids").failed) == 1
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/a.png").write_bytes(b"")
+    assert len(ingest(database, tmp_path / "odd", "lids").failed) == 1
     assert list_categories(database) == []
     assert count(database, "pgdefect.image_root") == 0
 
@@ -241,11 +241,11 @@ def test_groups_beside_the_images_and_named_ones(database: Database, folder: Pat
     named = folder.parent / "named.csv"
     named.write_text("path,group\ntrain/good/0.png,lid8\ntrain/good/1.png,lid8\n")
     ingest(database, folder, "lids")
-    assert stored(database)["train/good/0.png"].group == "lid7"
-    assert stored(database)["train/good/1.png"].group is None
-    ingest(database, folder, "named", groups=named)
+    assert stored(database)["train/good/0.png"].part == "lid7"
+    assert stored(database)["train/good/1.png"].part is None
+    ingest(database, folder, "named", parts=named)
     images = stored(database, "named")
-    assert {images[f"train/good/{n}.png"].group for n in (0, 1)} == {"lid8"}
+    assert {images[f"train/good/{n}.png"].part for n in (0, 1)} == {"lid8"}
 
 
 def test_manifest_columns_beyond_the_known_become_attributes(
@@ -579,9 +579,9 @@ def test_corrected_labels_are_reported_and_taken_over_when_accepted(
     ingest(database, manifest, "parts")
     manifest.write_text(heading + "1.png,test,anomalous,dent,2\n")
     told = ingest(database, manifest, "parts")
-    assert (told.added, told.unchanged, told.relabelled) == (0, 1, ("1.png",))
+    assert (told.added, told.unchanged, told.relabeled) == (0, 1, ("1.png",))
     assert [image.label for image in images_of(database, "parts")] == ["normal", "normal"]
     taken = ingest(database, manifest, "parts", accept_changes=True)
-    assert taken.relabelled == ("1.png",)
+    assert taken.relabeled == ("1.png",)
     assert [image.defect_type for image in images_of(database, "parts")] == [None, "dent"]
     assert ingest(database, manifest, "parts").unchanged == 2

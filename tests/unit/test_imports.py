@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "db/doctor": DB,
     "db/backup": DB,
     "usecases/common": BELOW_USECASES - {"usecases/common"},
-    "usecases/train": BELOW_USECASES,
+    "usecases/train": BELOW_USECASES | {"usecases/inspect"},
     "usecases/inspect": BELOW_USECASES,
     "usecases/search": BELOW_USECASES | {"usecases/inspect"},
     "usecases/simulate": BELOW_USECASES | {"usecases/inspect"},
@@ -244,7 +244,7 @@ def test_the_command_line_reaches_the_database_lazily() -> None:
             (
                 "pgdefect.core.errors.",
                 "pgdefect.core.wording.",
-                "pgdefect.usecases.common.progress.",
+                "pgdefect.core.progress.",
             )
         )
     ]

@@ -26,7 +26,8 @@ from pgdefect.usecases.inspect.embed import embed
 from pgdefect.usecases.inspect.inspect import inspect
 from pgdefect.usecases.search.search import Query, SearchOptions, SearchReport, combined, search
 from pgdefect.vision.defects.defect_view import DefectView
-from pgdefect.vision.images.image import load_image, load_mask
+from pgdefect.vision.images.image import load_image
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 
@@ -261,9 +262,9 @@ def test_the_second_look_is_torchs(trained: Database, settings: Settings, parts:
 
 
 def test_retrieval_figures_of_generated_defects(trained: Database, settings: Settings) -> None:
-    with pytest.raises(UsageError, match="--without-groups"):
+    with pytest.raises(UsageError, match="--without-parts"):
         evaluate_retrieval(trained, settings, "parts")
-    report = evaluate_retrieval(trained, settings, "parts", without_groups=True)
+    report = evaluate_retrieval(trained, settings, "parts", without_parts=True)
     by_defect = report.by["defect"].over_queries
     assert report.images == len(defective(trained))
     assert by_defect["mean_average_precision"] > by_defect["chance"] + 0.2

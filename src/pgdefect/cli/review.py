@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgdefect.cli.context import current
+from pgdefect.cli.output import Json, print_json, print_table
 from pgdefect.cli.output import note as remark
-from pgdefect.cli.output import print_json, print_table
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,19 +51,23 @@ def review_command(
     history: Annotated[
         bool, typer.Option("--history", help="List what was said of the image, newest first.")
     ] = False,
+    withdraw: Annotated[
+        bool,
+        typer.Option("--withdraw", help="Take back the review of the image that is in force."),
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="With --queue: how many; 20 by default.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Say what an image is; counts, filters, votes and figures go by it at once.
 
     The detector's verdict, and what the data set says, stay beside it. The newest review of an
-    image is in force, and all are kept.
+    image is in force, and all are kept; a mistaken one is taken back with --withdraw.
     """
     described = label is not None or defect_type is not None or note is not None or new_type
-    if queue and history:
-        raise UsageError("choose one of --queue and --history")
+    if queue + history + withdraw > 1:
+        raise UsageError("choose one of --queue, --history and --withdraw")
     if (queue or history) and described:
         which = "--queue" if queue else "--history"
         raise UsageError(
@@ -77,6 +82,11 @@ def review_command(
         raise UsageError("name an image, or list those to look at with --queue")
     if history:
         _print_history(context, subject, json)
+        return
+    if withdraw:
+        if label is not None or defect_type is not None or new_type:
+            raise UsageError("--withdraw takes a review back; leave out --label and --defect-type")
+        _withdraw(context, subject, note, json)
         return
     if label is None:
         raise UsageError("say what it is with --label normal or --label anomalous")
@@ -98,6 +108,7 @@ def review_command(
                 "defect_type_before": done.before.defect_type,
                 "verdict": done.verdict,
                 "normalized_score": done.normalized_score,
+                "learned_vectors": done.learned_vectors,
             }
         )
         return
@@ -111,6 +122,32 @@ def review_command(
         remark("no detector has judged it yet")
     else:
         remark(f"its verdict stays: {done.verdict}, score {done.normalized_score:.3f}")
+    if made.label == "anomalous" and done.learned_vectors:
+        remark(
+            f"the active memory bank holds {done.learned_vectors:,} vectors of it, and defects "
+            "like it pass as normal until it is trained without them: "
+            f"pgdefect train {quote(made.category)}"
+        )
+
+
+def _withdraw(context: typer.Context, word: str, why: str | None, json: bool) -> None:
+    from pgdefect.db.records.reviews import withdraw_review
+
+    review, image = withdraw_review(current(context).database, word, note=why)
+    if json:
+        print_json(
+            {
+                "withdrawn": review.review_id,
+                "image_id": image.id,
+                "label": image.label,
+                "defect_type": image.defect_type,
+            }
+        )
+        return
+    typer.echo(
+        f"image {image.id} of {review.category}: {_in_words(review.label, review.defect_type)} is "
+        f"withdrawn, {_in_words(image.label, image.defect_type)} counts ({review.path})"
+    )
 
 
 def _in_words(label: str | None, defect_type: str | None) -> str:
@@ -150,6 +187,8 @@ def _probably(queued: QueuedImage) -> str | None:
     vote = queued.vote
     if not vote or not vote.get("counts"):
         return None
+    if vote.get("unlike"):
+        return "unlike any known"
     leader = max(vote["counts"], key=vote["counts"].__getitem__)
     doubt = "" if queued.probable_defect_type else "?"
     return f"{leader}{doubt} {vote['counts'][leader]} of {vote['k']}"
@@ -166,9 +205,16 @@ def _print_history(context: typer.Context, word: str, json: bool) -> None:
         remark(f"image {image.id} has not been reviewed yet ({image.path})")
         return
     print_table(
-        ("since", "reviewer", "label", "defect type", "note"),
+        ("since", "reviewer", "label", "defect type", "note", "withdrawn by"),
         [
-            (f"{r.created_at:%Y-%m-%d %H:%M:%S}", r.reviewer, r.label, r.defect_type, r.note)
+            (
+                f"{r.created_at:%Y-%m-%d %H:%M:%S}",
+                r.reviewer,
+                r.label,
+                r.defect_type,
+                r.note,
+                r.withdrawn_by,
+            )
             for r in reviews
         ],
     )

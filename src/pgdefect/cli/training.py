@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from pgdefect.usecases.train.train import TrainReport
     from pgdefect.usecases.train.train_network import NetworkReport
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 OPTIONS_OF = {
     "patchcore": (
         "backbone",
@@ -39,6 +39,7 @@ OPTIONS_OF = {
         "precision",
         "max_patches",
         "batch_size",
+        "leave_out_outliers",
     ),
     "efficient_ad": (
         "model_size",
@@ -48,7 +49,9 @@ OPTIONS_OF = {
         "imagenette_dir",
     ),
 }
-"""Options of `train` that one model alone has."""
+"""Options of `train` that one kind of detector alone has."""
+MAX_NAMED = 10
+"""Outliers of one training that are named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +67,7 @@ def train_command(
         list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
     ] = None,
     all_categories: Annotated[bool, typer.Option("--all", help="Train every category.")] = False,
-    model: Annotated[str, typer.Option(help="patchcore or efficient_ad.")] = "patchcore",
+    kind: Annotated[str, typer.Option(help="patchcore or efficient_ad.")] = "patchcore",
     backbone: Annotated[
         str,
         typer.Option(
@@ -136,10 +139,19 @@ def train_command(
     false_reject_rate: Annotated[
         float, typer.Option(help="Share of normal images the threshold may reject.")
     ] = 0.05,
+    leave_out_outliers: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-outliers",
+            help="Learn nothing from normal images that score far outside the rest, as the "
+            "training before this one named them, or this one does; not from those reviewed "
+            "as normal, which stay.",
+        ),
+    ] = False,
     transform: Annotated[str, typer.Option(help="centered, unit or none.")] = "centered",
     pca_dim: Annotated[
         int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
-    ] = 64,
+    ] = 192,
     whiten: Annotated[
         float | None,
         typer.Option(
@@ -179,7 +191,7 @@ def train_command(
 ) -> None:
     """Learn what is normal from a category's normal training images.
 
-    The new detector becomes the category's active one of its model; older ones are kept.
+    The new detector becomes the category's active one of its kind; older ones are kept.
     """
     from pgdefect.db.records.catalog import category_id
     from pgdefect.db.records.summaries import list_categories
@@ -188,11 +200,11 @@ def train_command(
     from pgdefect.usecases.train.train_network import train_network
     from pgdefect.usecases.train.training_run import TrainingRun
 
-    _check_model(context, model)
+    _check_kind(context, kind)
     resized = size_of("--image-size", image_size)
     cropped = size_of("--center-crop", center_crop) if center_crop else None
     options: TrainOptions | EfficientAdOptions
-    if model == "efficient_ad":
+    if kind == "efficient_ad":
         options = EfficientAdOptions(
             model_size=model_size,  # type: ignore[arg-type]
             max_steps=max_steps,
@@ -222,6 +234,7 @@ def train_command(
             worst_share=worst_share,
             holdout=TrainOptions.holdout if holdout is None else holdout,
             false_reject_rate=false_reject_rate,
+            leave_out_outliers=leave_out_outliers,
             transform=transform,  # type: ignore[arg-type]
             pca_dim=pca_dim or None,
             whiten=whiten,
@@ -267,10 +280,19 @@ def train_command(
                 continue
             _say_resumed(reports[-1])
             note(f"{name}: detector {reports[-1].detector_id} is active")
+            _say_outliers(reports[-1])
+    for report in reports:
+        for line in getattr(report, "notes", ()):
+            note(f"{report.category}: {line}")
     if json:
         print_json(reports)
     elif reports:
+        from pgdefect.core.thresholds import promise
+
         print_table(*_trained(reports))
+        for report in reports:
+            for line in promise(getattr(report, "rule", {})):
+                typer.echo(f"{report.category}: {line}")
     failures([item for report in reports for item in report.failed])
     if untrained:
         raise typer.Exit(1)
@@ -294,24 +316,53 @@ def _say_resumed(report: TrainReport | NetworkReport) -> None:
         )
 
 
-def _check_model(context: typer.Context, model: str) -> None:
-    """Raises UsageError for an unknown model, and for options that belong to the other one."""
-    if model not in OPTIONS_OF:
-        raise UsageError(f"--model is {' or '.join(OPTIONS_OF)}, not {model!r}")
+def _say_outliers(report: TrainReport | NetworkReport) -> None:
+    """Normal images that scored far outside the rest, and what they would have done."""
+    if not report.outliers:
+        return
+    count = len(report.outliers)
+    note(
+        f"{report.category}: {count} of {report.held_out_images} scored normal images "
+        f"{'scores' if count == 1 else 'score'} far outside the rest. The threshold is "
+        f"{report.threshold:.4g} without {'it' if count == 1 else 'them'}"
+        + (
+            f" and would be {report.threshold_with_outliers:.4g} with"
+            if report.threshold_with_outliers is not None
+            else ""
+        )
+    )
+    for image in report.outliers[:MAX_NAMED]:
+        learned = "the bank has learned it" if image.in_bank else "the bank has not learned it"
+        note(f"  image {image.image_id}, score {image.raw_score:.4g}, {learned}: {image.path}")
+    if count > MAX_NAMED:
+        note(f"  and {count - MAX_NAMED} more: pgdefect review --queue {quote(report.category)}")
+    again = f"pgdefect train {quote(report.category)}"
+    note(
+        "A defect among them hides others like it until the bank is trained without it: say what "
+        "each is with pgdefect review IMAGE --label normal (it stays) or anomalous, then "
+        f"{again}; or leave them out unseen with {again} --leave-out-outliers (a rare but right "
+        "part is then rejected)"
+    )
+
+
+def _check_kind(context: typer.Context, kind: str) -> None:
+    """Raises UsageError for an unknown kind, and for options that belong to the other one."""
+    if kind not in OPTIONS_OF:
+        raise UsageError(f"--kind is {' or '.join(OPTIONS_OF)}, not {kind!r}")
     for other, options in OPTIONS_OF.items():
         given = [
             f"--{name.replace('_', '-')}"
             for name in options
             if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
         ]
-        if other != model and given:
-            raise UsageError(f"{', '.join(given)} goes with --model {other}, not with {model}")
+        if other != kind and given:
+            raise UsageError(f"{', '.join(given)} goes with --kind {other}, not with {kind}")
 
 
 def _trained(
     reports: Sequence[TrainReport | NetworkReport],
 ) -> tuple[Sequence[str], list[Sequence[Any]]]:
-    """Headings and rows of what trainings of one model made."""
+    """Headings and rows of what trainings of one kind made."""
     from pgdefect.usecases.train.train_network import NetworkReport
 
     # A resumed one may have skipped some.

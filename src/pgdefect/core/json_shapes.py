@@ -40,7 +40,14 @@ def inspection_json(inspection: Inspection) -> dict[str, Any]:
 
 def vote_json(vote: Vote) -> dict[str, Any]:
     """A guess at the defect type, with its ground."""
-    return {"counts": dict(vote.counts), "support": vote.support, "needed": vote.needed}
+    return {
+        "counts": dict(vote.counts),
+        "support": vote.support,
+        "needed": vote.needed,
+        "distance": vote.distance,
+        "limit": vote.limit,
+        "unlike": vote.is_unlike,
+    }
 
 
 def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:
         "label": neighbor.image.label,
         "defect_type": neighbor.image.defect_type,
         "split": neighbor.image.split,
-        "group": neighbor.image.group,
+        "part": neighbor.image.part,
         "path": neighbor.image.path,
         "copies": neighbor.copies,
         "region": region

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pgdefect.core.arrays import Float32 as Float32
+from pgdefect.core.arrays import Int32 as Int32
 from pgdefect.core.distance import Metric, Precision
 from pgdefect.core.errors import NoMemoryBank
 
-Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
 Label = Literal["normal", "anomalous"]
 DetectorKind = Literal["patchcore", "efficient_ad"]
 SearchBy = Literal["picture", "defect", "region"]
@@ -252,7 +252,8 @@ class Detector:
 class StoredImage:
     """A row of ``image`` with its category and full path.
 
-    label and defect_type are the known ones: the newest review's, else the data set's.
+    label and defect_type are the known ones: the newest review's, else the data set's;
+    gray_scale is the category's (`vision.images.gray_scale`), None where it has none.
     """
 
     id: int
@@ -262,11 +263,12 @@ class StoredImage:
     split: str
     label: Label | None
     defect_type: str | None
-    group: str | None
+    part: str | None
     mask_path: str | None
     sha256: str
     height: int
     width: int
+    gray_scale: Mapping[str, float | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def defect_shown(self) -> str | None:
@@ -310,23 +312,36 @@ class Vote:
     """What the defects most like an image's are called: a guess at its defect type.
 
     counts: how many of the `k` nearest images whose defect type is known have which, the most
-    frequent first. Fewer than `needed` for the first one are no ground for a guess.
+    frequent first. Fewer than `needed` for the first one are no ground for a guess, nor is a
+    nearest known defect farther away, by cosine `distance`, than the `limit` within which those of
+    one type lie from one another; None where too few are known to say.
     """
 
     k: int
     counts: Mapping[str, int]
     needed: int
+    distance: float | None = None
+    limit: float | None = None
 
     @property
     def support(self) -> int:
         return next(iter(self.counts.values()), 0)
 
     @property
+    def is_unlike(self) -> bool:
+        """Whether it is farther from every known defect than known ones of a type are."""
+        return self.distance is not None and self.limit is not None and self.distance > self.limit
+
+    @property
     def defect_type(self) -> str | None:
         """The guess, if there is ground for one."""
+        if self.is_unlike:
+            return None
         return next(iter(self.counts)) if self.support >= max(self.needed, 1) else None
 
     def __str__(self) -> str:
+        if self.is_unlike:
+            return "unlike any known defect"
         guess = self.defect_type or "in doubt"
         voters = sum(self.counts.values())
         if self.defect_type:
@@ -357,6 +372,7 @@ class Inspection:
     mask_path: str | None = None
     defect: Defect | None = field(default=None, repr=False)
     vote: Vote | None = None
+    gray_scale: Mapping[str, float | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_anomalous(self) -> bool:
@@ -417,3 +433,22 @@ class PatchNeighbor:
     path: str | None
     row: int | None
     col: int | None
+
+
+@dataclass(frozen=True)
+class FolderReading:
+    """What a folder's files are taken as; why is empty where the name leaves no doubt."""
+
+    folder: str
+    taken_as: str
+    count: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Files that are left out, of one suffix (in lower case) for one reason."""
+
+    suffix: str
+    reason: str
+    count: int

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgdefect.core.errors import ImageError, UsageError
-from pgdefect.core.types import Inspection
+from pgdefect.core.progress import Progress, silent
+from pgdefect.core.types import Inspection, StoredImage
 from pgdefect.pictures.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
 from pgdefect.pictures.render import UInt8Array
 from pgdefect.pictures.simulation_sheet import SimulationTile, simulation_sheet
 from pgdefect.usecases.common.picture_files import (
     ground_truth,
     save_picture,
-    unique_names,
+    save_picture_of,
     writable_folder,
 )
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.search.search import SearchReport
 from pgdefect.usecases.simulate.simulate import SimulationReport
 from pgdefect.vision.defects.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
-from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image, load_mask
+from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ def writable_sheet(path: Path) -> None:
 def save_map(
     inspection: Inspection,
     preprocessing: Preprocessing,
-    path: Path,
+    folder: Path,
     failed: list[tuple[str, str]],
 ) -> Path:
-    """Write picture, anomaly map and, where known, ground truth side by side."""
-    image = load_image(inspection.path)
+    """Write picture, anomaly map and, where known, ground truth side by side; returns where."""
+    image = load_image(inspection.path, inspection.gray_scale)
     height, width, _ = image.shape
-    mask = ground_truth(inspection.mask_path, (height, width), failed)
+    mask = ground_truth(inspection.mask_path, (height, width), failed, inspection.path)
     panel = inspection_panel(
         image,
         preprocessing.map_to_original(inspection.scores.distances, (height, width)),
@@ -56,7 +57,7 @@ def save_map(
         verdict=inspection.verdict,
         worst_box=inspection.worst_box,
     )
-    return save_picture(panel, path)
+    return save_picture_of(inspection.path, panel, folder)
 
 
 def save_maps(
@@ -69,9 +70,8 @@ def save_maps(
     the ground truth that could not be outlined.
     """
     failed: list[tuple[str, str]] = []
-    names = unique_names([inspection.path for inspection in inspections])
-    for done, (inspection, name) in enumerate(zip(inspections, names, strict=True), start=1):
-        save_map(inspection, preprocessing, folder / f"{name}.png", failed)
+    for done, inspection in enumerate(inspections, start=1):
+        save_map(inspection, preprocessing, folder, failed)
         progress("maps", done, len(inspections))
     return failed
 
@@ -83,12 +83,12 @@ def save_sheet(report: SearchReport, path: Path) -> Path:
             neighbor.rank,
             neighbor.distance,
             neighbor.image.path,
-            _picture_or_none(neighbor.image.path),
+            _picture_or_none(neighbor.image),
             neighbor.image.label,
             neighbor.image.defect_shown,
             neighbor.image.category,
             neighbor.region.box if neighbor.region else None,
-            neighbor.image.group,
+            neighbor.image.part,
             neighbor.copies,
         )
         for neighbor in report.neighbors
@@ -105,20 +105,20 @@ def _sheet_query(report: SearchReport) -> SheetQuery:
         assert report.image is not None
         return SheetQuery(
             name=report.query,
-            image=_picture_or_none(report.image.path),
+            image=_picture_or_none(report.image),
             category=report.category,
             verdict=report.image.label,
             facts=[("Image", os.path.basename(report.image.path))],
             boxes=report.regions,
         )
-    image = load_image(inspection.path)
+    image = load_image(inspection.path, inspection.gray_scale)
     height, width, _ = image.shape
     assert report.preprocessing is not None
     facts = [("Detector", str(inspection.detector_id))]
     if inspection.label is not None:
         facts.append(("Known as", inspection.defect_type or inspection.label))
     if report.vote is not None:
-        facts.append(("Probably", str(report.vote)))
+        facts.append(("Defect" if report.vote.is_unlike else "Probably", str(report.vote)))
     return SheetQuery(
         name=os.path.basename(inspection.path),
         image=image,
@@ -135,9 +135,9 @@ def _sheet_query(report: SearchReport) -> SheetQuery:
     )
 
 
-def _picture_or_none(path: str) -> UInt8Array | None:
+def _picture_or_none(image: StoredImage) -> UInt8Array | None:
     try:
-        return load_image(path)
+        return load_image(image.path, image.gray_scale)
     except ImageError:
         return None
 

@@ -10,11 +10,12 @@ from sqlalchemy import Connection
 
 from pgdefect.core import thresholds
 from pgdefect.core.errors import UsageError
+from pgdefect.core.outliers import threshold_without
 from pgdefect.core.types import Threshold
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import thresholds as stored
 from pgdefect.db.records.catalog import category_id
-from pgdefect.db.records.thresholds import LabelledScores, ThresholdRecord
+from pgdefect.db.records.thresholds import LabeledScores, ThresholdRecord
 
 Rule = Literal["false_reject_rate", "f1_max", "zero_escapes", "max_escape_rate", "given"]
 SIMULATED = "simulated"
@@ -24,7 +25,7 @@ SPLITS = ("train", "test", "production")
 
 @dataclass(frozen=True)
 class ThresholdReport:
-    """A detector's threshold, and what it does to the labelled images it has inspected.
+    """A detector's threshold, and what it does to the labeled images it has inspected.
 
     before is None where nothing was to be changed; rejudged counts the photographs judged
     again (with dry_run: none) by the threshold now in force; stale those that still lie under
@@ -64,7 +65,7 @@ def show_threshold(
     def work(connection: Connection) -> ThresholdReport:
         found = _detector(connection, category, detector_id)
         made = stored.rejudge(connection, found) if rejudge else 0
-        scores, source = _labelled(connection, found, split, simulated)
+        scores, source = _labeled(connection, found, split, simulated)
         history = stored.threshold_history(connection, found)
         now = history[0]
         return ThresholdReport(
@@ -102,7 +103,7 @@ def change_threshold(
 
     `value` is the rate of false_reject_rate and max_escape_rate and the number of given; the
     other rules have none. false_reject_rate looks at the normal images held out in training,
-    the others at the stored scores of labelled images of `split` that the detector has not
+    the others at the stored scores of labeled images of `split` that the detector has not
     learned from; with `simulated` at simulated defects instead of real ones (and, where the
     split has no normal image, at the held-out ones). Inspections keep the threshold they were
     judged by; with `rejudge` each image gets one more, under the new threshold.
@@ -115,7 +116,7 @@ def change_threshold(
 
     def work(connection: Connection) -> ThresholdReport:
         found = _detector(connection, category, detector_id)
-        scores, source = _labelled(connection, found, split, simulated)
+        scores, source = _labeled(connection, found, split, simulated)
         chosen = _choose(connection, category, found, rule, value, scores, source)
         if chosen.value <= 0.0:
             raise UsageError(
@@ -152,22 +153,22 @@ def _detector(connection: Connection, category: str, detector_id: int | None) ->
     return stored.find_detector(connection, category, detector_id)
 
 
-def _labelled(
+def _labeled(
     connection: Connection, detector_id: int, split: str, simulated: bool
-) -> tuple[LabelledScores, str]:
-    """Scores of the labelled images to judge by, and in words which they are."""
+) -> tuple[LabeledScores, str]:
+    """Scores of the labeled images to judge by, and in words which they are."""
     if split == SIMULATED:
         raise UsageError("simulated defects are looked at with --simulated, beside a real --split")
     if split not in SPLITS:
         raise UsageError(f"--split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}")
-    scores = stored.labelled_scores(connection, detector_id, split)
+    scores = stored.labeled_scores(connection, detector_id, split)
     if not simulated:
         return scores, split
-    defects = stored.labelled_scores(connection, detector_id, SIMULATED).anomalous
+    defects = stored.labeled_scores(connection, detector_id, SIMULATED).anomalous
     if len(scores.normal):
-        return LabelledScores(scores.normal, defects), f"{split} and {SIMULATED}"
-    held_out = stored.holdout_scores(connection, detector_id)
-    return LabelledScores(held_out, defects), f"{HELD_OUT} and {SIMULATED}"
+        return LabeledScores(scores.normal, defects), f"{split} and {SIMULATED}"
+    held_out = stored.holdout_scores(connection, detector_id).counted
+    return LabeledScores(held_out, defects), f"{HELD_OUT} and {SIMULATED}"
 
 
 def _choose(
@@ -176,7 +177,7 @@ def _choose(
     detector_id: int,
     rule: Rule,
     value: float | None,
-    scores: LabelledScores,
+    scores: LabeledScores,
     source: str,
 ) -> Threshold:
     if (value is None) != (rule in ("f1_max", "zero_escapes")):
@@ -184,13 +185,13 @@ def _choose(
     if rule == "false_reject_rate":
         assert value is not None
         held_out = stored.holdout_scores(connection, detector_id)
-        if len(held_out) == 0:
+        if len(held_out.counted) == 0:
             raise UsageError(
                 f"detector {detector_id} of {category!r} has no scores of held-out normal images: "
                 "it was trained before they were kept, or imported with a threshold of its own. "
                 f"Train it again with: pgdefect train {quote(category)}; or choose by another rule"
             )
-        return thresholds.false_reject_rate(held_out, value)
+        return threshold_without(held_out.left_out, held_out.scores, value, held_out.parts)
     if rule == "given":
         assert value is not None
         chosen = thresholds.given(value, scores.normal, scores.anomalous)
@@ -198,7 +199,7 @@ def _choose(
         _require(category, scores, source)
         match rule:
             case "f1_max":
-                chosen = thresholds.f1_max(scores.normal, scores.anomalous)
+                chosen = thresholds.f1_max_threshold(scores.normal, scores.anomalous)
             case "zero_escapes":
                 chosen = thresholds.zero_escapes(scores.normal, scores.anomalous)
             case "max_escape_rate":
@@ -207,7 +208,7 @@ def _choose(
     return Threshold(chosen.value, chosen.center, {**chosen.rule, "images": source})
 
 
-def _require(category: str, scores: LabelledScores, source: str) -> None:
+def _require(category: str, scores: LabeledScores, source: str) -> None:
     """Raises UsageError, with what to do, unless both labels have scores."""
     for label, found in (("anomalous", scores.anomalous), ("normal", scores.normal)):
         if len(found):
@@ -226,5 +227,5 @@ def _require(category: str, scores: LabelledScores, source: str) -> None:
         )
 
 
-def _outcome(threshold: float, scores: LabelledScores) -> dict[str, Any]:
+def _outcome(threshold: float, scores: LabeledScores) -> dict[str, Any]:
     return thresholds.outcome(threshold, scores.normal, scores.anomalous).recorded()

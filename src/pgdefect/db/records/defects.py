@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,27 @@ from pgdefect.core.types import (
 from pgdefect.db.connection.binary_format import copy_rows, read_vectors
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.records.extractors import cached_graph, create_extractor_partition
-from pgdefect.db.schema.models import DefectSpace as DefectSpaceRow
+from pgdefect.db.schema.models import DefectSpaceRow, MemoryBankRow
+
+MAX_OF_TYPE = 50
+"""Known defects of a type that stand for all of it where defects are compared with each other."""
 
 
-def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | None:
-    """The space an extractor's defect embeddings lie in, if it has one."""
+def find_defect_space(
+    database: Database, extractor_id: int, detector_id: int
+) -> DefectSpace | None:
+    """How a detector's defect embeddings are made: by its own statistics of normal images.
+
+    One that was trained before detectors had their own, or imported, has those of the extractor's
+    first category. None where there are none at all.
+    """
+    mine = MemoryBankRow.id == detector_id
     with database.session() as session:
+        own = session.execute(
+            select(MemoryBankRow.defect_parameters, MemoryBankRow.defect_settings).where(mine)
+        ).one_or_none()
+        if own is not None and own[0] is not None:
+            return _space(own[0], own[1])
         row = session.get(DefectSpaceRow, extractor_id)
         return None if row is None else _space(row.parameters, row.settings["space"])
 
@@ -54,19 +69,48 @@ def known_defects(database: Database, category_id: int, extractor_id: int) -> in
         )
 
 
+def known_defect_embeddings(
+    database: Database, category_id: int, extractor_id: int
+) -> tuple[list[str], list[str], Float32]:
+    """Type, part and embedding of known defects, the newest `MAX_OF_TYPE` of each type.
+
+    Simulated ones do not count. The embeddings are `(n, embedding_dim)`.
+    """
+    with database.connect() as connection:
+        rows = (
+            driver(connection)
+            .execute(
+                "SELECT defect_type, part, embedding::real[] FROM ("
+                "SELECT i.known_defect_type AS defect_type, "
+                "       coalesce('g' || i.group_name, 'i' || i.id) AS part, e.embedding, "
+                "       row_number() OVER (PARTITION BY i.known_defect_type ORDER BY i.id DESC) n "
+                "FROM pgdefect.image i "
+                "JOIN pgdefect.defect_embedding e ON e.image_id = i.id AND e.extractor_id = %s "
+                "WHERE i.category_id = %s AND i.retired_at IS NULL AND i.split <> 'simulated' "
+                "AND i.known_defect_type IS NOT NULL) known WHERE n <= %s",
+                [extractor_id, category_id, MAX_OF_TYPE],
+                binary=True,
+            )
+            .fetchall()
+        )
+    embeddings = np.array([row[2] for row in rows], dtype=np.float32)
+    return [row[0] for row in rows], [row[1] for row in rows], embeddings
+
+
 def load_defect_view(
     connection: Connection, extractor_id: int, cache_dir: Path
 ) -> DefectViewArtifact | None:
-    """The second look of an extractor's defect space, from a local cache when that has it.
+    """The second look of an extractor, from a local cache when that has it; None if it has none.
 
     Raises DatabaseError where the stored graph does not match its checksum.
     """
     mine = DefectSpaceRow.extractor_id == extractor_id
-    sha256, settings = connection.execute(
+    row = connection.execute(
         select(DefectSpaceRow.onnx_sha256, DefectSpaceRow.settings).where(mine)
-    ).one()
-    if sha256 is None:
+    ).one_or_none()
+    if row is None or row[0] is None:
         return None
+    sha256, settings = row
     onnx = cached_graph(
         cache_dir / "extractors",
         sha256,
@@ -86,17 +130,17 @@ def load_defect_view(
 def ensure_defect_space(
     database: Database,
     extractor_id: int,
-    fit: Callable[[], tuple[DefectSpace, DefectViewArtifact | None]],
+    space: DefectSpace,
+    view: DefectViewArtifact | None,
 ) -> None:
-    """Store the space `fit` makes, with the partitions of its vectors, unless there is one.
+    """Store the second look of an extractor, with the partitions of its vectors, unless it has one.
 
-    It is never replaced: embeddings of categories and bank versions must compare.
+    `space` gives their dimensions, and serves detectors that have none of their own.
     """
     known = select(DefectSpaceRow.extractor_id).where(DefectSpaceRow.extractor_id == extractor_id)
     with database.connect() as connection:
         if connection.scalar(known) is not None:
             return
-    space, view = fit()
     settings: dict[str, Any] = {"space": dict(space.settings)}
     if view is not None:
         settings["view"] = {
@@ -117,7 +161,7 @@ def ensure_defect_space(
             DefectSpaceRow.__table__.insert().values(  # type: ignore[attr-defined]
                 extractor_id=extractor_id,
                 embedding_dim=dim,
-                parameters=_parameters(space),
+                parameters=space_parameters(space),
                 onnx=view and view.onnx,
                 onnx_sha256=view and view.onnx_sha256,
                 settings=settings,
@@ -131,7 +175,8 @@ def ensure_defect_space(
         )
 
 
-def _parameters(space: DefectSpace) -> bytes:
+def space_parameters(space: DefectSpace) -> bytes:
+    """A space's whitenings as a .npz file; its settings are stored beside it."""
     arrays: dict[str, Float32] = {}
 
     def add(name: str, whitening: Whitening) -> None:
@@ -261,12 +306,18 @@ def store_defects(
 
 
 def without_defect_embedding(
-    connection: Connection, category_id: int, detector_id: int, *, again: bool = False
+    connection: Connection,
+    category_id: int,
+    detector_id: int,
+    *,
+    again: bool = False,
+    any_detector: bool = False,
 ) -> list[int]:
     """Images that should have a defect embedding of this detector's and have none.
 
     They are known to be anomalous, or were judged so by their newest inspection; retired
-    ones are left out. `again` lists those that have one, too.
+    ones are left out. `again` lists those that have one, too; with `any_detector` one of another
+    detector with the same extractor will do.
     """
     rows = driver(connection).execute(
         "SELECT i.id FROM pgdefect.image i LEFT JOIN LATERAL ("
@@ -276,8 +327,8 @@ def without_defect_embedding(
         "AND (s.is_anomalous OR i.known_label = 'anomalous') "
         "AND (%s OR NOT EXISTS (SELECT FROM pgdefect.defect_embedding e "
         "  JOIN pgdefect.detector d ON d.id = %s AND e.extractor_id = d.extractor_id "
-        "  WHERE e.image_id = i.id AND e.detector_id = d.id)) ORDER BY i.id",
-        [category_id, again, detector_id],
+        "  WHERE e.image_id = i.id AND (%s OR e.detector_id = d.id))) ORDER BY i.id",
+        [category_id, again, detector_id, any_detector],
     )
     return [row[0] for row in rows.fetchall()]
 

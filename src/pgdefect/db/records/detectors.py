@@ -27,9 +27,7 @@ from pgdefect.core.types import (
 )
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_category, lock_category
-from pgdefect.db.schema.models import Category
-from pgdefect.db.schema.models import Detector as DetectorRow
-from pgdefect.db.schema.models import MemoryBank as MemoryBankRow
+from pgdefect.db.schema.models import Category, DetectorRow, MemoryBankRow
 
 
 def reserve_detector(connection: Connection, category_id: int) -> int:
@@ -123,7 +121,7 @@ def active_detector(
         row = active.get(kind) if kind else active.get("patchcore") or active.get("efficient_ad")
         if row is None:
             of_kind = f" of the kind {kind}" if kind else ""
-            option = " --model efficient_ad" if kind == "efficient_ad" else ""
+            option = " --kind efficient_ad" if kind == "efficient_ad" else ""
             newest = session.scalar(
                 select(func.max(DetectorRow.id)).where(
                     DetectorRow.category_id == found.id,

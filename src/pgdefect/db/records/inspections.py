@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from pgdefect.core.types import Inspection, Vote
 from pgdefect.db.connection.row_locks import keep_detector, lock_images
-from pgdefect.db.schema.models import Inspection as InspectionRow
+from pgdefect.db.schema.models import InspectionRow
 
 NEWEST = "inspected_at DESC, created_at DESC, id DESC"
 """The order in which inspections count: the first one's verdict is in force."""
@@ -36,6 +36,9 @@ def store_votes(connection: Connection, detector_id: int, votes: Mapping[int, Vo
                     "counts": dict(vote.counts),
                     "support": vote.support,
                     "needed": vote.needed,
+                    "distance": vote.distance,
+                    "limit": vote.limit,
+                    "unlike": vote.is_unlike,
                 },
                 probable_defect_type=vote and vote.defect_type,
             )

@@ -72,7 +72,11 @@ def _identity() -> Mapped[int]:
 
 
 class Category(Base):
-    """A product, as in MVTec AD (``leather``)."""
+    """A product, as in MVTec AD (``leather``).
+
+    gray_scale: by kind of sample (``uint16``), the value that is white; NULL before the first
+    image. It may grow while the first images are recorded, and is settled then.
+    """
 
     __tablename__ = "category"
     __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),)
@@ -81,6 +85,8 @@ class Category(Base):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
+    gray_scale: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    gray_scale_settled: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class ImageRoot(Base):
@@ -182,7 +188,7 @@ class Extractor(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
-class Detector(Base):
+class DetectorRow(Base):
     """One trained version for a category; at most one per category and kind is active."""
 
     __tablename__ = "detector"
@@ -231,40 +237,48 @@ class DetectorThreshold(Base):
     )
 
     id: Mapped[int] = _identity()
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     threshold: Mapped[float]
     score_center: Mapped[float]
     rule: Mapped[dict[str, Any]]
-    set_by: Mapped[str] = mapped_column(server_default=text("current_user"))
+    set_by: Mapped[str] = mapped_column(server_default=text("session_user"))
     created_at: Mapped[datetime] = _created_at()
 
 
 class HoldoutScore(Base):
     """Raw score of a normal training image against other parts' vectors: thresholds come from it.
 
-    The image itself may be in the bank; a network has not learned from it.
+    The image itself may be in the bank; a network has not learned from it. An outlier scored far
+    outside the rest: thresholds are chosen without it, unless a review says that it is normal.
     """
 
     __tablename__ = "holdout_score"
     __table_args__ = (Index("ix_holdout_score_image_id", "image_id"),)
 
     detector_id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     image_id: Mapped[int] = mapped_column(
         ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     raw_score: Mapped[float]
+    outlier: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Evaluation(Base):
-    """What a detector's scores of one split's labelled images are worth."""
+    """What a detector's scores of one split's labeled images are worth."""
 
     __tablename__ = "evaluation"
-    __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)
+    __table_args__ = (
+        CheckConstraint(
+            "jsonb_typeof(metrics) = 'object' AND jsonb_typeof(settings) = 'object'",
+            name="metrics_object",
+        ),
+        Index("ix_evaluation_detector_id", "detector_id"),
+    )
 
     id: Mapped[int] = _identity()
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     threshold: Mapped[float]
     split: Mapped[str]
     normal_images: Mapped[int] = mapped_column(INTEGER)
@@ -280,13 +294,13 @@ class DetectorModel(Base):
     __tablename__ = "detector_model"
 
     detector_id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     onnx: Mapped[bytes] = mapped_column(deferred=True)
     onnx_sha256: Mapped[str]
 
 
-class MemoryBank(Base):
+class MemoryBankRow(Base):
     """A PatchCore detector's part; it shares the detector's id."""
 
     __tablename__ = "memory_bank"
@@ -303,7 +317,7 @@ class MemoryBank(Base):
     )
 
     id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     num_images: Mapped[int] = mapped_column(INTEGER)
     num_vectors: Mapped[int] = mapped_column(INTEGER)
@@ -326,6 +340,8 @@ class MemoryBank(Base):
     ef_search_recall: Mapped[float]
     ef_search_fast: Mapped[int] = mapped_column(INTEGER)
     patch_score_std: Mapped[float | None]
+    defect_parameters: Mapped[bytes | None] = mapped_column(deferred=True)
+    defect_settings: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 
 
 class MemoryBankPatch(Base):
@@ -364,12 +380,12 @@ class ImageEmbedding(Base):
     embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
 
 
-class DefectSpace(Base):
+class DefectSpaceRow(Base):
     """How an extractor's defect embeddings are made (`pgdefect.vision.defects.defect_embedding`).
 
-    Made with the extractor's first PatchCore detector and never changed: embeddings compare
-    across the categories and bank versions of one extractor. parameters is a .npz file of
-    NumPy's; onnx is of the second look, where there is one.
+    Made with the extractor's first PatchCore detector and never changed: its vectors have one
+    dimension, and its second look is one network (onnx, where there is one). parameters, a .npz
+    file of NumPy's, serve detectors without defect_parameters of their own in memory_bank.
     """
 
     __tablename__ = "defect_space"
@@ -400,7 +416,7 @@ class DefectEmbedding(Base):
     image_id: Mapped[int] = mapped_column(
         ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
 
 
@@ -426,7 +442,7 @@ class DefectRegion(Base):
         server_default=text("nextval('pgdefect.defect_region_id_seq'::regclass)"),
     )
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     rank: Mapped[int] = mapped_column(SmallInteger)
     x: Mapped[int] = mapped_column(INTEGER)
     y: Mapped[int] = mapped_column(INTEGER)
@@ -510,7 +526,47 @@ class Review(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
-class Inspection(Base):
+class ReviewWithdrawal(Base):
+    """That a review was a mistake: it no longer counts, and stays in the history."""
+
+    __tablename__ = "review_withdrawal"
+
+    review_id: Mapped[int] = mapped_column(
+        ForeignKey(Review.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    note: Mapped[str | None]
+    withdrawn_by: Mapped[str] = mapped_column(server_default=text("session_user"))
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Audit(Base):
+    """Who changed what: triggers add to it, nobody changes it.
+
+    hash is the SHA-256 of what the entry says and of the hash before it; number has no gaps.
+    """
+
+    __tablename__ = "audit"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    who: Mapped[str]
+    action: Mapped[str]
+    object: Mapped[str]
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+    hash: Mapped[str]
+
+
+class AuditHead(Base):
+    """The newest entry's number and hash: one row, locked by whoever adds an entry."""
+
+    __tablename__ = "audit_head"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[str]
+
+
+class InspectionRow(Base):
     """What a detector said of an image at one time, under the threshold in force then.
 
     An event: rows are added and never changed, but for the vote on the defect type. The
@@ -549,11 +605,18 @@ class Inspection(Base):
             unique=True,
             postgresql_where=text("event = 'inspection'"),
         ),
+        CheckConstraint(
+            "vote IS NULL OR (jsonb_typeof(vote) = 'object' "
+            "AND jsonb_typeof(vote->'counts') = 'object' "
+            "AND jsonb_typeof(vote->'k') = 'number' AND jsonb_typeof(vote->'support') = 'number' "
+            "AND jsonb_typeof(vote->'needed') = 'number') IS TRUE",
+            name="vote_shape",
+        ),
     )
 
     id: Mapped[int] = _identity()
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     raw_score: Mapped[float]
     normalized_score: Mapped[float]
     threshold: Mapped[float]
@@ -583,7 +646,7 @@ class InspectionRun(Base):
     __table_args__ = (Index("ix_inspection_run_detector_id", "detector_id"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True)
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     event_key: Mapped[str]
     started_at: Mapped[datetime] = _created_at()
 

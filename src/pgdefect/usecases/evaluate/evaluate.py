@@ -1,4 +1,4 @@
-"""Evaluate a category's active detector on labelled images."""
+"""Evaluate a category's active detector on labeled images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, StoredImage
 from pgdefect.core.words import KINDS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
@@ -29,10 +30,9 @@ from pgdefect.db.records.extractors import load_extractor
 from pgdefect.db.search.queries import image_embeddings_of, images_of, stored_images
 from pgdefect.evaluation import (
     FPR_LIMIT,
-    group_numbers,
 )
+from pgdefect.usecases.common.parts import part_numbers
 from pgdefect.usecases.common.patch_search import SearchKind
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed
 from pgdefect.usecases.evaluate.figures import (
     Interval,
@@ -67,7 +67,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_word("split", self.split, SPLITS)
-        check_word("model", self.kind, KINDS)
+        check_word("kind", self.kind, KINDS)
         check_word("search", self.search, ("exact", "hnsw"))
         if self.bootstrap < 0:
             raise UsageError(f"the number of resamples must be 0 or more, not {self.bootstrap}")
@@ -152,7 +152,7 @@ def evaluate(
     *,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure the active detector on the labelled images of a split, and store the result.
+    """Measure the active detector on the labeled images of a split, and store the result.
 
     Inspections that are there are used again, unless they are of the kind whose maps are
     coarse; what is missing is inspected and stored. Files that have gone or changed since they
@@ -164,13 +164,13 @@ def evaluate(
         DatasetError: the split has no normal or no anomalous images.
     """
     detector = active_detector(database, category, options.kind)
-    labelled = [i for i in images_of(database, category, split=options.split) if i.label]
+    labeled = [i for i in images_of(database, category, split=options.split) if i.label]
     notes: list[str] = []
     training, calibration = _learned(database, detector)
-    leaks = find_leaks(labelled, calibration, training, options.split)
+    leaks = find_leaks(labeled, calibration, training, options.split)
     leaking = {id_ for leak in leaks if leak.sides[0] == options.split for id_ in leak.image_ids}
-    kept = [i for i in labelled if not (options.drop_leaks and i.id in leaking)]
-    _require_both(category, options.split, kept, dropped=len(labelled) - len(kept))
+    kept = [i for i in labeled if not (options.drop_leaks and i.id in leaking)]
+    _require_both(category, options.split, kept, dropped=len(labeled) - len(kept))
 
     failed: list[tuple[str, str]] = []
     usable = _unchanged(kept, failed)
@@ -208,11 +208,11 @@ def evaluate(
         **asdict(options),
         "aupro_fpr_limit": FPR_LIMIT,
         "pixel_error_bound": error,
-        "groups": len({*group_numbers([j.image.group for j in judgements]).tolist()}),
+        "groups": len({*part_numbers([j.image for j in judgements]).tolist()}),
         "reused_inspections": reused,
         "leaks": [asdict(leak) for leak in leaks],
         "look_alikes": [asdict(pair) for pair in look_alikes],
-        "dropped_images": len(labelled) - len(kept),
+        "dropped_images": len(labeled) - len(kept),
         "failed": [list(item) for item in failed],
         "notes": notes,
     }
@@ -244,7 +244,7 @@ def evaluate(
         preprocessing=preprocessing,
         leaks=leaks,
         look_alikes=look_alikes,
-        dropped_images=len(labelled) - len(kept),
+        dropped_images=len(labeled) - len(kept),
         notes=tuple(notes),
         failed=tuple(failed),
         settings=recorded,
@@ -302,7 +302,7 @@ def _require_both(
     less += f", {len(failed)} that cannot be used left out, first: {failed[0][1]}" if failed else ""
     raise DatasetError(
         f"evaluating needs normal and anomalous images, and category {category!r} has {normal} "
-        f"normal and {anomalous} anomalous labelled {split} images{less}. Add some with: "
+        f"normal and {anomalous} anomalous labeled {split} images{less}. Add some with: "
         f"pgdefect ingest PATH --category {quote(category)}"
     )
 

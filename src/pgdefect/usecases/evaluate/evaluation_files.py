@@ -14,14 +14,14 @@ import numpy as np
 
 from pgdefect.core.boxes import Box
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Float32
 from pgdefect.db.records.evaluations import HEADLINES
 from pgdefect.pictures.contact_sheet import inspection_panel
 from pgdefect.pictures.miss_sheet import COLUMNS, Miss, MissSection, miss_sheet
 from pgdefect.pictures.plots import precision_recall_plot, roc_plot, score_histogram
 from pgdefect.pictures.render import BoolArray, UInt8Array
-from pgdefect.usecases.common.picture_files import ground_truth, save_picture, unique_names
-from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.usecases.common.picture_files import ground_truth, save_picture, save_picture_of
 from pgdefect.usecases.evaluate.evaluate import Evaluation, mean_figures
 from pgdefect.usecases.evaluate.figures import Judgement
 from pgdefect.vision.defects.region import region_box, worst_region
@@ -177,13 +177,10 @@ def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
 
 def write_maps(evaluation: Evaluation, folder: Path, progress: Progress = silent) -> list[Path]:
     """Write picture, anomaly map and ground truth of every image, all on `map_scale`."""
-    names = unique_names([j.image.path for j in evaluation.judgements])
     vmax = map_scale(evaluation)
     written = []
-    for done, (judgement, name) in enumerate(
-        zip(evaluation.judgements, names, strict=True), start=1
-    ):
-        image = load_image(judgement.image.path)
+    for done, judgement in enumerate(evaluation.judgements, start=1):
+        image = load_image(judgement.image.path, judgement.image.gray_scale)
         scores, box, mask = _laid_over(evaluation, judgement, image)
         panel = inspection_panel(
             image,
@@ -196,8 +193,8 @@ def write_maps(evaluation: Evaluation, folder: Path, progress: Progress = silent
             vmax=vmax,
             worst_box=box,
         )
-        written.append(save_picture(panel, folder / f"{name}.png"))
-        progress("maps", done, len(names))
+        written.append(save_picture_of(judgement.image.path, panel, folder))
+        progress("maps", done, len(evaluation.judgements))
     return written
 
 
@@ -209,7 +206,7 @@ def _misses(evaluation: Evaluation) -> Image:
     ) -> MissSection:
         parts: dict[str, list[Judgement]] = {}
         for judgement in judged:  # photographs of one part are one miss, shown once
-            part = judgement.image.group or f"image {judgement.image.id}"
+            part = judgement.image.part or judgement.image.sha256
             parts.setdefault(part, []).append(judgement)
         shown = list(parts.values())[:MISSES_SHOWN]
         of_parts = f" of {len(parts)} parts" if len(parts) < len(judged) else ""
@@ -238,7 +235,7 @@ def _miss(evaluation: Evaluation, judgement: Judgement, more: int) -> Miss:
     stored = judgement.image
     path = Path(stored.path)
     try:
-        image = load_image(stored.path)
+        image = load_image(stored.path, stored.gray_scale)
     except ImageError:
         image = None
     scores, box, mask = (
@@ -269,7 +266,7 @@ def _laid_over(
         evaluation.preprocessing.map_to_original(scores.distances, (height, width)),
         region_box(region, evaluation.preprocessing, (height, width)),
         # One that cannot be read is among the evaluation's failures already.
-        ground_truth(judgement.mask_path, (height, width), []),
+        ground_truth(judgement.mask_path, (height, width), [], judgement.image.path),
     )
 
 

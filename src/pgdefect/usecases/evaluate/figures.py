@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.core.errors import ImageError
+from pgdefect.core.progress import Progress
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.thresholds import rate_interval
 from pgdefect.core.types import StoredImage
@@ -20,15 +21,14 @@ from pgdefect.evaluation import (
     PixelCounts,
     average_precision,
     f1_max,
-    group_numbers,
     image_auroc,
     image_replicates,
     percentile_interval,
     pixel_replicates,
     score_edges,
 )
-from pgdefect.usecases.common.progress import Progress
-from pgdefect.vision.images.image import load_mask
+from pgdefect.usecases.common.parts import part_numbers
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 UNNAMED = "(unnamed)"
@@ -146,7 +146,7 @@ def pixel_figures(
         mask = None
         if judgement.anomalous and judgement.mask_path is not None:
             try:
-                mask = load_mask(judgement.mask_path, size)
+                mask = load_mask(judgement.mask_path, size, image=judgement.image.path)
             except ImageError as error:
                 failed.append((judgement.mask_path, str(error)))
                 return None, False
@@ -154,20 +154,22 @@ def pixel_figures(
         return counts.count(scores, mask), mask is not None and not mask.any()
 
     counted: list[Judgement] = []
-    empty = 0
+    empty: list[str] = []
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
         for judgement, (pixels, is_empty) in zip(
             taking_part, pool.map(count, taking_part), strict=True
         ):
-            empty += is_empty
+            if is_empty:
+                empty.append(str(judgement.mask_path))
             if pixels is not None:
                 counts.add(pixels)
                 counted.append(judgement)
             progress("pixels", len(counted), len(taking_part))
     if empty:
         notes.append(
-            f"{empty} anomalous images have an empty ground-truth mask: all their pixels count "
-            "as normal, and they have no region for AUPRO"
+            f"{len(empty)} anomalous images have an empty ground-truth mask: all their pixels "
+            f"count as normal, and they have no region for AUPRO: {', '.join(sorted(empty)[:5])}"
+            + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         )
     if not counts.has_both:
         notes.append("the ground-truth masks mark no pixel, or all: there are no pixel figures")
@@ -214,4 +216,4 @@ def _arrays(judgements: Sequence[Judgement]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _groups(judgements: Sequence[Judgement]) -> NDArray[np.int64]:
-    return group_numbers([j.image.group for j in judgements])
+    return part_numbers([j.image for j in judgements])

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pgdefect.core.config import Settings
 from pgdefect.core.distance import L2
 from pgdefect.core.errors import Conflict, ImageError, UsageError, WeightsError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, Float32
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.extractors import load_extractor
 from pgdefect.db.search.queries import bank_cells, read_bank, stored_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.exchange.export_folder import check_new_file
 from pgdefect.vision.images.preprocess import Preprocessing, batches
 from pgdefect.vision.networks.backbone import StateDict, find_backbone
@@ -149,6 +149,7 @@ def _read_again(
         BATCH_SIZE,
         num_threads=2,
         on_error=on_error,
+        scale=images[0].gray_scale,
     )
     for batch in stream:
         patches = extractor(batch.inputs)

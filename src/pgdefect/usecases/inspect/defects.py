@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import NotFound
+from pgdefect.core.likeness import distances_to_own_type, likeness_limit
 from pgdefect.core.types import (
     MIN_VOTERS,
     AnomalousRegion,
@@ -24,9 +25,11 @@ from pgdefect.core.types import (
     num_voters,
 )
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.defects import (
     find_defect_space,
     has_raw_vectors,
+    known_defect_embeddings,
     known_defects,
     load_defect_view,
     raw_bank_vectors,
@@ -69,7 +72,7 @@ class DefectFinder:
         detector: Detector,
         preprocessing: Preprocessing,
     ) -> None:
-        space = find_defect_space(database, detector.extractor_id)
+        space = find_defect_space(database, detector.extractor_id, detector.id)
         score_std = detector.bank.patch_score_std
         if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
             raise NotFound(
@@ -88,6 +91,8 @@ class DefectFinder:
         )
         self._view: DefectView | None = None
         self._loaded = False
+        with database.connect() as connection:
+            self._gray_scale = gray_scale(connection, detector.category).white
 
     def _features(self, connection: Connection, path: str) -> list[Float32]:
         """What the second look sees; its network is loaded when the first defect turns up."""
@@ -95,7 +100,7 @@ class DefectFinder:
             artifact = self._load_view(connection)
             self._view = DefectView(artifact) if artifact else None
             self._loaded = True
-        return self._view(load_image(path)) if self._view else []
+        return self._view(load_image(path, self._gray_scale)) if self._view else []
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.
@@ -154,7 +159,8 @@ class Voter:
 
     The `num_voters` nearest of the category by defect embedding, one for each part, of those
     whose defect type is known from the data set or a review. It takes more than half of
-    them, and at least `MIN_VOTERS`, for a guess.
+    them, and at least `MIN_VOTERS`, for a guess, and a nearest one that is as near as known
+    defects of one type are to one another (`likeness_limit`).
     """
 
     def __init__(self, database: Database, detector: Detector) -> None:
@@ -168,6 +174,12 @@ class Voter:
             known_defects(self._database, detector.category_id, detector.extractor_id)
         )
 
+    @cached_property
+    def _limit(self) -> float | None:
+        detector = self._detector
+        known = known_defect_embeddings(self._database, detector.category_id, detector.extractor_id)
+        return likeness_limit(distances_to_own_type(*known))
+
     def vote(self, defect: Defect, image_id: int | None, sha256: str | None = None) -> Vote | None:
         """None where nothing is known to compare with."""
         neighbors = nearest(
@@ -180,7 +192,7 @@ class Voter:
                 category=self._detector.category,
                 has_defect_type=True,
                 except_images=() if image_id is None else (image_id,),
-                except_group=True,
+                except_part=True,
                 except_sha256=() if sha256 is None else (sha256,),
             ),
         )
@@ -188,4 +200,10 @@ class Voter:
         if not counts:
             return None
         needed = max(MIN_VOTERS, sum(counts.values()) // 2 + 1)
-        return Vote(self._num_voters, dict(counts.most_common()), needed)
+        return Vote(
+            self._num_voters,
+            dict(counts.most_common()),
+            needed,
+            neighbors[0].distance,
+            self._limit,
+        )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import ImageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_detector, lock_images
@@ -17,7 +18,6 @@ from pgdefect.db.records.defects import store_defects, without_defect_embedding
 from pgdefect.db.records.extractors import images_without_embedding
 from pgdefect.db.search.queries import images_of, stored_images
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder
 from pgdefect.usecases.inspect.inspector import Inspector, Judged
@@ -74,6 +74,28 @@ def embed(
         made,
         tuple(dict([*failed, *unread]).items()),
     )
+
+
+def embed_first_defects(
+    database: Database, settings: Settings, category: str, progress: Progress = silent
+) -> list[tuple[str, str]]:
+    """Make the defect embeddings of anomalous images that no detector has made yet.
+
+    Searches by defect find these images then; what an older detector of the same extractor made
+    still compares. Returns path and reason of failures.
+    """
+    inspector = Inspector(database, settings, category, "hnsw", "patchcore")
+    if not inspector.finds_defects:
+        return []
+    detector = inspector.detector
+    with database.connect() as connection:
+        ids = without_defect_embedding(
+            connection, detector.category_id, detector.id, any_detector=True
+        )
+        images = list(stored_images(connection, ids).values())
+    if not images:
+        return []
+    return embed_defects(database, settings, inspector, images, progress)[1]
 
 
 def embed_defects(

@@ -16,6 +16,7 @@ from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.types import Detector, DetectorKind, Float32, Inspection, PatchScores
 from pgdefect.core.words import KINDS, SEARCHES, check_word
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.efficient_ad import load_network
 from pgdefect.db.records.extractors import load_extractor
@@ -122,7 +123,7 @@ class Inspector:
         search: SearchKind | None = None,
         kind: DetectorKind | None = None,
     ) -> None:
-        check_word("model", kind, KINDS)
+        check_word("kind", kind, KINDS)
         check_word("search", search, SEARCHES)
         self.detector = active_detector(database, category, kind)
         self.search_kind: SearchKind | Literal["network"]
@@ -140,6 +141,8 @@ class Inspector:
             )
         self.preprocessing = self._scoring.preprocessing
         self._database, self._settings = database, settings
+        with database.connect() as connection:
+            self.gray_scale = gray_scale(connection, category).white
 
     @property
     def extractor(self) -> Extractor:
@@ -186,6 +189,7 @@ class Inspector:
             num_threads=2,
             on_error=on_error,
             accept=accept,
+            scale=self.gray_scale,
         )
         with (
             one_blas_thread_each() as num_threads,
@@ -237,6 +241,7 @@ class Inspector:
                 (file.height, file.width),
             ),
             search=self.search_kind,
+            gray_scale=self.gray_scale,
         )
         return Judged(file, embedding, inspection, patches, extract_ms, search_ms)
 

@@ -29,9 +29,11 @@ from pgdefect.core.words import COMPARED, KINDS, LABELS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.queries import categories_by_sha256, find_image, images_by_sha256
 from pgdefect.db.search.search import (
+    MissingEmbeddings,
     SearchFilter,
     SearchPlan,
     explain_nearest,
+    missing_embeddings,
     nearest,
     stored_region,
 )
@@ -73,7 +75,7 @@ class Query:
 class SearchOptions:
     """How to look, and among which images; None does not restrict.
 
-    all_categories: not the query's own alone; exclude_group: no image of the query's part;
+    all_categories: not the query's own alone; exclude_part: no image of the query's part;
     fold: near-duplicates count as one.
     """
 
@@ -83,12 +85,12 @@ class SearchOptions:
     label: str | None = None
     defect_type: str | None = None
     split: str | None = None
-    group: str | None = None
+    part: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     attributes: dict[str, Any] | None = None
     max_distance: float | None = None
-    exclude_group: bool = False
+    exclude_part: bool = False
     simulated: bool = False
     fold: bool = True
     exact: bool = False
@@ -100,7 +102,7 @@ class SearchOptions:
         check_word("by", self.by, COMPARED)
         check_word("label", self.label, LABELS)
         check_word("split", self.split, SPLITS)
-        check_word("model", self.kind, KINDS)
+        check_word("kind", self.kind, KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
                 f"--max-distance must be between 0 and 2 (cosine distance), got {self.max_distance}"
@@ -134,7 +136,8 @@ class SearchReport:
 
     inspection: the first example's, with its regions where it is anomalous; None where the
     query is a stored region. by: which embeddings were compared; plan: how, if asked for.
-    regions: what of the first example was looked for, or is anomalous.
+    regions: what of the first example was looked for, or is anomalous. missing: stored images
+    that could not be listed, because they have no such embedding yet.
     """
 
     query: str
@@ -147,6 +150,7 @@ class SearchReport:
     regions: tuple[tuple[int, int, int, int], ...] = ()
     vote: Vote | None = None
     plan: SearchPlan | None = None
+    missing: MissingEmbeddings | None = None
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = field(default=())
 
@@ -158,6 +162,7 @@ class SearchReport:
             "regions": [list(box) for box in self.regions],
             "plan": self.plan,
             "neighbors": [neighbor_json(neighbor) for neighbor in self.neighbors],
+            "missing_embeddings": self.missing and self.missing.missing,
         }
 
 
@@ -175,7 +180,7 @@ def search(
     `picture`, its extractor's image embeddings; by `defect`, what departs from normal in the
     whole image; by `region`, the query's worst region, or its crop, with the most similar
     region of each image. If `by` does not say: `region` for a crop or a stored region,
-    `defect` for an anomalous image, `picture` for a normal one.
+    `defect` for an image that is anomalous by verdict or by what is known of it, else `picture`.
 
     Neighbors come from the same category unless `all_categories`; the examples themselves
     and copies of their files are never among them, images with simulated defects only if
@@ -226,6 +231,7 @@ def search(
         tuple(found.box for found in boxes),
         inspection.vote,
         plan,
+        missing_embeddings(database, by, detector.extractor_id, where.category),
         tuple(query.like),
         tuple(query.unlike),
     )
@@ -254,14 +260,19 @@ def check_k(k: int) -> None:
 def _by(first: Example, query: Query) -> SearchBy:
     if query.crop is not None:
         return "region"
-    anomalous = first.judged.inspection.is_anomalous
-    return "defect" if anomalous and first.inspector.finds_defects else "picture"
+    return "defect" if _is_defective(first) and first.inspector.finds_defects else "picture"
+
+
+def _is_defective(example: Example) -> bool:
+    """By the detector's verdict, or by what is known of the image, which the detector may miss."""
+    inspection = example.inspection
+    return inspection.is_anomalous or inspection.label == "anomalous"
 
 
 def _with_defect(database: Database, example: Example) -> Inspection:
     """The inspection, with regions and a guess at the defect type where it is anomalous."""
     inspection = example.inspection
-    if not inspection.is_anomalous or not example.inspector.finds_defects:
+    if not _is_defective(example) or not example.inspector.finds_defects:
         return inspection
     defect = _defect(database, example)
     vote = Voter(database, example.inspector.detector).vote(
@@ -317,13 +328,13 @@ def _filter(options: SearchOptions, category: str, examples: Sequence[Example]) 
         label=options.label,
         defect_type=options.defect_type,
         split=options.split,
-        group=options.group,
+        part=options.part,
         since=options.since,
         until=options.until,
         attributes=options.attributes,
         max_distance=options.max_distance,
         except_images=tuple(e.image.id for e in examples if e.image is not None),
-        except_group=options.exclude_group,
+        except_part=options.exclude_part,
         except_sha256=tuple(e.judged.file.sha256 for e in examples),
         simulated=options.simulated,
     )
@@ -369,6 +380,7 @@ def _search_region(database: Database, region_id: int, options: SearchOptions) -
         (region.region.box,),
         None,
         plan,
+        missing_embeddings(database, by, region.extractor_id, where.category),
     )
 
 
@@ -405,7 +417,7 @@ def _resolve(
         return image, image.path, category or image.category
     if category is not None:
         return None, query, category
-    digest = probe_image(Path(query)).sha256
+    digest = probe_image(Path(query), {}).sha256
     with database.connect() as connection:
         holding, known = categories_by_sha256(connection, digest)
     if len(holding) == 1:

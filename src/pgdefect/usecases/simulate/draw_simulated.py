@@ -14,13 +14,13 @@ import numpy as np
 
 from pgdefect.core.errors import Conflict, DatasetError, ImageError, UsageError
 from pgdefect.core.file_claims import new_claimed, remove_unclaimed
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.threads import num_cpus
 from pgdefect.core.types import StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import catalog
 from pgdefect.db.records.simulations import add_simulated
 from pgdefect.pictures.render import save_png
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed
 from pgdefect.vision.defects.simulate import (
     CONTRASTS,
@@ -173,7 +173,7 @@ def _draw_one(
     for place, index in enumerate(order[:CANDIDATES]):
         source, other = sources[index], sources[order[(place + 1) % len(order)]]
         try:
-            file, pixels = read_image(source.path)
+            file, pixels = read_image(source.path, source.gray_scale)
             if file.sha256 != source.sha256:
                 raise changed(source)
             drawn = simulate_defect(
@@ -182,7 +182,7 @@ def _draw_one(
                 recipe.size,
                 recipe.contrast,
                 generator(recipe.seed, source.sha256, recipe.number),
-                texture=load_image(other.path) if other is not source else None,
+                texture=load_image(other.path, other.gray_scale) if other is not source else None,
             )
         except ImageError as error:
             problems.append((source.path, str(error)))
@@ -202,13 +202,13 @@ def _draw_one(
             label="anomalous",
             defect_type=recipe.kind,
             mask_path=recipe.mask_path,
-            group_name=source.group or f"image-{source.id}",
+            group_name=source.part or f"image-{source.id}",
             simulation={
                 "kind": recipe.kind,
                 "size": recipe.size,
                 "contrast": recipe.contrast,
                 "area": round(drawn.area, 6),
-                "grey_difference": round(drawn.grey_difference, 2),
+                "gray_difference": round(drawn.gray_difference, 2),
                 "seed": recipe.seed,
                 "number": recipe.number,
                 "source_image_id": source.id,

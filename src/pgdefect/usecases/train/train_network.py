@@ -7,18 +7,19 @@ from dataclasses import dataclass, field, replace
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
-from pgdefect.core.thresholds import false_reject_rate
+from pgdefect.core.outliers import find_outliers, threshold_without
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import StoredImage
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
 from pgdefect.db.records.efficient_ad import store_network
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
+from pgdefect.db.records.outliers import Outlier, outliers_of, reviewed_as_normal
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import embed_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
-from pgdefect.usecases.train.bank import split_holdout
+from pgdefect.usecases.train.bank import part_name, split_holdout
 from pgdefect.usecases.train.options import EfficientAdOptions
 from pgdefect.usecases.train.train import MIN_IMAGES, Clock, learnable
 from pgdefect.vision.efficient_ad import efficient_ad
@@ -36,7 +37,11 @@ MIN_THRESHOLD = 1e-3
 
 @dataclass(frozen=True)
 class NetworkReport:
-    """What a training made; losses of the last step, and seconds by stage."""
+    """What a training made; losses of the last step, and seconds by stage.
+
+    outliers: held-out normal images that scored far outside the rest, worst first, which the
+    threshold is chosen without; with them it would be threshold_with_outliers.
+    """
 
     category: str
     detector_id: int
@@ -49,6 +54,8 @@ class NetworkReport:
     extractor_id: int
     seconds: dict[str, float] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
+    outliers: tuple[Outlier, ...] = ()
+    threshold_with_outliers: float | None = None
 
 
 def train_network(
@@ -142,7 +149,11 @@ def _train(
                 [found] = network(cache[place][None])[1]
                 scores[by_place[place]] = found.raw_score
                 progress("threshold", len(scores), len(held_out))
-            threshold = false_reject_rate(list(scores.values()), options.false_reject_rate)
+            shown = {image.id: part_name(image) for image in splits[2]}
+            with database.connect() as connection:
+                kept = reviewed_as_normal(connection, [*scores])
+            found_outliers = find_outliers(scores, shown) - kept
+            threshold = threshold_without(found_outliers, scores, options.false_reject_rate, shown)
             threshold = replace(threshold, value=max(threshold.value, MIN_THRESHOLD))
     with clock("store"):
         extractor_id = store_extractor(database, graph)
@@ -169,6 +180,8 @@ def _train(
             [image for image in everything if image.path not in dict(failed)],
             progress,
         )
+    with database.connect() as connection:
+        outliers = outliers_of(connection, detector_id)
     return NetworkReport(
         category,
         detector_id,
@@ -181,6 +194,8 @@ def _train(
         extractor_id,
         clock.seconds,
         tuple(failed),
+        outliers.images,
+        outliers.threshold_with_outliers,
     )
 
 
@@ -188,7 +203,7 @@ def _split(
     category: str, normal: Sequence[StoredImage], options: EfficientAdOptions
 ) -> tuple[list[StoredImage], list[StoredImage], list[StoredImage]]:
     """Images to train on, to normalize maps with, and for the threshold; no part in two of them."""
-    if len({image.group or image.id for image in normal}) < 3:
+    if len({image.part or image.id for image in normal}) < 3:
         raise TooFewImages(
             f"the {len(normal)} training images of {category!r} belong to fewer than three groups "
             "(parts): one to learn from, one to normalize the maps and one for the threshold; "
@@ -197,7 +212,7 @@ def _split(
     scale_share = SCALE_SHARE * options.holdout
     rest, held_out = split_holdout(normal, options.holdout - scale_share, options.seed)
     share = scale_share / (1.0 - options.holdout + scale_share)
-    if len({image.group or image.id for image in rest}) < 2:
+    if len({image.part or image.id for image in rest}) < 2:
         raise TooFewImages(
             f"--holdout {options.holdout} leaves nothing of {len(normal)} images to learn from"
         )

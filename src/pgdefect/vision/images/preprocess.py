@@ -17,18 +17,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pgdefect.core.arrays import Float32
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.vision.images.gray_scale import GrayScale
 from pgdefect.vision.images.image import ImageFile, read_image
 from pgdefect.vision.images.local_contrast import local_contrast
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "Preprocessing", "batches"]
 
-Float32: TypeAlias = npt.NDArray[np.float32]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,7 +39,9 @@ MIN_LOCAL_CONTRAST = 0.01
 RESIZES = ("keep", "stretch")
 KEEP_MULTIPLE, KEEP_LEAST, KEEP_MOST = 16, 4, 256
 """Sides with resize keep, in pixels and multiples; a very long image is squeezed after all."""
-LATER: Mapping[str, Any] = MappingProxyType({"resize": "stretch", "local_contrast": None})
+LATER: Mapping[str, Any] = MappingProxyType(
+    {"resize": "stretch", "local_contrast": None, "least_side": None}
+)
 """Settings that came later, with the value that means what was done before."""
 BATCHES_AHEAD = 2
 
@@ -54,8 +57,9 @@ class Preprocessing:
     aspect ratio, or ``keep``: to the aspect ratio of the image and the area of `image_size`,
     each side a multiple of 16. Both antialias (Pillow's filters). Where the margin is odd, the
     crop lies half a pixel towards the top left. `local_contrast` is the reach of
-    `pgdefect.vision.images.local_contrast`, or None. Raises UsageError for settings that do not fit
-    together.
+    `pgdefect.vision.images.local_contrast`, or None. `least_side` is what resize keep does not make
+    the shorter side of a long image less than, in pixels, unless it is less in the image. Raises
+    UsageError for settings that do not fit together.
     """
 
     image_size: tuple[int, int] = (256, 256)
@@ -65,6 +69,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     resize: str = "stretch"
     local_contrast: float | None = None
+    least_side: int | None = None
 
     def __post_init__(self) -> None:
         self._set("image_size", _checked_size("image_size", self.image_size))
@@ -102,6 +107,13 @@ class Preprocessing:
                     f"{self.local_contrast!r}."
                 )
             self._set("local_contrast", float(self.local_contrast))
+        if self.least_side is not None and (
+            type(self.least_side) is not int or not MIN_SIZE <= self.least_side <= MAX_SIZE
+        ):
+            raise UsageError(
+                f"least_side must be a whole number from {MIN_SIZE} to {MAX_SIZE}, not "
+                f"{self.least_side!r}."
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -120,9 +132,12 @@ class Preprocessing:
         """
         if self.resize == "stretch":
             return self.center_crop or self.image_size
-        scale = math.sqrt(math.prod(self.image_size) / math.prod(original)) / KEEP_MULTIPLE
+        scale = math.sqrt(math.prod(self.image_size) / math.prod(original))
+        if self.least_side is not None:
+            scale = max(scale, min(self.least_side / min(original), 1.0))
         height, width = (
-            KEEP_MULTIPLE * min(max(math.floor(side * scale + 0.5), KEEP_LEAST), KEEP_MOST)
+            KEEP_MULTIPLE
+            * min(max(math.floor(side * scale / KEEP_MULTIPLE + 0.5), KEEP_LEAST), KEEP_MOST)
             for side in original
         )
         return height, width
@@ -264,7 +279,7 @@ class Preprocessing:
         """Lay an anomaly map over the original image.
 
         `anomaly_map` is `(rows, cols)` over the network's input, `original` the image's
-        `(height, width)`. Returns float32 `(height, width)`: bilinear between cell centres,
+        `(height, width)`. Returns float32 `(height, width)`: bilinear between cell centers,
         averaging where the map is finer than the image; 0 outside the center crop, which
         the network never saw.
         """
@@ -277,15 +292,15 @@ class Preprocessing:
 
     def _axis_weights(self, axis: int, cells: int, length: int) -> Float32:
         """`(length, cells)`: how much each cell gives to each original pixel. Rows sum to 1,
-        and to 0 where the pixel's centre is outside the crop.
+        and to 0 where the pixel's center is outside the crop.
         """
         per_pixel = self.image_size[axis] / length
         position = (np.arange(length) + 0.5) * per_pixel - self.crop_offset[axis]
         inside = (position >= 0) & (position < self.crop_size[axis])
         cells_per_input_pixel = cells / self.crop_size[axis]
-        centre = position * cells_per_input_pixel - 0.5
+        center = position * cells_per_input_pixel - 0.5
         reach = max(1.0, per_pixel * cells_per_input_pixel)
-        weights = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(cells)) / reach)
+        weights = np.maximum(0, 1 - np.abs(center[:, None] - np.arange(cells)) / reach)
         weights[~inside] = 0
         weights[inside] /= weights[inside].sum(axis=1, keepdims=True)
         narrowed: Float32 = weights.astype(np.float32)
@@ -310,6 +325,7 @@ def batches(
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
     accept: Callable[[int, ImageFile], None] | None = None,
+    scale: GrayScale | None = None,
 ) -> Iterator[Batch]:
     """Decode and prepare images in threads, at most two batches ahead of the consumer.
 
@@ -317,13 +333,14 @@ def batches(
     the threads), is passed to `on_error(index, error)`, in the consumer's
     thread and in order, and left out; later images fill its place. A batch is short where
     the network's input changes its size, and at the end. Closing the iterator cancels what has
-    not begun. Raises UsageError for counts below 1.
+    not begun. `scale` is the gray scale of the images' category. Raises UsageError for counts
+    below 1.
     """
     if batch_size < 1 or num_threads < 1:
         raise UsageError(
             f"batch_size and num_threads must be at least 1, not {batch_size} and {num_threads}."
         )
-    return _batches(paths, preprocessing, batch_size, num_threads, on_error, accept)
+    return _batches(paths, preprocessing, batch_size, num_threads, on_error, accept, scale)
 
 
 def _batches(
@@ -333,10 +350,11 @@ def _batches(
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
     accept: Callable[[int, ImageFile], None] | None,
+    scale: GrayScale | None,
 ) -> Iterator[Batch]:
     def prepare(index: int, path: Path | str) -> tuple[ImageFile, Float32]:
         began = time.perf_counter()
-        file, pixels = read_image(path)
+        file, pixels = read_image(path, scale)
         if accept is not None:
             accept(index, file)
         prepared = preprocessing.apply(pixels)
