@@ -14,8 +14,9 @@
 --
 -- also_like names further examples, unlike counter-examples: looked for is the mean of the
 -- examples' unit vectors, less half the mean of the counter-examples' (Rocchio 1971).
--- The examples themselves and copies of their files are left out; exclude_part leaves out
--- every image of their parts. part keeps images of one part only; since and until are times of
+-- The examples themselves are left out, and copies of their files unless own_copies is true;
+-- exclude_part leaves out every image of their parts. part keeps images of one part only; since
+-- and until are times of
 -- storing; attributes is a JSON object that an image's attributes must contain. Labels and
 -- defect types are the known ones: a review's word before the data set's.
 -- Near-duplicates are folded into one row, and copies says how many images it stands for;
@@ -48,6 +49,7 @@ CREATE OR REPLACE FUNCTION defect.similar_images(
     unlike text[] DEFAULT NULL,
     fold boolean DEFAULT true,
     all_categories boolean DEFAULT false,
+    own_copies boolean DEFAULT false,
     model text DEFAULT NULL,
     exclude_group boolean DEFAULT NULL
 ) RETURNS TABLE (
@@ -129,7 +131,7 @@ BEGIN
         'category', listed, 'label', label, 'defect_type', defect_type, 'split', split,
         'part', part, 'since', since, 'until', until, 'attributes', attributes,
         'max_distance', max_distance, 'except_images', likes || unlikes,
-        'except_part', leave_out_part, 'simulated', simulated), fold);
+        'except_part', leave_out_part, 'simulated', simulated, 'own_copies', own_copies), fold);
 END
 $$;
 
@@ -154,6 +156,7 @@ CREATE OR REPLACE FUNCTION defect.similar_images(
     unlike text[] DEFAULT NULL,
     fold boolean DEFAULT true,
     all_categories boolean DEFAULT false,
+    own_copies boolean DEFAULT false,
     model text DEFAULT NULL,
     exclude_group boolean DEFAULT NULL
 ) RETURNS TABLE (
@@ -169,17 +172,17 @@ AS $$
     SELECT * FROM defect.similar_images(
         image::text, k, category, label, defect_type, exclude_part, simulated, kind, by, split,
         part, since, until, attributes, max_distance, also_like, unlike, fold, all_categories,
-        model, exclude_group)
+        own_copies, model, exclude_group)
 $$;
 
 COMMENT ON FUNCTION defect.similar_images(
     text, integer, text, text, text, boolean, boolean, text, text, text, text, timestamptz,
-    timestamptz, jsonb, double precision, text[], text[], boolean, boolean, text, boolean
+    timestamptz, jsonb, double precision, text[], text[], boolean, boolean, boolean, text, boolean
 ) IS
 'The k stored images most like a stored one or several, by picture, defect or region, by cosine distance (0 to 2), of the same product unless category or all_categories says otherwise, under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_images(''scratch/003.png'', k => 10, by => ''picture'', label => ''anomalous'');';
 
 COMMENT ON FUNCTION defect.similar_images(
     bigint, integer, text, text, text, boolean, boolean, text, text, text, text, timestamptz,
-    timestamptz, jsonb, double precision, text[], text[], boolean, boolean, text, boolean
+    timestamptz, jsonb, double precision, text[], text[], boolean, boolean, boolean, text, boolean
 ) IS
 'The same of an image named by its id. Example: SELECT rank, distance, path FROM defect.similar_images(6, k => 3);';
