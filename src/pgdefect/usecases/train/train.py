@@ -148,7 +148,9 @@ def _train(
     images_to_score(normal, options.holdout, options.seed)  # rather than after hours of extraction
 
     with clock("extractor"):
-        extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
+        extractor, extractor_id, embedder = _extractor(
+            database, settings, options, normal, progress
+        )
     # Behind the others, so that the bank is made from the beginning of the spool.
     images = by_input_size(normal, extractor.preprocessing)
     images += by_input_size(
@@ -292,7 +294,11 @@ def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]
 
 
 def _extractor(
-    database: Database, settings: Settings, options: TrainOptions, progress: Progress
+    database: Database,
+    settings: Settings,
+    options: TrainOptions,
+    images: Sequence[StoredImage],
+    progress: Progress,
 ) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
     progress("extractor", 0, 0)
     check_device(options.device)
@@ -304,6 +310,7 @@ def _extractor(
         std=backbone.std,
         resize=options.resize,
         local_contrast=options.local_contrast,
+        least_side=options.least_side((image.height, image.width) for image in images),
     )
     if others:
         embedder = build_ensemble([backbone, *others], preprocessing)
