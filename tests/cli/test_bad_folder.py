@@ -61,7 +61,13 @@ def test_the_good_ones_are_ingested_and_the_others_named(
     for name, part in bad.skipped.items():
         [problem] = [line for line in report["problems"] if line.startswith(repr(name))]
         assert part in problem
-    assert len(report["problems"]) == len(bad.skipped)
+    of_all = [
+        line for line in report["problems"] if not line.startswith(tuple(map(repr, bad.skipped)))
+    ]
+    assert len(report["problems"]) == len(bad.skipped) + len(of_all)
+    told = ("several depths", "gray level", "page or frame", "content of another", "white is")
+    assert all(any(words in line for words in told) for line in of_all), of_all
+    assert any("several depths" in line for line in of_all)
     stored = value(
         database, "SELECT jsonb_object_agg(path, array[height, width]) FROM pgdefect.image"
     )

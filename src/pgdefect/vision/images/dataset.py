@@ -262,7 +262,8 @@ def _refuse_several(root: Path) -> None:
     if categories and (len(categories) > 1 or _is_mvtec(next(iter(categories.values())))):
         raise DatasetError(
             f"{str(root)!r} holds {len(categories)} categories ({', '.join(categories)}), "
-            "not one. Name one of these folders, or ingest all of them"
+            "not one. Name one of these folders, or ingest all of them with --all; where they are "
+            "batches of one product, ingest each with the same --category"
         )
 
 
