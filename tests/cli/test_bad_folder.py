@@ -98,13 +98,25 @@ def test_inspecting_says_what_it_skips(
 ) -> None:
     (tmp_path / "a.png").write_bytes((parts / "test/good/000.png").read_bytes())
     os.mkfifo(tmp_path / "pipe.png")
+    Image.new("1", (128, 128)).save(tmp_path / "a_mask.png")
+    for name in ("notes.txt", "b.heic", ".a.png"):
+        (tmp_path / name).touch()
     result = cli(trained, "inspect", tmp_path, "--category", "parts", "--no-store", "--json")
     assert result.code == 0
     assert [Path(row["path"]).name for row in result.json["inspections"]] == ["a.png"]
     [problem] = result.json["problems"]
     assert "'pipe.png'" in problem
+    skipped = result.json["skipped"]
+    assert {(one["suffix"], one["reason"].split(":")[0]): one["count"] for one in skipped} == {
+        ("", "a mask"): 1,
+        (".heic", "a picture format that is not read"): 1,
+        (".png", "a broken link or no regular file"): 1,
+        (".png", "hidden, or left by an archive or a file manager"): 1,
+        (".txt", "no image"): 1,
+    }
     told = cli(trained, "inspect", tmp_path, "--category", "parts", "--no-store")
     assert "'pipe.png' is a broken link or no regular file; skipped" in told.err
+    assert "left out: 1 .txt file: no image" in told.err
 
 
 # -- bad metadata --------------------------------------------------------------------------

@@ -278,6 +278,23 @@ def test_before_any_defect_is_known_every_reject_is_new(line: Line) -> None:
     assert line.queue() == {}
     line.embed(image, [1, 0])
     assert line.queue()[image].novelty == 1
+    assert line.queue()[image].reason == "anomalous, and no defect type is known yet"
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [(0.5, "like a known defect, not confirmed"), (0.001, "unlike every known defect")],
+)
+def test_likeness_is_measured_by_the_limit_of_the_vote(
+    line: Line, limit: float, reason: str
+) -> None:
+    known = line.image(0.9, label="anomalous", defect_type="hole")
+    new = line.image(0.95)
+    line.embed(known, [1, 0, 0, 0])
+    line.embed(new, [0.9, 0.1, 0, 0])
+    vote = json.dumps({"k": 3, "counts": {}, "support": 0, "needed": 3, "limit": limit})
+    line.run("UPDATE pgdefect.inspection SET vote = %s WHERE image_id = %s", vote, new)
+    assert line.queue()[new].reason == reason
 
 
 def test_a_reviewed_image_comes_back_when_a_later_verdict_is_another(line: Line) -> None:

@@ -180,6 +180,15 @@ def _print_queue(context: typer.Context, category: str | None, limit: int, json:
             for q in found
         ],
     )
+    from pgdefect.db.records.outliers import outlier_thresholds
+
+    outlying = {q.category for q in found if q.outlier}
+    for name, outliers in outlier_thresholds(current(context).database, outlying):
+        if outliers.threshold_with_outliers is not None:
+            remark(
+                f"{name}: the threshold is {outliers.threshold:.4g} without the outliers and would "
+                f"be {outliers.threshold_with_outliers:.4g} with them"
+            )
 
 
 def _probably(queued: QueuedImage) -> str | None:
