@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from pgdefect.core.distance import Metric, Precision
 from pgdefect.core.errors import NoMemoryBank
+from pgdefect.core.wording import command
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -243,7 +243,7 @@ class Detector:
         if self.bank_info is None:
             raise NoMemoryBank(
                 f"detector {self.id} of {self.category} ({self.kind}) has no memory bank; "
-                f"PatchCore detectors have: pgdefect train {quote(self.category)}"
+                f"PatchCore detectors have: {command('train', self.category)}"
             )
         return self.bank_info
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from shlex import quote
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -11,6 +10,7 @@ from sqlalchemy import Connection
 from pgdefect.core import thresholds
 from pgdefect.core.errors import UsageError
 from pgdefect.core.types import Threshold
+from pgdefect.core.wording import command, option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import thresholds as stored
 from pgdefect.db.records.catalog import category_id
@@ -157,9 +157,14 @@ def _labelled(
 ) -> tuple[LabelledScores, str]:
     """Scores of the labelled images to judge by, and in words which they are."""
     if split == SIMULATED:
-        raise UsageError("simulated defects are looked at with --simulated, beside a real --split")
+        raise UsageError(
+            f"simulated defects are looked at with {option('simulated')}, beside a real "
+            f"{option('split')}"
+        )
     if split not in SPLITS:
-        raise UsageError(f"--split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}")
+        raise UsageError(
+            f"{option('split')} is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}"
+        )
     scores = stored.labelled_scores(connection, detector_id, split)
     if not simulated:
         return scores, split
@@ -188,7 +193,7 @@ def _choose(
             raise UsageError(
                 f"detector {detector_id} of {category!r} has no scores of held-out normal images: "
                 "it was trained before they were kept, or imported with a threshold of its own. "
-                f"Train it again with: pgdefect train {quote(category)}; or choose by another rule"
+                f"Train it again with: {command('train', category)}; or choose by another rule"
             )
         return thresholds.false_reject_rate(held_out, value)
     if rule == "given":
@@ -213,16 +218,16 @@ def _require(category: str, scores: LabelledScores, source: str) -> None:
         if len(found):
             continue
         split = source.removesuffix(f" and {SIMULATED}")
-        remedy = f"pgdefect inspect --category {quote(category)} --split {split}"
+        remedy = command("inspect", category=category, split=split)
         if label == "anomalous" and split != source:
-            split, remedy = SIMULATED, f"pgdefect simulate {quote(category)}"
+            split, remedy = SIMULATED, command("simulate", category)
         elif split == HELD_OUT:
-            split, remedy = "test", f"pgdefect inspect --category {quote(category)} --split test"
+            split, remedy = "test", command("inspect", category=category, split="test")
         raise UsageError(
             f"this rule needs scores of {label} images, and the detector has inspected no "
             f"{label} image among the {split} images of {category!r} (those it has learned from "
             f"do not count). Inspect some with: {remedy}; a threshold from normal images alone is "
-            "set with --false-reject-rate"
+            f"set with {option('false_reject_rate')}"
         )
 
 

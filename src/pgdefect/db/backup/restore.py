@@ -19,6 +19,7 @@ import psycopg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.core.errors import BackupError, Conflict
+from pgdefect.core.wording import option
 from pgdefect.db.backup.pg_dump_archive import Archive, Statement, open_archive
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.connection.lock_wait import LOCK_WAIT
@@ -121,7 +122,8 @@ def _make_room(connection: Connection, database: Database, replace: bool) -> boo
     if state == "rows" and not replace:
         raise Conflict(
             f"the database at {database.safe_url} has rows of pgdefect's already. Restore into "
-            "another database; or put the backup in their place with --replace (if that fails they "
+            f"another database; or put the backup in their place with {option('replace')} (if that "
+            "fails they "
             "are kept; if not they are gone, so take a backup of them first)"
         )
     if state != "nothing":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from shlex import quote
 
 from sqlalchemy import Connection, text
 
-from pgdefect.db.doctor.findings import FIX, Finding, psql, size
+from pgdefect.core.wording import command
+from pgdefect.db.doctor.findings import Finding, fix_command, psql, size
 from pgdefect.db.schema.partitions import SEARCHED, leaves
 
 BIG = 256 << 20
@@ -36,7 +36,7 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
                 "vectors-not-read",
                 subject,
                 f"its {size(leaf.bytes)} were not read through",
-                "pgdefect doctor --thorough",
+                command("doctor", thorough=True),
             )
             continue
         norm = "vector_norm" if leaf.vector_type == "vector" else "l2_norm"
@@ -50,7 +50,7 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
         if leaf.key != "bank_id":
             metric, promised = "cosine", None
         again = (
-            f"pgdefect train {quote(category)}"
+            command("train", category)
             if leaf.key == "bank_id"
             else psql(f"DELETE FROM {subject} WHERE {norm}({leaf.vector}) = 0")
             + ", then pgdefect inspect"
@@ -127,10 +127,9 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 "incomplete-detector",
                 subject,
                 f"it has no {lacking} and can judge nothing",
-                f"pgdefect delete --detector {number} --yes",
+                command("delete", detector=number, yes=True),
             )
-        change = f"pgdefect threshold {quote(category)} --detector {number}"
-        remedy = f"{change} --false-reject-rate 0.05"
+        remedy = command("threshold", category, detector=number, false_reject_rate=0.05)
         if endless:
             yield Finding(
                 "fault",
@@ -154,7 +153,7 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 subject,
                 f"{threshold:.6g} is in use and {recorded:.6g} is the newest on record: it was "
                 "changed past defect.set_threshold",
-                f"{change} --set {threshold!r}",
+                command("threshold", category, detector=number, set=threshold),
             )
 
 
@@ -186,7 +185,7 @@ def check_networks(connection: Connection) -> Iterator[Finding]:
             "broken-network",
             f"{kind} {number}",
             f"its network ({size(count)}) {words}{used}",
-            f"{FIX} on a machine that has inspected with it; else pgdefect train "
+            f"{fix_command()} on a machine that has inspected with it; else pgdefect train "
             + (" ".join(categories) or "the category"),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
+from pgdefect.core.wording import blank, command
 from pgdefect.db.access.logins import logins_of
 from pgdefect.db.access.roles import exist, missing, scene_of
 from pgdefect.db.connection.engine import Database
@@ -112,7 +113,8 @@ def check_disk(connection: Connection, path: str, free: int) -> Iterator[Finding
                 if free < LOW_DISK
                 else f"rebuilding an index and its logs may need {size(needed)}"
             ),
-            "pgdefect detectors shows what is large; pgdefect delete --detector N --yes frees it",
+            "pgdefect detectors shows what is large; "
+            f"{command('delete', detector=blank('N'), yes=True)} frees it",
         )
 
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.types import Detector, DetectorKind, StoredImage
+from pgdefect.core.wording import blank, command
 from pgdefect.core.words import KINDS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
@@ -295,15 +295,15 @@ def _require_both(
     if split == "simulated":
         raise DatasetError(
             "simulated images are all anomalous, and evaluating needs normal ones beside them. "
-            f"How many are found tells: pgdefect simulate {quote(category)}; what thresholds do to "
-            f"them: pgdefect threshold {quote(category)} --simulated"
+            f"How many are found tells: {command('simulate', category)}; what thresholds do to "
+            f"them: {command('threshold', category, simulated=True)}"
         )
     less = f", {dropped} that leak left out" if dropped else ""
     less += f", {len(failed)} that cannot be used left out, first: {failed[0][1]}" if failed else ""
     raise DatasetError(
         f"evaluating needs normal and anomalous images, and category {category!r} has {normal} "
         f"normal and {anomalous} anomalous labelled {split} images{less}. Add some with: "
-        f"pgdefect ingest PATH --category {quote(category)}"
+        f"{command('ingest', blank('PATH'), category=category)}"
     )
 
 

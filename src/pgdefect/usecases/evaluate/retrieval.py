@@ -13,6 +13,7 @@ from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.types import Float32, SearchBy, StoredImage
+from pgdefect.core.wording import option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.defects import defect_embeddings, region_embeddings
 from pgdefect.db.records.detectors import store_metrics
@@ -101,7 +102,7 @@ def evaluate_retrieval(
         raise UsageError(
             f"the {split} images of {category!r} have no groups, so that other photographs of one "
             "part would count as finds. Ingest them with a groups.csv, or say with "
-            "--without-groups that each shows another part"
+            f"{option('without_groups')} that each shows another part"
         )
     failed = embed_images(database, inspector.extractor, detector.extractor_id, images, progress)
     found = defect_embeddings(database, detector.extractor_id, [image.id for image in images])

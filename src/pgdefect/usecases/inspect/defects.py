@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, partial
-from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from pgdefect.core.types import (
     Vote,
     num_voters,
 )
+from pgdefect.core.wording import command
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.defects import (
     find_defect_space,
@@ -74,7 +74,7 @@ class DefectFinder:
         if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
             raise NotFound(
                 f"detector {detector.id} of {detector.category} was trained before defect "
-                f"embeddings were made; train again: pgdefect train {quote(detector.category)}"
+                f"embeddings were made; train again: {command('train', detector.category)}"
             )
         self.space = space
         self.score_std = score_std

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ImageError, Undone, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
 from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
-from pgdefect.core.wording import option
+from pgdefect.core.wording import blank, command, option
 from pgdefect.core.words import SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_detector, lock_images
@@ -112,11 +111,14 @@ def inspect(
             "of its own; name that category, and neither search nor kind"
         )
     if keep_patches and not store:
-        raise UsageError("--keep-patches stores them, and --no-store stores nothing; choose one")
+        raise UsageError(
+            f"{option('keep_patches')} stores them, and {option('store', False)} stores nothing; "
+            "choose one"
+        )
     if keep_patches and inspector.detector.kind != "patchcore":
         raise UsageError(
             f"the detector of {category!r} is an EfficientAD network, which makes no patch "
-            "embeddings; leave out --keep-patches"
+            f"embeddings; leave out {option('keep_patches')}"
         )
     finder = inspector.defect_finder if defects and inspector.finds_defects else None
     files, known, order, problems = _queue(database, inspector, category, paths, split)
@@ -245,7 +247,7 @@ def _queue(
         which = f"{split} images" if split else "images"
         raise DatasetError(
             f"category {category!r} has no {which}; name files or folders to inspect, or add "
-            f"some with: pgdefect ingest PATH --category {quote(category)}"
+            f"some with: {command('ingest', blank('PATH'), category=category)}"
         )
     sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
     # A batch holds inputs of one size.

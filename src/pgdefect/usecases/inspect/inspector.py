@@ -14,6 +14,7 @@ from pgdefect.core.distance import as_stored
 from pgdefect.core.errors import ImageError, NoMemoryBank, NotFound, UsageError
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.types import Detector, DetectorKind, Float32, Inspection, PatchScores
+from pgdefect.core.wording import option
 from pgdefect.core.words import KINDS, SEARCHES, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
@@ -136,7 +137,7 @@ class Inspector:
         else:
             raise UsageError(
                 f"the detector of {category!r} is an EfficientAD network, which searches nothing; "
-                f"leave out --search {search}"
+                f"leave out {option('search', search)}"
             )
         self.preprocessing = self._scoring.preprocessing
         self._database, self._settings = database, settings

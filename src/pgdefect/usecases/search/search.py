@@ -25,6 +25,7 @@ from pgdefect.core.types import (
     StoredImage,
     Vote,
 )
+from pgdefect.core.wording import blank, option
 from pgdefect.core.words import COMPARED, KINDS, LABELS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.queries import categories_by_sha256, find_image, images_by_sha256
@@ -63,11 +64,20 @@ class Query:
 
     def __post_init__(self) -> None:
         if (self.region is None) == (not self.like):
-            raise UsageError("name an image to look for, or a stored region with --region ID")
+            raise UsageError(
+                "name an image to look for, or a stored region with "
+                f"{option('region', blank('ID'))}"
+            )
         if self.region is not None and (self.unlike or self.crop):
-            raise UsageError("--unlike and --crop go with an image, not with --region")
+            raise UsageError(
+                f"{option('unlike')} and {option('crop')} go with an image, not with "
+                f"{option('region')}"
+            )
         if self.crop is not None and (len(self.like) > 1 or self.unlike):
-            raise UsageError("--crop is of one image; leave out --like and --unlike")
+            raise UsageError(
+                f"{option('crop')} is of one image; leave out {option('like')} and "
+                f"{option('unlike')}"
+            )
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,8 @@ class SearchOptions:
         check_word("model", self.kind, KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
-                f"--max-distance is a cosine distance, 0 to 2, and not {self.max_distance}"
+                f"{option('max_distance')} is a cosine distance, 0 to 2, and not "
+                f"{self.max_distance}"
             )
 
 
@@ -246,7 +257,7 @@ def combined(like: Sequence[Float32], unlike: Sequence[Float32]) -> Float32:
 def check_k(k: int) -> None:
     """Raises UsageError for a number of neighbors that cannot be asked for."""
     if not 1 <= k <= MAX_K:
-        raise UsageError(f"-k must lie between 1 and {MAX_K:,}, not {k}")
+        raise UsageError(f"{option('k')} must lie between 1 and {MAX_K:,}, not {k}")
 
 
 def _by(first: Example, query: Query) -> SearchBy:
@@ -281,7 +292,7 @@ def _region_in_crop(
         with database.connect() as connection:
             return example.inspector.defect_finder.within(connection, image, crop)
     except ValueError as error:
-        raise UsageError(f"--crop: {error}") from error
+        raise UsageError(f"{option('crop')}: {error}") from error
 
 
 def _vector(
@@ -347,7 +358,9 @@ def _nearest(
 def _search_region(database: Database, region_id: int, options: SearchOptions) -> SearchReport:
     """Look for what a stored region shows."""
     if options.by not in (None, "region", "defect"):
-        raise UsageError("a region is compared with regions or defects: --by region or defect")
+        raise UsageError(
+            f"a region is compared with regions or defects: {option('by', 'region')} or defect"
+        )
     region = stored_region(database, region_id)
     by = options.by or "region"
     where = replace(
@@ -411,7 +424,7 @@ def _resolve(
     if not holding and len(known) == 1:
         return None, query, known[0]
     raise UsageError(
-        f"name the category of {query!r} with --category; "
+        f"name the category of {query!r} with {option('category')}; "
         f"known: {', '.join(holding or known) or 'none yet'}"
     )
 

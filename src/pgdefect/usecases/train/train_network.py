@@ -9,6 +9,7 @@ from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
 from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import StoredImage
+from pgdefect.core.wording import option
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
@@ -199,7 +200,8 @@ def _split(
     share = scale_share / (1.0 - options.holdout + scale_share)
     if len({image.group or image.id for image in rest}) < 2:
         raise TooFewImages(
-            f"--holdout {options.holdout} leaves nothing of {len(normal)} images to learn from"
+            f"{option('holdout', options.holdout)} leaves nothing of {len(normal)} images to "
+            "learn from"
         )
     train, scale = split_holdout(rest, share, options.seed)
     return train, scale, held_out
