@@ -10,6 +10,9 @@
 -- The newest score of each image counts, whatever threshold it was judged under. The pairs
 -- are counted in whole numbers: the figure is pgdefect evaluate's, of the same images. NULL
 -- without an image of either label.
+--
+-- Same rule in Python:
+--   pgdefect.evaluation.figures.image_auroc
 CREATE OR REPLACE FUNCTION defect.image_auroc(
     bank bigint, split text DEFAULT 'test', drop_leaks boolean DEFAULT false
 ) RETURNS double precision

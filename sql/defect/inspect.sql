@@ -7,6 +7,10 @@
 -- The way of `pgdefect inspect`: the distances that the score is made of are proven
 -- (pgdefect.prove_worst). Kept patches are in half precision: against an inspection of the
 -- photograph itself the score differs by about 1e-4 of its size.
+--
+-- Same rule in Python:
+--   pgdefect.usecases.common.patch_search.score_image
+--   pgdefect.vision.patchcore.scoring.reweighted
 CREATE OR REPLACE FUNCTION defect.inspect(image text, bank bigint DEFAULT NULL)
 RETURNS TABLE (
     image_id bigint, bank_id bigint, verdict text, raw_score double precision,

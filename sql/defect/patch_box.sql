@@ -2,8 +2,12 @@
 --
 -- preprocessing, grid_rows and grid_cols are the extractor's. Where it keeps the aspect ratio
 -- ("resize": "keep"), that is the grid of an image shaped like image_size; this image's own
--- follows from its height and width. The same arithmetic as Preprocessing.input_size_of,
--- Extractor.grid_of and grid_to_pixels: whole numbers, halves up, at least one pixel each way.
+-- follows from its height and width. Whole numbers, halves up, at least one pixel each way.
+--
+-- Same rule in Python:
+--   pgdefect.vision.images.preprocess.Preprocessing.input_size_of
+--   pgdefect.vision.images.preprocess.Preprocessing.grid_to_pixels
+--   pgdefect.vision.networks.extractor.Extractor.grid_of
 CREATE OR REPLACE FUNCTION defect.patch_box(
     "row" integer, col integer, grid_rows integer, grid_cols integer,
     height integer, width integer, preprocessing jsonb

@@ -1,5 +1,8 @@
 -- How sure one can be of a rate: the exact 95 % interval (Clopper and Pearson) behind a count
 -- out of a total; NULL where the total is 0.
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.rate_interval
 CREATE OR REPLACE FUNCTION defect.rate_interval(count bigint, total bigint)
 RETURNS double precision[]
 LANGUAGE plpgsql

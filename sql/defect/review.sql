@@ -9,6 +9,9 @@
 --
 -- The newest review is what counts, filters, votes and figures go by, at once. The detector's
 -- verdict, and what the data set said, stay beside it.
+--
+-- Same rule in Python:
+--   pgdefect.core.types.LABELS
 CREATE OR REPLACE FUNCTION defect.review(
     image text,
     label text,

@@ -19,6 +19,9 @@
 -- Embeddings are those of the extractor of the category's active detector: of the kind that
 -- model names (patchcore, efficient_ad), else PatchCore's where one of each kind is active,
 -- else of the newest extractor the image has an embedding of.
+--
+-- Same rule in Python:
+--   pgdefect.usecases.search.search.combined
 CREATE OR REPLACE FUNCTION defect.similar_images(
     image text,
     k integer DEFAULT 10,

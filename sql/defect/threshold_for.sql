@@ -4,7 +4,10 @@
 -- The ⌈(n + 1)(1 - rate)⌉-th smallest of n scores, and never below their median: a new normal
 -- image exceeds it with probability at most the rate. The rule says what it was made from: the
 -- middle 95 % of what the true rate may be, and "guaranteed": false where the images are too
--- few for the promise. The same as pgdefect.core.thresholds.false_reject_rate in Python.
+-- few for the promise.
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.false_reject_rate
 CREATE OR REPLACE FUNCTION defect.threshold_for(bank bigint, false_reject_rate double precision)
 RETURNS TABLE (threshold double precision, score_center double precision, rule jsonb)
 LANGUAGE plpgsql

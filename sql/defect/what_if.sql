@@ -4,6 +4,9 @@
 -- False rejects are normal images above it, escapes anomalous images that are not. Rates are
 -- NULL without images; the intervals are the exact 95 % ones. Images of one split (test),
 -- without those the detector has learned from, their copies and other images of their groups.
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.outcome
 CREATE OR REPLACE FUNCTION defect.what_if(
     bank bigint, threshold double precision, split text DEFAULT 'test'
 ) RETURNS TABLE (

@@ -1,8 +1,10 @@
 -- The quantile of the Beta distribution for whole a, b >= 1.
 --
 -- Its distribution function at x is the chance of a or more successes in a + b - 1 trials of
--- chance x; solved by bisection, summing the shorter tail. The same arithmetic as
--- pgdefect.core.thresholds.beta_quantile in Python.
+-- chance x; solved by bisection, summing the shorter tail.
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.beta_quantile
 CREATE OR REPLACE FUNCTION pgdefect.beta_quantile(
     probability double precision, a integer, b integer
 ) RETURNS double precision

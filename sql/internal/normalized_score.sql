@@ -1,6 +1,9 @@
 -- A raw score on the scale shared by all detectors: 0.25 at the center, 0.5 at the threshold.
 --
--- The same arithmetic as pgdefect.vision.patchcore.scoring.normalized_score in Python, to the last bit.
+-- Agrees with Python to the last bit.
+--
+-- Same rule in Python:
+--   pgdefect.vision.patchcore.scoring.normalized_score
 CREATE OR REPLACE FUNCTION pgdefect.normalized_score(
     raw double precision, threshold double precision, center double precision
 ) RETURNS double precision

@@ -1,10 +1,12 @@
 -- The raw score of normalized score 0.25 for a detector under a threshold.
 --
 -- It is the median of the held-out normal scores (of a detector that has none stored, the
--- center it was trained with) where that lies below the threshold, else half the threshold:
--- pgdefect.core.thresholds.center_below in Python. It depends on the two arguments alone, so that
--- one threshold always means one scale. (Products are of 1e-9 and more: the server takes a
--- smaller one that underflows for an error.)
+-- center it was trained with) where that lies below the threshold, else half the threshold.
+-- It depends on the two arguments alone, so that one threshold always means one scale.
+-- (Products are of 1e-9 and more: a smaller one that underflows is an error to the server.)
+--
+-- Same rule in Python:
+--   pgdefect.core.thresholds.center_below
 CREATE OR REPLACE FUNCTION pgdefect.score_center(bank bigint, threshold double precision)
 RETURNS double precision
 LANGUAGE sql

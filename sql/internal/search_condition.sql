@@ -11,6 +11,10 @@
 --   simulated                                     true: images with simulated defects too
 -- label and defect type are the known ones: a review's word before the data set's.
 -- Retired images and categories never pass.
+--
+-- Same rule in Python:
+--   pgdefect.core.types.SPLITS
+--   pgdefect.core.types.LABELS
 CREATE OR REPLACE FUNCTION pgdefect.search_condition(filter jsonb) RETURNS text
 LANGUAGE plpgsql
 STABLE

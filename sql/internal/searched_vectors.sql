@@ -8,6 +8,9 @@
 -- relation holds the vectors, `dim` long, and is called e in what follows; partition is the
 -- extractor's part of it. distance is SQL text for the cosine distance as the index has it.
 -- ef_search is what `pgdefect recall-check --fix` stored, else 100.
+--
+-- Same rule in Python:
+--   pgdefect.core.distance.indexed_type
 CREATE OR REPLACE FUNCTION pgdefect.searched_vectors(
     searched text,
     extractor bigint,
@@ -45,7 +48,7 @@ BEGIN
             USING ERRCODE = 'PD404',
                   HINT = 'Train the category again, then run pgdefect embed CATEGORY; or search by picture.';
     END IF;
-    -- As pgdefect.core.distance.indexed_type has it: a halfvec index would round once more.
+    -- A halfvec index would round once more.
     vector_type := format('%s(%s)', CASE WHEN dim <= 2000 THEN 'vector' ELSE 'halfvec' END, dim);
     distance := format('e.embedding::%1$s <=> %2$s::%1$s', vector_type, query);
     SELECT s.ef_search INTO ef_search FROM pgdefect.search_setting s

@@ -1,8 +1,10 @@
 -- The kept patch embeddings of an image as one bank's vectors are: transformed and rounded.
 --
--- The same arithmetic as pgdefect.vision.patchcore.transform.apply_transform, by pgvector's operators in
--- single precision: normalize([(x - mean) components, constant]). NULL where no patches of
--- the bank's extractor are kept.
+-- By pgvector's operators in single precision: normalize([(x - mean) components, constant]).
+-- NULL where no patches of the bank's extractor are kept.
+--
+-- Same rule in Python:
+--   pgdefect.vision.patchcore.transform.apply_transform
 CREATE OR REPLACE FUNCTION pgdefect.transformed_patches(bank bigint, image bigint)
 RETURNS :"vector_schema".vector[]
 LANGUAGE plpgsql

@@ -56,6 +56,8 @@ def indexed_type(precision: Precision, dim: int) -> IndexedType:
     pgvector's cosine index keeps unit vectors, and as halfvec it would round those once more
     and rank by other numbers than the exact search (recall@1 then ends at 0.987, whatever
     ef_search).
+
+    Same rule in SQL: pgdefect.searched_vectors.
     """
     return "halfvec" if precision == "half" and dim > MAX_INDEXED_DIM["vector"] else "vector"
 

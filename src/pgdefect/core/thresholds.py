@@ -83,7 +83,10 @@ class Outcome:
 
 
 def outcome(threshold: float, normal: ArrayLike, anomalous: ArrayLike = ()) -> Outcome:
-    """Count what `threshold` does to images of known label, from their raw scores `(n,)`."""
+    """Count what `threshold` does to images of known label, from their raw scores `(n,)`.
+
+    Same rule in SQL: defect.what_if.
+    """
     good, bad = _sorted(normal), _sorted(anomalous)
     return Outcome(
         len(good), int((good > threshold).sum()), len(bad), int((bad <= threshold).sum())
@@ -101,6 +104,8 @@ def false_reject_rate(normal: ArrayLike, rate: float = DEFAULT_FALSE_REJECT_RATE
     true rate is Beta(n + 1 - r, r) distributed; the rule's ``false_reject_interval`` holds the
     middle 95 % of that. Where n is too small for the promise the largest score is taken, the
     rule says ``guaranteed: false``, and ``images_needed`` how many would do.
+
+    Same rule in SQL: defect.threshold_for.
     """
     _check_rate("false-reject rate", rate)
     scores = _some_normal(normal)
@@ -192,6 +197,8 @@ def center_below(threshold: float, center: float) -> float:
     threshold at or below it (a detector that cannot tell the defects) needs another unit to
     measure in: half the threshold, so that the normalized score still rises, 0.5 at the
     threshold.
+
+    Same rule in SQL: pgdefect.score_center.
     """
     if threshold >= center + _least_unit(center):
         return center
@@ -199,7 +206,10 @@ def center_below(threshold: float, center: float) -> float:
 
 
 def rate_interval(count: int, total: int) -> Interval | None:
-    """95 % Clopper–Pearson interval of the rate behind `count` of `total`; None for none."""
+    """95 % Clopper–Pearson interval of the rate behind `count` of `total`; None for none.
+
+    Same rule in SQL: defect.rate_interval.
+    """
     if total == 0:
         return None
     low = beta_quantile((1 - CONFIDENCE) / 2, count, total - count + 1) if count else 0.0
@@ -212,8 +222,9 @@ def beta_quantile(probability: float, a: int, b: int) -> float:
     """The quantile of Beta(a, b) for whole a, b ≥ 1.
 
     Its distribution function at x is the chance of a or more successes in a + b - 1 trials of
-    chance x; solved by bisection, summing the shorter tail. The database has the same in
-    ``pgdefect.beta_quantile``.
+    chance x; solved by bisection, summing the shorter tail.
+
+    Same rule in SQL: pgdefect.beta_quantile.
     """
     trials = a + b - 1
     upper = b <= a

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pgdefect.core.errors import UsageError
 from pgdefect.core.wording import option
 
-LABELS = ("normal", "anomalous")
-SPLITS = ("train", "test", "production", "simulated")
-KINDS = ("patchcore", "efficient_ad")
 COMPARED = ("picture", "defect", "region")
 """What a search compares."""
 SEARCHES = ("hnsw", "fast", "exact")

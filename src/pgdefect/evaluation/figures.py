@@ -21,6 +21,8 @@ def image_auroc(scores: Scores, anomalous: Truth, weights: Weights = None) -> fl
 
     The probability that an anomalous image scores above a normal one, ties counting half
     (the Mann–Whitney statistic). Raises UsageError unless both labels occur.
+
+    Same rule in SQL: defect.image_auroc.
     """
     require("AUROC", "sklearn")
     from sklearn.metrics import roc_auc_score

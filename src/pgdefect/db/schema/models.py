@@ -31,6 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import BigInteger
 
+from pgdefect.core.types import DETECTOR_KINDS, LABELS, SPLITS
 from pgdefect.db.schema.names import SCHEMA
 
 NAMING = {
@@ -54,6 +55,11 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,
     }
+
+
+def one_of(column: str, words: tuple[str, ...]) -> str:
+    """SQL text of a CHECK that lets only these words into a column."""
+    return f"{column} IN ({', '.join(map(repr, words))})"
 
 
 def _created_at() -> Mapped[datetime]:
@@ -98,19 +104,17 @@ class Image(Base):
     __table_args__ = (
         UniqueConstraint("category_id", "root_id", "path"),
         CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_hex"),
-        CheckConstraint(
-            "split IN ('train', 'test', 'production', 'simulated')", name="split_known"
-        ),
+        CheckConstraint(one_of("split", SPLITS), name="split_known"),
         CheckConstraint(
             "(split = 'simulated') = (simulation IS NOT NULL)", name="simulated_says_how"
         ),
-        CheckConstraint("label IN ('normal', 'anomalous')", name="label_known"),
+        CheckConstraint(one_of("label", LABELS), name="label_known"),
         CheckConstraint("defect_type IS NULL OR label = 'anomalous'", name="defect_is_anomalous"),
         CheckConstraint("width > 0 AND height > 0", name="size_positive"),
         CheckConstraint("jsonb_typeof(attributes) = 'object'", name="attributes_object"),
         Index("ix_image_sha256", "sha256", postgresql_ops={"sha256": "text_pattern_ops"}),
         Index("ix_image_root_id", "root_id"),
-        CheckConstraint("reviewed_label IN ('normal', 'anomalous')", name="reviewed_label_known"),
+        CheckConstraint(one_of("reviewed_label", LABELS), name="reviewed_label_known"),
         Index("ix_image_category_id_known_defect_type", "category_id", "known_defect_type"),
         Index("ix_image_category_id_group_name", "category_id", "group_name"),
         Index("ix_image_created_at", "created_at"),
@@ -182,7 +186,7 @@ class Detector(Base):
     __tablename__ = "detector"
     __table_args__ = (
         UniqueConstraint("category_id", "kind", "version"),
-        CheckConstraint("kind IN ('patchcore', 'efficient_ad')", name="kind_known"),
+        CheckConstraint(one_of("kind", DETECTOR_KINDS), name="kind_known"),
         CheckConstraint("state IN ('ready', 'retired')", name="state_known"),
         CheckConstraint("state = 'ready' OR NOT active", name="retired_is_inactive"),
         CheckConstraint("threshold > score_center", name="threshold_above_center"),
@@ -487,7 +491,7 @@ class Review(Base):
 
     __tablename__ = "review"
     __table_args__ = (
-        CheckConstraint("label IN ('normal', 'anomalous')", name="label_known"),
+        CheckConstraint(one_of("label", LABELS), name="label_known"),
         CheckConstraint("defect_type IS NULL OR label = 'anomalous'", name="defect_is_anomalous"),
         Index("ix_review_image_id_created_at", "image_id", "created_at"),
     )

@@ -163,7 +163,10 @@ def count_worst(share: float, num_patches: int) -> int:
 def score_image(
     search: PatchSearch, vectors: Float32, grid: tuple[int, int], num_threads: int = 1
 ) -> PatchScores:
-    """Score an image from its transformed patches `(rows * cols, dim)`."""
+    """Score an image from its transformed patches `(rows * cols, dim)`.
+
+    Same rule in SQL: defect.inspect.
+    """
     positions, distances = search.nearest(vectors, grid, num_threads)
     worst = int(distances.argmax())
     num_worst = count_worst(search.worst_share, len(distances))

@@ -16,9 +16,9 @@ from sqlalchemy import Connection
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ImageError, Undone, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
-from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.core.types import SPLITS, Defect, Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.core.wording import blank, command, option
-from pgdefect.core.words import SPLITS, check_word
+from pgdefect.core.words import check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_detector, lock_images
 from pgdefect.db.records import catalog

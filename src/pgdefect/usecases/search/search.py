@@ -15,6 +15,9 @@ from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ExtractorMismatch, ImageError, UsageError
 from pgdefect.core.json_shapes import inspection_json, neighbor_json
 from pgdefect.core.types import (
+    DETECTOR_KINDS,
+    LABELS,
+    SPLITS,
     AnomalousRegion,
     Defect,
     DetectorKind,
@@ -26,7 +29,7 @@ from pgdefect.core.types import (
     Vote,
 )
 from pgdefect.core.wording import blank, option
-from pgdefect.core.words import COMPARED, KINDS, LABELS, SPLITS, check_word
+from pgdefect.core.words import COMPARED, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.queries import categories_by_sha256, find_image, images_by_sha256
 from pgdefect.db.search.search import (
@@ -45,8 +48,7 @@ from pgdefect.vision.networks.extractor import image_embeddings, unit_vectors
 
 MAX_K = 10_000
 UNLIKE_WEIGHT = 0.5
-"""What counter-examples count for against examples (Rocchio, 1971); `defect.similar_images` has
-the same."""
+"""What counter-examples count for against examples (Rocchio, 1971)."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class SearchOptions:
         check_word("by", self.by, COMPARED)
         check_word("label", self.label, LABELS)
         check_word("split", self.split, SPLITS)
-        check_word("model", self.kind, KINDS)
+        check_word("model", self.kind, DETECTOR_KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
                 f"{option('max_distance')} is a cosine distance, 0 to 2, and not "
@@ -244,7 +246,10 @@ def search(
 
 
 def combined(like: Sequence[Float32], unlike: Sequence[Float32]) -> Float32:
-    """The unit vector towards the examples and away from the counter-examples."""
+    """The unit vector towards the examples and away from the counter-examples.
+
+    Same rule in SQL: defect.similar_images.
+    """
     towards = unit_vectors(np.stack(like)).mean(axis=0, keepdims=True)
     if unlike:
         towards -= UNLIKE_WEIGHT * unit_vectors(np.stack(unlike)).mean(axis=0, keepdims=True)

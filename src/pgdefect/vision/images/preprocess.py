@@ -114,7 +114,10 @@ class Preprocessing:
         return self.input_size_of(self.image_size)
 
     def input_size_of(self, original: tuple[int, int]) -> tuple[int, int]:
-        """`(height, width)` of what the network sees of an image of size `original`."""
+        """`(height, width)` of what the network sees of an image of size `original`.
+
+        Same rule in SQL: defect.patch_box.
+        """
         if self.resize == "stretch":
             return self.center_crop or self.image_size
         scale = math.sqrt(math.prod(self.image_size) / math.prod(original)) / KEEP_MULTIPLE
@@ -204,9 +207,11 @@ class Preprocessing:
 
         `grid` is `(rows, cols)`, `original` the image's `(height, width)`. Returns
         `(x, y, width, height)` in original pixels, always inside the image and at least one
-        pixel each way. Borders are rounded to whole pixels, and neighbours share them: over
+        pixel each way. Borders are rounded to whole pixels, and neighbors share them: over
         an image with more pixels than cells the cells tile without gap or overlap.
         Raises ValueError for a cell outside the grid.
+
+        Same rule in SQL: defect.patch_box.
         """
         if not (0 <= row < grid[0] and 0 <= col < grid[1]):
             raise ValueError(f"no cell ({row}, {col}) in a grid of {grid[0]} x {grid[1]}")

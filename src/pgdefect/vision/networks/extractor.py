@@ -46,7 +46,10 @@ class Extractor:
         return np.array(self._compiled(images)[0], dtype=np.float32)
 
     def grid_of(self, original: tuple[int, int]) -> tuple[int, int]:
-        """`(rows, cols)` of the patches of an image of that `(height, width)`."""
+        """`(rows, cols)` of the patches of an image of that `(height, width)`.
+
+        Same rule in SQL: defect.patch_box.
+        """
         (nominal_height, nominal_width) = self.preprocessing.input_size
         height, width = self.preprocessing.input_size_of(original)
         return (

@@ -22,6 +22,8 @@ def reweighted(score: float, support_distances: Float32, metric: Metric) -> floa
     that patch to the nearest bank vectors of its nearest bank vector m*, m* first. The
     softmax is over Euclidean distances; a cosine distance d of unit vectors is √(2d).
     With a single neighbor the weight is 1.
+
+    Same rule in SQL: defect.inspect.
     """
     if len(support_distances) <= 1:
         return score
@@ -38,7 +40,9 @@ def normalized_score(raw: float, threshold: float, center: float) -> float:
     With the unit threshold - center and the excess e over the threshold in such units it is
     1 - 1 / (2 + 2e) above and 1 / (2 - 2e) below: rising everywhere, in floating point too, and
     never reaching 1. Scores as single precision tells them apart keep their ranking up to
-    a million units. The database has the same in ``pgdefect.normalized_score``.
+    a million units.
+
+    Same rule in SQL: pgdefect.normalized_score.
     """
     unit = threshold - center
     excess = raw - threshold

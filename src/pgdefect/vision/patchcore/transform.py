@@ -90,6 +90,8 @@ def apply_transform(transform: EmbeddingTransform, embeddings: Float32) -> Float
     """Raw `(n, raw_dim)` to searched vectors `(n, transformed_dim)`, float32.
 
     Raises ValueError for zero vectors under ``unit``: pgvector cannot index them.
+
+    Same rule in SQL: pgdefect.transformed_patches.
     """
     if transform.kind == "none":
         return np.ascontiguousarray(embeddings, dtype=np.float32)
