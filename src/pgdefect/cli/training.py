@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,39 +14,14 @@ from pgdefect.cli.output import failures, note, print_json, print_table, progres
 from pgdefect.core.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
+    from pgdefect.db.connection.engine import Database
+    from pgdefect.usecases.train.choose import Options
     from pgdefect.usecases.train.train import TrainReport
     from pgdefect.usecases.train.train_network import NetworkReport
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-OPTIONS_OF = {
-    "patchcore": (
-        "backbone",
-        "layers",
-        "layer_weights",
-        "weights",
-        "resize",
-        "local_contrast",
-        "coreset_ratio",
-        "max_vectors",
-        "num_neighbors",
-        "worst_share",
-        "transform",
-        "pca_dim",
-        "whiten",
-        "metric",
-        "precision",
-        "max_patches",
-        "batch_size",
-    ),
-    "efficient_ad": (
-        "model_size",
-        "max_steps",
-        "learning_rate",
-        "teacher_weights",
-        "imagenette_dir",
-    ),
-}
-"""Options of `train` that one model alone has."""
+NO_SETTINGS = {"categories", "all_categories", "model", "json"}
+"""Parameters of the command that are no settings of a training."""
 
 
 def register(app: typer.Typer) -> None:
@@ -181,60 +154,43 @@ def train_command(
 
     The new detector becomes the category's active one of its model; older ones are kept.
     """
+    options = _options(context, model)
+    names = _names(current(context).database, categories or [], all_categories)
+    reports = _train_each(context, names, options)
+    if json:
+        print_json(reports)
+    elif reports:
+        print_table(*_trained(reports))
+    failures([item for report in reports for item in report.failed])
+    if len(reports) < len(names):
+        raise typer.Exit(1)
+
+
+def _options(context: typer.Context, model: str) -> Options:
+    """The options that were given; what was left out is the default of the model.
+
+    Raises UsageError where they do not fit.
+    """
+    from pgdefect.usecases.train.choose import training_options
+
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name not in NO_SETTINGS
+        and (source := context.get_parameter_source(name))
+        and source.name == "COMMANDLINE"
+    }
+    if "layer_weights" in given:
+        given["layer_weights"] = _layer_weights(given["layer_weights"])
+    return training_options(model, given)
+
+
+def _names(database: Database, categories: list[str], every: bool) -> list[str]:
+    """The categories to train. Raises where one of them does not exist."""
     from pgdefect.db.records.catalog import category_id
     from pgdefect.db.records.summaries import list_categories
-    from pgdefect.usecases.train.options import EfficientAdOptions, TrainOptions
-    from pgdefect.usecases.train.train import train
-    from pgdefect.usecases.train.train_network import train_network
-    from pgdefect.usecases.train.training_run import TrainingRun
 
-    _check_model(context, model)
-    resized = size_of("--image-size", image_size)
-    cropped = size_of("--center-crop", center_crop) if center_crop else None
-    options: TrainOptions | EfficientAdOptions
-    if model == "efficient_ad":
-        options = EfficientAdOptions(
-            model_size=model_size,  # type: ignore[arg-type]
-            max_steps=max_steps,
-            learning_rate=learning_rate,
-            teacher_weights=teacher_weights,
-            imagenette_dir=imagenette_dir,
-            image_size=resized,
-            center_crop=cropped,
-            holdout=EfficientAdOptions.holdout if holdout is None else holdout,
-            false_reject_rate=false_reject_rate,
-            seed=seed,
-            device=device,
-        )
-    else:
-        options = TrainOptions(
-            backbone=backbone,
-            layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
-            layer_weights=_layer_weights(layer_weights),
-            weights=weights,
-            image_size=resized,
-            center_crop=cropped,
-            resize=resize or ("stretch" if cropped or "x" in image_size.lower() else "keep"),  # type: ignore[arg-type]
-            local_contrast=local_contrast or None,
-            coreset_ratio=coreset_ratio,
-            max_vectors=max_vectors or None,
-            num_neighbors=num_neighbors,
-            worst_share=worst_share,
-            holdout=TrainOptions.holdout if holdout is None else holdout,
-            false_reject_rate=false_reject_rate,
-            transform=transform,  # type: ignore[arg-type]
-            pca_dim=pca_dim or None,
-            whiten=whiten,
-            metric=metric,
-            precision=precision,  # type: ignore[arg-type]
-            max_patches=max_patches,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-        )
-    settings = current(context).settings
-    database = current(context).database
-    if all_categories == bool(categories):
+    if every == bool(categories):
         raise UsageError("name the categories to train, or take all with --all")
     names = categories or [c.name for c in list_categories(database) if c.retired_at is None]
     if not names:
@@ -244,36 +200,38 @@ def train_command(
     with database.connect() as connection:
         for name in names:  # a slip in the last name shows before the first is trained
             category_id(connection, name)
+    return names
 
+
+def _train_each(
+    context: typer.Context, names: Sequence[str], options: Options
+) -> list[TrainReport | NetworkReport]:
+    """Train one after the other; of several, one that cannot be trained does not stop the rest."""
+    from pgdefect.usecases.train.choose import train_with
+    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.training_run import TrainingRun
+
+    settings, database = current(context).settings, current(context).database
     reports: list[TrainReport | NetworkReport] = []
-    untrained = 0
     with ExitStack() as stack:
+        run = None
         if isinstance(options, TrainOptions):
             run = stack.enter_context(TrainingRun(settings, database, names, options))
-            learn: Callable[..., TrainReport | NetworkReport] = partial(
-                train, database, settings, options=options, run=run
-            )
-        else:
-            learn = partial(train_network, database, settings, options=options)
         for name in names:
             try:
                 with progress_bars() as progress:
-                    reports.append(learn(name, progress=progress))
+                    report = train_with(
+                        database, settings, name, options, run=run, progress=progress
+                    )
             except TrainingError as error:
                 if len(names) == 1:
                     raise
                 note(f"pgdefect: {error}")
-                untrained += 1
                 continue
-            _say_resumed(reports[-1])
-            note(f"{name}: detector {reports[-1].detector_id} is active")
-    if json:
-        print_json(reports)
-    elif reports:
-        print_table(*_trained(reports))
-    failures([item for report in reports for item in report.failed])
-    if untrained:
-        raise typer.Exit(1)
+            reports.append(report)
+            _say_resumed(report)
+            note(f"{name}: detector {report.detector_id} is active")
+    return reports
 
 
 def _say_resumed(report: TrainReport | NetworkReport) -> None:
@@ -292,20 +250,6 @@ def _say_resumed(report: TrainReport | NetworkReport) -> None:
             f"{report.category}: took up {report.taken_up_images:,} of "
             f"{report.extracted_images:,} images extracted before"
         )
-
-
-def _check_model(context: typer.Context, model: str) -> None:
-    """Raises UsageError for an unknown model, and for options that belong to the other one."""
-    if model not in OPTIONS_OF:
-        raise UsageError(f"--model is {' or '.join(OPTIONS_OF)}, not {model!r}")
-    for other, options in OPTIONS_OF.items():
-        given = [
-            f"--{name.replace('_', '-')}"
-            for name in options
-            if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
-        ]
-        if other != model and given:
-            raise UsageError(f"{', '.join(given)} goes with --model {other}, not with {model}")
 
 
 def _trained(
@@ -347,11 +291,3 @@ def _layer_weights(value: str | None) -> dict[str, float] | None:
             raise UsageError(f"--layer-weights names {layer} twice")
         weights[layer] = number
     return weights
-
-
-def size_of(option: str, text: str) -> tuple[int, int]:
-    """Height and width from an option's text. Raises UsageError."""
-    parts = text.lower().split("x")
-    if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts) or len(parts) > 2:
-        raise UsageError(f"{option} is a number or HEIGHTxWIDTH, not {text!r}")
-    return int(parts[0]), int(parts[-1])

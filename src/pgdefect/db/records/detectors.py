@@ -100,6 +100,32 @@ _INSERT = text("""
 )
 
 
+def active_version(
+    database: Database, category: str, kind: DetectorKind | None = None
+) -> tuple[int, float, float] | None:
+    """What changes when another detector, or another threshold, comes into force.
+
+    Args:
+        category: A category's name.
+        kind: As for `active_detector`.
+
+    Returns:
+        Id, threshold and score center of the active detector; None where there is none.
+    """
+    with database.connect() as connection:
+        row = connection.execute(
+            text(
+                "SELECT d.id, d.threshold, d.score_center FROM pgdefect.detector d "
+                "JOIN pgdefect.category c ON c.id = d.category_id "
+                "WHERE c.name = :category AND d.active "
+                "AND (CAST(:kind AS text) IS NULL OR d.kind = :kind) "
+                "ORDER BY d.kind <> 'patchcore' LIMIT 1"
+            ),
+            {"category": category, "kind": kind},
+        ).first()
+    return None if row is None else (row.id, row.threshold, row.score_center)
+
+
 def active_detector(
     database: Database, category: str, kind: DetectorKind | None = None
 ) -> Detector:

@@ -47,10 +47,11 @@ Mask = NDArray[np.bool_]
 class EmbeddedPatches:
     """An inspected image: its file, raw patch embeddings `(rows, cols, raw_dim)` and patch scores.
 
-    size: `(height, width)` of the photograph.
+    source: the path of the file, or the pixels, uint8 `(height, width, 3)`. size: `(height,
+    width)` of the photograph.
     """
 
-    path: str
+    source: str | NDArray[np.uint8]
     patches: Float32
     scores: PatchScores
     size: tuple[int, int]
@@ -89,13 +90,15 @@ class DefectFinder:
         self._view: DefectView | None = None
         self._loaded = False
 
-    def _features(self, connection: Connection, path: str) -> list[Float32]:
+    def _features(self, connection: Connection, source: str | NDArray[np.uint8]) -> list[Float32]:
         """What the second look sees; its network is loaded when the first defect turns up."""
         if not self._loaded:
             artifact = self._load_view(connection)
             self._view = DefectView(artifact) if artifact else None
             self._loaded = True
-        return self._view(load_image(path)) if self._view else []
+        if self._view is None:
+            return []
+        return self._view(load_image(source) if isinstance(source, str) else source)
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.
@@ -126,7 +129,7 @@ class DefectFinder:
     ) -> list[Float32]:
         scores, positions = image.scores.distances, image.scores.positions
         assert positions is not None
-        features = self._features(connection, image.path)
+        features = self._features(connection, image.source)
         found = anomaly(self.space, scores, self.score_std, features)
         weights = [anomaly_weights(self.space, found, mask) for mask in masks]
         needed = np.any([one > 0 for one in weights], axis=0)

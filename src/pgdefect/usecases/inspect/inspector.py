@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -31,6 +31,7 @@ from pgdefect.usecases.common.patch_search import SearchKind, open_search, score
 from pgdefect.usecases.inspect.defects import DefectFinder, EmbeddedPatches
 from pgdefect.vision.efficient_ad.inference import Network
 from pgdefect.vision.images.image import ImageFile
+from pgdefect.vision.images.picture import Picture
 from pgdefect.vision.images.preprocess import batches
 from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patchcore.scoring import normalized_score
@@ -53,13 +54,14 @@ class Judged:
     patches: Float32 | None
     extract_ms: float
     search_ms: float
+    picture: Picture | None = None
 
     @property
     def embedded_patches(self) -> EmbeddedPatches:
         assert self.patches is not None
         size = (self.file.height, self.file.width)
-        path = str(self.file.path)
-        return EmbeddedPatches(path, self.patches, self.inspection.scores, size)
+        source = self.picture.pixels if self.picture else str(self.file.path)
+        return EmbeddedPatches(source, self.patches, self.inspection.scores, size)
 
 
 Score = Callable[[int], PatchScores]
@@ -215,6 +217,18 @@ class Inspector:
                 waiting = submitted
             if waiting:
                 yield [(index, future.result()) for index, future in waiting]
+
+    def judge_picture(self, picture: Picture) -> Judged:
+        """The verdict on an image in memory; nothing is read from disk, no thread waited for."""
+        began = time.perf_counter()
+        inputs = self.preprocessing.apply(picture.pixels)[None]
+        file = replace(picture.file, decode_ms=_milliseconds_since(began))
+        with one_blas_thread_each() as num_threads:
+            began = time.perf_counter()
+            [embedding], [score], [patches] = self._scoring(inputs)
+            share = _milliseconds_since(began)
+            judged = self._judge_one(file, embedding, score, patches, num_threads, share)
+        return replace(judged, picture=picture)
 
     def _judge_one(
         self,

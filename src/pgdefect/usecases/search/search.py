@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import Voter
 from pgdefect.usecases.inspect.inspector import Inspector, Judged
 from pgdefect.vision.images.image import probe_image
+from pgdefect.vision.images.picture import Picture
 from pgdefect.vision.images.preprocess import Preprocessing
 from pgdefect.vision.networks.extractor import image_embeddings, unit_vectors
 
@@ -182,6 +183,8 @@ def search(
     options: SearchOptions,
     *,
     category: str | None = None,
+    inspectors: Mapping[str, Inspector] | None = None,
+    pictures: Mapping[str, Picture] | None = None,
 ) -> SearchReport:
     """Judge the query and list the k stored images most like it; nothing is stored.
 
@@ -190,6 +193,9 @@ def search(
     whole image; by `region`, the query's worst region, or its crop, with the most similar
     region of each image. If `by` does not say: `region` for a crop or a stored region,
     `defect` for an anomalous image, `picture` for a normal one.
+
+    inspectors: by category, loaded already. pictures: images in memory by the word that stands for
+    them in the query; `category` is theirs.
 
     Neighbors come from the same category unless `all_categories`; the examples themselves
     and copies of their files are never among them, images with simulated defects only if
@@ -203,9 +209,9 @@ def search(
     """
     if query.region is not None:
         return _search_region(database, query.region, options)
-    inspectors: dict[str, Inspector] = {}
+    loaded = dict(inspectors or {})
     examples = [
-        _example(database, settings, word, category, options.kind, inspectors)
+        _example(database, settings, word, category, options.kind, loaded, pictures or {})
         for word in (*query.like, *query.unlike)
     ]
     first = examples[0]
@@ -395,8 +401,13 @@ def _example(
     category: str | None,
     kind: DetectorKind | None,
     inspectors: dict[str, Inspector],
+    pictures: Mapping[str, Picture],
 ) -> Example:
-    image, path, category = _resolve(database, word, category)
+    if (picture := pictures.get(word)) is not None and category is not None:
+        image, path = None, word
+    else:
+        picture = None
+        image, path, category = _resolve(database, word, category)
     if category not in inspectors:
         inspectors[category] = Inspector(database, settings, category, kind=kind)
     if image is not None and not os.path.lexists(path):
@@ -404,7 +415,8 @@ def _example(
             f"the file of image {image.id}, {path!r}, does not exist. If its folder has moved, say "
             "where it is now with: pgdefect move-root OLD NEW"
         )
-    judged = _judge(inspectors[category], path, image)
+    inspector = inspectors[category]
+    judged = inspector.judge_picture(picture) if picture else _judge(inspector, path, image)
     if image is None or image.category != category:
         with database.connect() as connection:
             alike = images_by_sha256(connection, category, [judged.file.sha256])
