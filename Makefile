@@ -4,13 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format docs bench clean fuzz soak audit
+# Processes that run the tests, each with a Postgres of its own; 0 runs them in one.
+WORKERS ?= auto
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile
+
+.PHONY: help setup demo test test-fast lint format docs bench clean fuzz soak audit
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup   install pgdefect and everything it needs into $(VENV), pinned versions"
 	@echo "make demo    set up, then learn solar cells, flag defects, find similar images"
-	@echo "make test    set up, then run the tests"
+	@echo "make test    set up, then run the tests, two to four at once (WORKERS=1)"
+	@echo "make test-fast   only those that neither train, nor run servers, nor are slow"
 	@echo "make lint    set up, then check style and types"
 	@echo "make docs    set up, then write the generated pages of docs/ anew"
 	@echo "make fuzz    set up, then try 100,000 bad inputs on what reads them"
@@ -39,7 +44,10 @@ demo: setup
 	@$(VENV)/bin/pgdefect demo
 
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(PYTEST) --durations=20
+
+test-fast: setup
+	$(PYTEST) -m "not slow and not train and not server"
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -16,34 +16,91 @@ import pytest
 from psycopg import sql
 from sqlalchemy import text
 
+import pgdefect
 from pgdefect.core.config import Settings
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.schema.schema import upgrade
 from pgdefect.db.server.embedded import EmbeddedServer
+from pgdefect.vision.networks.export_cache import EXPORTS
+from tests import interrupts
+from tests.places import RunFolder, short_folder
+from tests.templates.parts import TINY, draw_parts
+from tests.templates.restore import restore_template
 
 Clone = Callable[[Database | None], AbstractContextManager[Database]]
+KEPT_EXPORTS = 3
+"""Versions of the code whose exported graphs are kept for later runs."""
 _number = count(1)
-TINY = (128, 128)
-"""Image size (height, width) of the trained template: an 16×16 grid of patches."""
+
+
+_run_folder: RunFolder | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _run_folder
+    interrupts.install()
+    if not hasattr(config, "workerinput"):
+        _run_folder = RunFolder()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _run_folder is not None:
+        _run_folder.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    result = yield
+    interrupts.raise_if_swallowed()
+    return result
+
+
+@pytest.fixture
+def default_interrupts() -> Iterator[None]:
+    """For a test that interrupts itself: Python's own way, which is no wish to end the run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _surroundings(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """No test sees the developer's own settings, data or caches, nor waits for a hub."""
     patch = pytest.MonkeyPatch()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell ignores Ctrl-C for what it runs in the background, and children inherit that.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(("PGDEFECT_", "PG"))]:
         patch.delenv(name)
-    patch.setenv("PGDEFECT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    cache = tmp_path_factory.mktemp("cache")
+    if kept := _kept_exports(request.config):
+        (cache / EXPORTS).symlink_to(kept)
+    patch.setenv("PGDEFECT_CACHE_DIR", str(cache))
     patch.setenv("HF_HUB_OFFLINE", "1")
     yield
     patch.undo()
 
 
+def _kept_exports(config: pytest.Config) -> Path | None:
+    """The folder of exported graphs that runs of the same code share; none without a cache."""
+    if not hasattr(config, "cache"):  # -p no:cacheprovider
+        return None
+    code = hashlib.sha256()
+    for path in sorted(Path(pgdefect.__file__).parent.glob("vision/**/*.py")):
+        code.update(path.read_bytes())
+    folder = config.cache.mkdir(EXPORTS)
+    kept = folder / code.hexdigest()
+    kept.mkdir(exist_ok=True)
+    os.utime(kept)
+    if not hasattr(config, "workerinput"):
+        by_age = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
+        for other in by_age[:-KEPT_EXPORTS]:
+            shutil.rmtree(other, ignore_errors=True)
+    return kept
+
+
 @pytest.fixture(autouse=True)
-def _nothing_to_take_up(_surroundings: None) -> None:
+def _nothing_to_resume(_surroundings: None) -> None:
     """What trainings of tests before this one left in the shared cache, cut short, goes."""
     for left in Path(os.environ["PGDEFECT_CACHE_DIR"]).glob("training-*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -52,19 +109,14 @@ def _nothing_to_take_up(_surroundings: None) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:
     """The embedded server, in a short directory that its OS user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="pgdefect-test-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder / "data")
-    try:
+    with short_folder() as folder:
+        server = EmbeddedServer(folder / "data")
         server.start()
         with psycopg.connect(server.url(), autocommit=True) as connection:
             # Nothing here has to survive a power cut.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +126,8 @@ def new_database(server: EmbeddedServer) -> Iterator[Callable[..., Database]]:
 
     def make(template: Database | None = None) -> Database:
         name = f"test_{next(_number)}"
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+        # Copying files takes a third of the time that writing them into the log takes.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
             sql.Identifier(name),
             sql.Identifier("template0" if template is None else database_name(template)),
         )
@@ -139,34 +192,13 @@ def settings() -> Settings:
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MVTec-style category of generated parts: 16 train, 4 + 3 × 3 test, with masks."""
-    from tests.synthetic import write_dataset
-
-    return write_dataset(
-        tmp_path_factory.mktemp("data") / "parts",
-        num_train=16,
-        num_test_normal=4,
-        num_per_defect=3,
-        seed=1,
-        size=TINY,
-    )
+    return draw_parts(tmp_path_factory.mktemp("data") / "parts")
 
 
 @pytest.fixture(scope="session")
-def _trained_template(
-    new_database: Callable[..., Database], _template: Database, parts: Path, settings: Settings
-) -> Database:
-    from pgdefect.usecases.ingest import ingest
-    from pgdefect.usecases.inspect.inspect import inspect
-    from pgdefect.usecases.train.options import TrainOptions
-    from pgdefect.usecases.train.train import train
-
-    database = new_database(_template)
-    ingest(database, parts, "parts")
-    # Expectations of where nine tiny defects are found were written without whitening: with it one
-    # more of them lies beside the region that is named. (Of 27, four do with it and five without.)
-    # Of six seeds five tell all nine from normal parts; 0 does not.
-    train(database, settings, "parts", TrainOptions(image_size=TINY, whiten=0.0, seed=2))
-    inspect(database, settings, "parts", split="test")
+def _trained_template(new_database: Callable[..., Database], parts: Path) -> Database:
+    database = new_database()
+    restore_template(database, "trained", parts)
     return database
 
 

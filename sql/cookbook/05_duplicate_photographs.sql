@@ -1,5 +1,5 @@
 -- Question: which photographs are there twice?
--- Answer:   "same file" has the same sha256; "same picture" was saved anew: its embedding is
+-- Answer:   "same file" has the same sha256; "same picture" was saved again: its embedding is
 --           within the distance. If one of a pair is in training and the other in test, the
 --           figures flatter.
 -- Set:      distance (0.0001), how_many (200 newest images are looked up)

@@ -1,5 +1,5 @@
 -- Question: which known defect types has the active bank never been shown?
--- Answer:   nobody knows whether it finds them. Inspect those images with it (pgdefect inspect),
+-- Answer:   whether it finds them is not known. Inspect those images with it (pgdefect inspect),
 --           then ask again what it finds.
 WITH types AS (
     SELECT i.category, i.known_defect_type, count(*) AS images,

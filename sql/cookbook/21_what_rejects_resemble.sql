@@ -1,4 +1,4 @@
--- Question: what are the rejects that nobody has looked at most like?
+-- Question: what are the rejects that were never reviewed most like?
 -- Answer:   for each the nearest image of known defect type. A small distance says what it
 --           probably is; the large ones at the end are like nothing known: look at those.
 -- Set:      how_many (20)

@@ -24,14 +24,17 @@ BEGIN
     SELECT * INTO inspected_image FROM pgdefect.image i WHERE i.id = inspected.image_id;
     SELECT x.rows, x.cols, x.preprocessing INTO grid FROM pgdefect.extractor x
     JOIN pgdefect.detector d ON d.extractor_id = x.id WHERE d.id = inspected.detector_id;
+    -- Unnested, the map is unpacked once and not again for each of its cells.
     RETURN QUERY
-        SELECT (y - 1)::smallint, (x - 1)::smallint, inspected.anomaly_map[y][x],
-               inspected.anomaly_map[y][x] > inspected.threshold,
-               defect.patch_box(y - 1, x - 1, grid.rows, grid.cols, inspected_image.height,
+        SELECT cell.row::smallint, cell.col::smallint, cell.score, cell.score > inspected.threshold,
+               defect.patch_box(cell.row, cell.col, grid.rows, grid.cols, inspected_image.height,
                                 inspected_image.width, grid.preprocessing)
-        FROM generate_subscripts(inspected.anomaly_map, 1) y,
-             generate_subscripts(inspected.anomaly_map, 2) x
-        ORDER BY y, x;
+        FROM (
+            SELECT ((u.n - 1) / array_length(inspected.anomaly_map, 2))::integer AS row,
+                   ((u.n - 1) % array_length(inspected.anomaly_map, 2))::integer AS col, u.score
+            FROM unnest(inspected.anomaly_map) WITH ORDINALITY u (score, n)
+        ) cell
+        ORDER BY cell.row, cell.col;
 END
 $$;
 

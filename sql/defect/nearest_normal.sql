@@ -46,11 +46,11 @@ BEGIN
                END,
                p.position, r.path || '/' || i.path
         FROM (
-            SELECT (y - 1)::smallint AS row, (x - 1)::smallint AS col,
-                   inspected.anomaly_map[y][x] AS score,
-                   inspected.nearest_positions[y][x] AS nearest
-            FROM generate_subscripts(inspected.anomaly_map, 1) y,
-                 generate_subscripts(inspected.anomaly_map, 2) x
+            SELECT ((u.n - 1) / array_length(inspected.anomaly_map, 2))::smallint AS row,
+                   ((u.n - 1) % array_length(inspected.anomaly_map, 2))::smallint AS col,
+                   u.score, u.nearest
+            FROM unnest(inspected.anomaly_map, inspected.nearest_positions)
+                 WITH ORDINALITY u (score, nearest, n)
         ) c
         JOIN pgdefect.memory_bank_patch p
             ON p.bank_id = inspected.detector_id AND p.position = c.nearest

@@ -17,11 +17,11 @@ BEGIN
     RETURN CASE WHEN total > 0 THEN ARRAY[
         CASE WHEN count > 0 THEN
             pgdefect.beta_quantile((1 - 0.95::double precision) / 2,
-                                   count::integer, (total - count + 1)::integer)
+                                   count, total::double precision - count + 1)
         ELSE 0 END,
         CASE WHEN count < total THEN
             pgdefect.beta_quantile((1 + 0.95::double precision) / 2,
-                                   (count + 1)::integer, (total - count)::integer)
+                                   count::double precision + 1, total - count)
         ELSE 1 END
     ] END;
 END

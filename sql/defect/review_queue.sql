@@ -1,7 +1,7 @@
 -- Which images a person should look at first: those where a review would help most.
 --
 -- Four reasons, each between 0 and 1:
---   near_threshold  nobody has said what it is, and the score lies near the threshold:
+--   near_threshold  not reviewed and without a label, and the score lies near the threshold:
 --                   1 - 4 |normalized_score - 0.5|, so 1 at the threshold, 0 at the score of
 --                   an ordinary normal image
 --   vote_doubt      its defect type is not known, and its neighbors disagree: 1 - support / k;

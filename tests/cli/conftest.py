@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from psycopg import sql
 from pgdefect.cli.main import run
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.server.embedded import EmbeddedServer
+from tests.places import short_folder
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,8 @@ def own_files(trained: Database, parts: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
     """A short directory that Postgres' own user can enter, for a server of one's own."""
-    folder = Path(tempfile.mkdtemp(prefix="pgdefect-cli-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    EmbeddedServer(folder / "data").stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        yield folder
 
 
 def bundled_path() -> str:

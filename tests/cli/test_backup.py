@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pgdefect.db.connection.engine import Database
-from pgdefect.db.server.embedded import EmbeddedServer
+from tests.places import short_folder
 
 from .conftest import Cli, contents
+
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture
 def new_place() -> Iterator[Path]:
     """As `place`, with nothing in it and gone after the test."""
-    folder = Path(tempfile.mkdtemp(prefix="pgdefect-cli-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    EmbeddedServer(folder / "data").stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        yield folder
 
 
 def test_a_backup_and_its_restoration_say_what_they_did(

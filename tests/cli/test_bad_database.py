@@ -108,7 +108,7 @@ def test_a_training_under_way_is_not_disturbed(cli: Cli, trained: Database) -> N
     with trained.lock("training of parts"):
         result = cli(trained, "train", "parts", *TINY)
     assert result.code == 1
-    assert "training of parts is under way" in result.error
+    assert "training of parts is running" in result.error
 
 
 def test_errors_show_where_they_come_from_only_with_verbose(cli: Cli, trained: Database) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from pgdefect.db.connection.engine import Database
 
 from .conftest import PROGRAM, Cli, bundled_path
+
+pytestmark = pytest.mark.server
 
 
 def test_db_upgrade_and_check(good: Cli, cli: Cli, empty_database: Database) -> None:

@@ -19,6 +19,8 @@ from pgdefect.db.connection.engine import Database
 
 from .conftest import PROGRAM, Cli, bundled_path, value
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_version(cli: Cli) -> None:
         (["--nonsense"], "--nonsense"),
         (["ingest"], "path"),
     ],
-    ids=" ".join,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_wrong_words_are_named_with_exit_code_2(cli: Cli, arguments: list[str], named: str) -> None:
     for prefix in ([], ["--verbose"]):

@@ -16,6 +16,8 @@ from pgdefect.db.connection.engine import Database
 
 from .conftest import Cli, Program, contents, start, value
 
+pytestmark = pytest.mark.slow
+
 # Runs a command once for each stage named on the command line. Where the stage begins it
 # says so and sleeps, for the test to send its signal; before each it waits for an empty line.
 # One process serves all stages, so that torch is imported only once.

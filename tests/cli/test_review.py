@@ -29,7 +29,7 @@ def test_a_review_is_kept_and_listed(trained: Database, good: Cli, parts: Path) 
     assert (again["label_before"], again["defect_type_before"]) == ("anomalous", "scratch")
     other = good(trained, "review", "--history", "stain/000.png")
     assert other.out == ""
-    assert "nobody has reviewed" in other.err
+    assert "has not been reviewed yet" in other.err
 
 
 def test_a_reviewed_label_is_shown_and_searched_by(trained: Database, good: Cli) -> None:

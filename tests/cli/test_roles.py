@@ -141,7 +141,7 @@ def test_a_reader_looks_at_everything_and_changes_nothing(
     ):
         result = cli(analyst, *words)
         assert result.code == 1, words
-        assert re.search("only reads|may not do that|only the owner", result.error), words
+        assert re.search("read-only|may not do that|only the owner", result.error), words
     assert contents(line) == before
     analyst.dispose()
 

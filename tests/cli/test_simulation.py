@@ -199,7 +199,7 @@ def test_remove_asks_and_then_takes_rows_and_files(
     assert before["image"] - after["image"] == 12
     assert before["inspection"] - after["inspection"] == 12
     assert before["image_root"] - after["image_root"] == 1
-    assert "nothing hangs on it" in good(trained, "simulate", "parts", "--remove", "--yes").out
+    assert "nothing depends on it" in good(trained, "simulate", "parts", "--remove", "--yes").out
 
 
 # -- what fails ------------------------------------------------------------------------------

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -19,6 +17,9 @@ from soak.faults import Begin, Fault, Moment, kill_at
 from soak.lane import Command, Lane, Place, forker
 from soak.run import Job, Result, jobs_of, run_job
 from soak.state import differences
+from tests.places import short_folder
+
+pytestmark = pytest.mark.server
 
 IMAGES = 300
 [INGEST] = [case for case in CASES if case.name == "ingest"]
@@ -26,9 +27,8 @@ IMAGES = 300
 
 @pytest.fixture(scope="module")
 def lane() -> Iterator[Lane]:
-    with tempfile.TemporaryDirectory(prefix="pgdefect-soak-", dir="/tmp") as folder:
-        Path(folder).chmod(0o755)
-        lane = Lane(Path(folder) / "lane", forker(heavy=False))
+    with short_folder() as folder:
+        lane = Lane(folder / "lane", forker(heavy=False))
         lane.folder.mkdir()
         lane.folder.chmod(0o755)
         lane.start()

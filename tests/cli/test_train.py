@@ -14,6 +14,8 @@ from pgdefect.usecases.train.options import TrainOptions
 
 from .conftest import TINY, Cli, contents, named, value
 
+pytestmark = pytest.mark.train
+
 
 def test_the_memory_bank_has_no_more_vectors_than_asked_for(good: Cli, trained: Database) -> None:
     [report] = good(trained, "train", "parts", *TINY, "--max-vectors", "30", "--json").json

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from pgdefect.db.backup.restore import restore
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.schema.schema import check, upgrade
 from pgdefect.db.server.embedded import EmbeddedServer
+from tests.places import short_folder
 
 ANSWERS = """
     SELECT 'similar', s.rank::text, s.distance::text, s.path
@@ -188,7 +187,7 @@ def test_two_backups_to_one_file(database: Database, tmp_path: Path) -> None:
     path = tmp_path / "a.dump"
     # What a killed run left is written over; what another run writes is not.
     other = Database(database.url)
-    with backup_module._draft(path), pytest.raises(Busy, match="is under way"):
+    with backup_module._draft(path), pytest.raises(Busy, match="is running"):
         backup(other, path)
     other.dispose()
     (tmp_path / ".a.dump.part").write_bytes(b"x" * 100_000)
@@ -381,11 +380,8 @@ def test_the_server_is_killed(place_of_my_own: Path, dump: Path) -> None:
 @pytest.fixture
 def place_of_my_own() -> Iterator[Path]:
     """A short directory that Postgres' own user can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="pgdefect-backup-", dir="/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    EmbeddedServer(folder / "data").stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        yield folder
 
 
 # -- programs and passwords ----------------------------------------------------------------

@@ -383,7 +383,7 @@ def test_second_training_of_a_category_is_told_who_is_at_it_since_when(shop: Sho
             "WHERE application_name = 'training of parts' AND datname = current_database()"
         ).fetchone()
         assert row is not None
-        with pytest.raises(Busy, match="training of parts is under way since") as caught:
+        with pytest.raises(Busy, match="training of parts is running since") as caught:
             train(shop.database, Settings(), "parts", TrainOptions())
         assert f"(login {row[3]}, server process {row[0]})" in str(caught.value)
         assert row[1] <= since(caught.value) <= row[2]

@@ -519,7 +519,7 @@ def test_category_trained_while_it_is_deleted_is_a_conflict(database: Database) 
     store(database, "parts", extractor_id, bank, progress)
     thread.join()
     assert len(outcome) == 1
-    assert "trained meanwhile; delete it again" in str(outcome[0])
+    assert "trained in the meantime; delete it again" in str(outcome[0])
     assert len(images_of(database, "parts")) == 3
     delete_category(database, "parts")
     assert set(totals(database)) == {0}

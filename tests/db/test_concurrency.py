@@ -193,7 +193,7 @@ def test_two_trainings_of_one_category_at_once(trained: Database, settings: Sett
         first = pool.submit(train, one, settings, "parts", options, progress=progress)
         try:
             wait_until(lambda: under_way.is_set() or first.done())
-            with pytest.raises(Busy, match=r"^training of parts is under way since 20\d\d-"):
+            with pytest.raises(Busy, match=r"^training of parts is running since 20\d\d-"):
                 train(other, settings, "parts", options)
         finally:
             go_on.set()

@@ -30,6 +30,8 @@ from pgdefect.db.schema.schema import check, newest_revision, require_current
 from pgdefect.usecases.doctor import examine
 from pgdefect.usecases.inspect.inspect import inspect
 
+pytestmark = pytest.mark.slow
+
 DUMPS = Path(__file__).parent / "dumps"
 VERSIONS = sorted(path.name.partition(".")[0] for path in DUMPS.glob("*.dump.gz"))
 SAYS_VERSION = {"alembic_version", "sql_file"}

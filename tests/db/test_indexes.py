@@ -241,7 +241,7 @@ def test_two_do_not_build_the_same(trained: Database) -> None:
     other = Database(trained.url)
     with (
         other.lock("building indexes"),
-        pytest.raises(Busy, match="building indexes is under way since"),
+        pytest.raises(Busy, match="building indexes is running since"),
     ):
         upgrade(trained)
     other.dispose()

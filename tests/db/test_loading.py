@@ -153,6 +153,6 @@ def test_what_cannot_be_loaded_is_refused(database: Database) -> None:
         load_image_embeddings(database, extractor, ids + 100, vectors)
     with (
         database.lock(f"loading embeddings of extractor {extractor}"),
-        pytest.raises(Busy, match="is under way"),
+        pytest.raises(Busy, match="is running"),
     ):
         load_image_embeddings(database, extractor, ids, vectors)

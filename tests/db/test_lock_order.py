@@ -49,6 +49,8 @@ from pgdefect.usecases.inspect.inspector import Judged
 from pgdefect.usecases.threshold import change_threshold
 from pgdefect.vision.images.image import ImageFile
 
+pytestmark = pytest.mark.slow
+
 DIM = 8
 GRID = (2, 2)
 WAIT = 120.0

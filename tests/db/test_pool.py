@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +24,8 @@ from pgdefect.core.errors import (
     Busy,
     Conflict,
     NoConnectionFree,
-    ServerRecovers,
-    Undone,
+    ServerStarting,
+    TransactionRolledBack,
     UsageError,
 )
 from pgdefect.db.connection import engine
@@ -43,6 +42,7 @@ from pgdefect.usecases.search.search import Query, SearchOptions, search
 from pgdefect.usecases.threshold import change_threshold
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.train import train
+from tests.places import short_folder
 
 WAIT = 120.0
 """Seconds after which a test gives up; nothing here is expected to take long."""
@@ -130,7 +130,7 @@ def test_a_server_that_stays_in_recovery_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(psycopg, "connect", refuse)
     monkeypatch.setattr(engine, "RECOVERY", 0.25)
-    with pytest.raises(ServerRecovers, match=r"lets nobody in yet: .*in recovery mode"):
+    with pytest.raises(ServerStarting, match=r"not accepting connections yet: .*recovery mode"):
         Database("postgresql://somebody@somewhere/parts").connect().__enter__()
     assert len(asked) > 2
 
@@ -219,10 +219,8 @@ def assert_no_slot(database: Database, words: str | None) -> None:
 
 
 def test_server_with_all_connections_taken(capfd: pytest.CaptureFixture[str]) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
-    folder.chmod(0o755)
-    server = EmbeddedServer(folder / "data")
-    try:
+    with short_folder() as folder:
+        server = EmbeddedServer(folder / "data")
         server.start()
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET max_connections = 4")
@@ -238,9 +236,6 @@ def test_server_with_all_connections_taken(capfd: pytest.CaptureFixture[str]) ->
         finally:
             for holder in holders:
                 holder.close()
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
 
 
 # -- work that is undone -------------------------------------------------------------------
@@ -271,7 +266,7 @@ def crosswise(transaction: Callable[[Callable[[Connection], None]], None]) -> li
 
         try:
             transaction(lock)
-        except Undone:
+        except TransactionRolledBack:
             return -attempts
         return attempts
 
@@ -316,8 +311,8 @@ def test_transaction_whose_snapshot_is_overtaken_is_done_again(database: Databas
 @pytest.mark.parametrize(
     ("state", "error", "attempts"),
     [
-        ("40P01", Undone, ATTEMPTS),
-        ("40001", Undone, ATTEMPTS),
+        ("40P01", TransactionRolledBack, ATTEMPTS),
+        ("40001", TransactionRolledBack, ATTEMPTS),
         ("55P03", Busy, 1),
         ("PD409", Conflict, 1),
     ],
@@ -339,7 +334,7 @@ def test_attempts_come_to_an_end(
     with pytest.raises(error) as caught:
         database.transact(work)
     assert len(tried) == attempts
-    if error is Undone:
+    if error is TransactionRolledBack:
         assert "Nothing of it was stored; run the command again" in str(caught.value)
     with database.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pgdefect.category")) == 0
@@ -357,7 +352,7 @@ def test_pauses_are_random_and_grow(database: Database, monkeypatch: pytest.Monk
     def work(connection: Connection) -> None:
         connection.exec_driver_sql("DO $$ BEGIN RAISE 'no' USING ERRCODE = '40P01'; END $$")
 
-    with pytest.raises(Undone):
+    with pytest.raises(TransactionRolledBack):
         database.transact(work)
     assert [low for low, _ in asked] == [0.0] * (ATTEMPTS - 1)
     assert [high for _, high in asked] == [engine.PAUSE * 2**n for n in range(ATTEMPTS - 1)]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rows import add_extractor, add_images, memory_bank, store, unit_vectors
+from scipy import stats
 from sqlalchemy import Connection, text
 
 from pgdefect.core import thresholds
@@ -145,11 +146,74 @@ def test_score_center_is_python_s(line: Line, threshold: float) -> None:
     assert found == thresholds.center_below(threshold, float(np.median(HELD_OUT)))
 
 
-@pytest.mark.parametrize(("count", "total"), [(0, 5), (5, 5), (1, 7), (33, 4096), (4000, 4096)])
+RATES = [
+    (0, 5),
+    (5, 5),
+    (1, 7),
+    (33, 4096),
+    (4000, 4096),
+    (300_000, 10**6),
+    (1, 10**9),
+    (5, 2**63 - 1),
+]
+
+
+@pytest.mark.parametrize(("count", "total"), RATES)
 def test_rate_interval_is_python_s(line: Line, count: int, total: int) -> None:
     found = line.value("SELECT defect.rate_interval(%s, %s)", count, total)
-    assert found == pytest.approx(thresholds.rate_interval(count, total), abs=1e-9)
+    assert found == pytest.approx(thresholds.rate_interval(count, total), rel=1e-10, abs=1e-15)
     assert line.value("SELECT defect.rate_interval(0, 0)") is None
+
+
+def test_quantiles_in_sql_are_python_s(line: Line) -> None:
+    sizes = [1, 2, 3, 10, 500, 12_345, 10**6, 10**9]
+    asked = [(p, a, b) for p in (1e-6, 0.025, 0.5, 0.975) for a in sizes for b in sizes]
+    found = line.rows(
+        "SELECT pgdefect.beta_quantile(p, a, b) "
+        "FROM unnest(%s::float8[], %s::float8[], %s::float8[]) "
+        "WITH ORDINALITY u(p, a, b, n) ORDER BY n",
+        *map(list, zip(*asked, strict=True)),
+    )
+    expected = [thresholds.beta_quantile(*one) for one in asked]
+    assert [x for (x,) in found] == pytest.approx(expected, rel=1e-10)
+
+
+def fisher(line: Line, *counts: int) -> Any:
+    return line.value("SELECT defect.fisher_p(%s, %s, %s, %s)", *counts)
+
+
+def test_fisher_p_is_scipys(line: Line) -> None:
+    assert fisher(line, 7, 20, 0, 16) == pytest.approx(0.0106568532, rel=1e-8)
+    rng = np.random.default_rng(5)
+    for n in range(400):
+        size = [3, 12, 60, 900, 30_000, 10**6][n % 6]
+        totals = rng.integers(0, size + 1, 2)
+        rate = rng.random()
+        # Near enough to one rate that p is not always 0.
+        rates = np.clip([rate, rate + rng.normal() / (1 + size) ** 0.5], 0, 1)
+        hits = rng.binomial(totals, rates)
+        table = np.stack([hits, totals - hits], axis=1)
+        found = fisher(line, *map(int, (hits[0], totals[0], hits[1], totals[1])))
+        expected = stats.fisher_exact(table).pvalue
+        assert found == pytest.approx(expected, rel=1e-8, abs=1e-250), table
+
+
+def test_fisher_p_of_large_groups_is_the_chi_square_tests(line: Line) -> None:
+    """Beyond what is added term by term; with Yates's correction the two agree to 1 / size."""
+    for hits, total, more in ((3 * 10**8, 10**9, 10_000), (3 * 10**13, 10**14, 10**7)):
+        table = [[hits, total - hits], [hits + more, total - hits - more]]
+        expected = stats.chi2_contingency(table, correction=True).pvalue
+        assert fisher(line, hits, total, hits + more, total) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "p"),
+    [((0, 0, 0, 0), 1.0), ((0, 0, 5, 9), 1.0), ((3, 3, 4, 4), 1.0), ((0, 9, 0, 4), 1.0)],
+)
+def test_fisher_p_is_one_where_nothing_could_differ(
+    line: Line, counts: tuple[int, ...], p: float
+) -> None:
+    assert fisher(line, *counts) == p
 
 
 @pytest.mark.parametrize(
@@ -165,6 +229,9 @@ def test_rate_interval_is_python_s(line: Line, count: int, total: int) -> None:
         ("defect.image_auroc(NULL)", "PD404", "there is no detector NULL"),
         ("defect.rate_interval(5, 3)", "PD400", "5 of 3 is no share"),
         ("defect.rate_interval(-1, 3)", "PD400", "-1 of 3 is no share"),
+        ("defect.fisher_p(5, 3, 1, 2)", "PD400", "5 of 3 and 1 of 2 are no two shares"),
+        ("defect.fisher_p(1, 3, -1, 2)", "PD400", "-1 of 2 are no two shares"),
+        ("defect.fisher_p(1, 3, 1, 9223372036854775807)", "PD400", "too large to compare"),
     ],
 )
 def test_what_makes_no_sense_is_refused(line: Line, call: str, code: str, said: str) -> None:

@@ -21,6 +21,8 @@ from sqlalchemy import text
 from pgdefect.core.errors import DatabaseUnavailable
 from pgdefect.db.connection.engine import Database
 
+pytestmark = pytest.mark.server
+
 SECRET = "hunter2-xyzzy"
 SSL_REQUEST = struct.pack(">ii", 8, 80877103)
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and what starts without the heavy libraries.
+"""Who may import whom.
 
 The rule is drawn in CONTRIBUTING.md ("Architecture"): each package ("room") may import the ones
 that `MAY_IMPORT` names, all of which stand below it. `vision` and `db` never meet. The command
@@ -9,8 +9,6 @@ but never `vision`, except to list the backbone registry.
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ from pathlib import Path
 import pytest
 
 import pgdefect
-from pgdefect.db.connection.engine import Database
 
 SOURCE = Path(pgdefect.__file__).parent
 VISION = {"core", "vision/images", "vision/networks"}
@@ -269,56 +266,3 @@ def test_heavy_libraries_stay_in_one_or_two_modules_inside_functions(library: st
 def test_only_the_command_line_prints() -> None:
     users = {i.layer for i in IMPORTS if i.module.split(".")[0] in ("typer", "click", "rich")}
     assert users == {"cli"}
-
-
-# -- what really is loaded ---------------------------------------------------------------
-
-LOADED = """
-import sys
-from pgdefect.cli.main import run
-code = run(sys.argv[1:])
-sys.stdout.flush()
-names = {name.split(".")[0] for name in sys.modules}
-print(code, *sorted(names), sep="\\n", file=sys.stderr)
-"""
-
-
-def loaded_by(*arguments: object) -> set[str]:
-    """The top-level modules that a successful command has loaded, in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    lines = done.stderr.splitlines()
-    start = next(n for n, line in enumerate(lines) if line.isdigit())
-    assert lines[start] == "0", done.stderr
-    return set(lines[start + 1 :])
-
-
-def test_help_loads_next_to_nothing() -> None:
-    loaded = loaded_by("--help")
-    assert not loaded & (HEAVY | {"numpy", "sqlalchemy", "psycopg", "PIL", "openvino", "alembic"})
-
-
-def test_importing_the_package_loads_next_to_nothing() -> None:
-    code = "import sys, pgdefect; print(*{name.split('.')[0] for name in sys.modules})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    loaded = set(done.stdout.split())
-    assert "pgdefect" in loaded
-    assert not loaded & (HEAVY | {"numpy", "sqlalchemy", "psycopg", "PIL", "openvino", "typer"})
-
-
-def test_queries_and_inspections_load_no_training_library(trained: Database, parts: Path) -> None:
-    url = ("--database-url", trained.url)
-    assert not loaded_by(*url, "categories") & (HEAVY | {"openvino", "PIL"})
-    assert not loaded_by(*url, "doctor") & (HEAVY | {"openvino", "PIL"})
-    assert not loaded_by(*url, "db", "role", "list") & (HEAVY | {"openvino", "PIL", "numpy"})
-    assert not loaded_by(*url, "search", "--patch", "1:0") & HEAVY
-    image = parts / "test/chip/000.png"
-    assert not loaded_by(*url, "inspect", image, "--category", "parts") & HEAVY
-    assert not loaded_by(*url, "search", image) & HEAVY
-    assert not loaded_by(*url, "ingest", parts, "--category", "parts") & HEAVY

@@ -156,14 +156,14 @@ def cut_off(
 def begin(folder: Path, error: BaseException | None = None) -> None:
     """A training that is cut off after two batches of two images."""
     with cut_off(folder, error) as spool:
-        for n in range(len(spool.taken_up), 2):
+        for n in range(len(spool.resumed), 2):
             spool.append(IMAGES[2 * n : 2 * n + 2], {"batch": n})
 
 
-def taken_up(folder: Path, key: SpoolKey = KEY) -> list[int]:
+def resumed(folder: Path, key: SpoolKey = KEY) -> list[int]:
     """What another with the key finds there, with the patches as they were appended."""
     with cut_off(folder, key=key) as spool:
-        found = [entry["batch"] for entry in spool.taken_up]
+        found = [entry["batch"] for entry in spool.resumed]
         assert spool.grids == [(2, 3)] * (2 * len(found))
         np.testing.assert_array_equal(
             spool.patches_of(0, 2 * len(found)),
@@ -176,7 +176,7 @@ def test_a_spool_that_lost_the_database_is_taken_up(tmp_path: Path) -> None:
     begin(tmp_path)
     with PatchSpool(tmp_path, "half", KEY) as spool:
         spool.allocate(5 * 6, 4)
-        assert spool.taken_up == [{"batch": 0}, {"batch": 1}]
+        assert spool.resumed == [{"batch": 0}, {"batch": 1}]
         spool.append(IMAGES[4:], {"batch": 2})
         np.testing.assert_array_equal(
             spool.patches_of(0, 5), IMAGES.astype(np.float16).reshape(30, 4)
@@ -203,11 +203,11 @@ def test_a_torn_journal_is_good_up_to_the_batch_before(tmp_path: Path, lost: int
     whole = journal.read_bytes()
     last = len(whole.splitlines(keepends=True)[1])
     journal.write_bytes(whole[: len(whole) - min(lost, last)])
-    assert taken_up(tmp_path) == [0]
+    assert resumed(tmp_path) == [0]
     # What was torn is cut off: the next batch is not written behind it.
     begin(tmp_path)
     assert journal.read_bytes() == whole
-    assert taken_up(tmp_path) == [0, 1]
+    assert resumed(tmp_path) == [0, 1]
 
 
 def test_patches_that_a_power_cut_lost_are_not_taken_up(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_patches_that_a_power_cut_lost_are_not_taken_up(tmp_path: Path) -> None:
     with (spool / "patches").open("r+b") as file:
         file.seek(2 * 6 * 4 * 2)
         file.write(bytes(48))
-    assert taken_up(tmp_path) == [0]
+    assert resumed(tmp_path) == [0]
 
 
 @pytest.mark.parametrize("size", [0, 100])
@@ -225,13 +225,13 @@ def test_a_spool_of_another_size_is_begun_again(tmp_path: Path, size: int) -> No
     [spool] = tmp_path.iterdir()
     with (spool / "patches").open("r+b") as file:
         file.truncate(size)
-    assert taken_up(tmp_path) == []
+    assert resumed(tmp_path) == []
 
 
 def test_a_stale_spool_goes_and_that_of_another_subject_stays(tmp_path: Path) -> None:
     begin(tmp_path)
     other = SpoolKey("c3" * 32, KEY.content)
-    assert taken_up(tmp_path, other) == []
+    assert resumed(tmp_path, other) == []
     assert {p.name for p in tmp_path.iterdir()} == {KEY.folder_name, other.folder_name}
     with PatchSpool(tmp_path, "half", SpoolKey(KEY.subject, "d4" * 32)):
         pass
@@ -255,7 +255,7 @@ def test_two_trainings_do_not_share_a_spool(tmp_path: Path) -> None:
     with PatchSpool(tmp_path, "half", KEY) as first, PatchSpool(tmp_path, "half", KEY) as second:
         for spool, batches in ((first, 2), (second, 0)):
             spool.allocate(5 * 6, 4)
-            assert len(spool.taken_up) == batches
+            assert len(spool.resumed) == batches
         second.append(IMAGES[1:3])
         np.testing.assert_array_equal(
             first.patches_of(0, 2), IMAGES[:2].astype(np.float16).reshape(-1, 4)

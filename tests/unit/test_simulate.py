@@ -58,7 +58,7 @@ def check(drawn: SimulatedDefect, image: NDArray[np.uint8], size: str, contrast:
     assert difference == pytest.approx(CONTRASTS[contrast], rel=0.1)  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("kind", "size", "contrast"), CELLS, ids="-".join)
+@pytest.mark.parametrize(("kind", "size", "contrast"), CELLS)
 def test_size_and_contrast_are_what_was_asked_for(kind: str, size: str, contrast: str) -> None:
     for number in range(3):
         image, _ = normal_part(number, (128, 160))

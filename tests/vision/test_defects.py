@@ -229,6 +229,7 @@ def test_a_detector_of_an_older_version_says_to_train_again(
     assert all(i.defect is None for i in report.inspections)
 
 
+@pytest.mark.train
 def test_the_second_look_is_torchs(trained: Database, settings: Settings, parts: Path) -> None:
     import timm
     import torch

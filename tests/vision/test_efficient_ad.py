@@ -58,6 +58,8 @@ from pgdefect.vision.images.preprocess import batches
 from pgdefect.vision.networks.extractor import Extractor, image_embeddings
 from tests.synthetic import write_dataset
 
+pytestmark = pytest.mark.train
+
 SIZE = (256, 256)
 TRAINED_ON = 7
 """Normal training images, enough for each of the three parts they are divided into."""

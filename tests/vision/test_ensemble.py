@@ -25,6 +25,8 @@ from pgdefect.vision.networks.extractor import Extractor
 from pgdefect.vision.patchcore.ensemble import build_ensemble, joined
 from pgdefect.vision.patchcore.patchcore import build_embedder
 
+pytestmark = pytest.mark.train
+
 TWO = "efficientnet_lite0+efficientnet_lite2"
 SIZE = (96, 96)
 

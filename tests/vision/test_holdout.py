@@ -27,6 +27,8 @@ from pgdefect.vision.images.image import load_image
 from pgdefect.vision.networks.extractor import Extractor
 from pgdefect.vision.patchcore.transform import apply_transform
 
+pytestmark = pytest.mark.train
+
 
 def an_image(number: int, group: str | None, content: int | None = None) -> StoredImage:
     path, content = f"{number}.png", f"{number if content is None else content:064x}"

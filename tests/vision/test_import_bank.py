@@ -28,6 +28,7 @@ from pgdefect.vision.patchcore.patchcore_inspection import Pooling, pooled_netwo
 
 torch = pytest.importorskip("torch")
 pytestmark = [
+    pytest.mark.train,
     pytest.mark.filterwarnings("ignore:::(torch|lightning|anomalib|timm|torchmetrics|torchvision)"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -36,6 +36,8 @@ from pgdefect.vision.networks.extractor import Extractor, image_embeddings
 from pgdefect.vision.patchcore import patchcore
 from pgdefect.vision.patchcore.transform import apply_transform
 
+pytestmark = pytest.mark.train
+
 OPTIONS = TrainOptions(image_size=(96, 96))
 SIZES = [(300, 300), (150, 300), (97, 211), (300, 133), (251, 251), (64, 200), (111, 37)]
 """Heights and widths, taken in turn."""

@@ -38,6 +38,7 @@ from pgdefect.vision.patchcore.anomalib_checkpoint import read_checkpoint
 
 torch = pytest.importorskip("torch")
 pytestmark = [
+    pytest.mark.train,
     pytest.mark.filterwarnings("ignore:::(torch|lightning|anomalib|timm|torchmetrics|torchvision)"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -30,6 +30,8 @@ from pgdefect.usecases.train.training_run import TrainingRun
 from soak.state import database_state
 from tests.synthetic import write_dataset
 
+pytestmark = pytest.mark.train
+
 OPTIONS = TrainOptions(image_size=(128, 128), batch_size=4)
 TRAIN_IMAGES, TEST_IMAGES = 14, 5
 
@@ -128,7 +130,7 @@ def spools(here: Settings) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "least", "taken_up"),
+    ("stage", "least", "resumed"),
     [("extract", 1, 3), ("extract", 8, 11), ("coreset", 1, 14), ("threshold", 1, 14),
      ("load", 1, 14), ("index", 1, 14)],
 )  # fmt: skip
@@ -138,15 +140,15 @@ def test_a_training_that_lost_the_database_is_taken_up(
     undisturbed: dict[str, tuple[int, str]],
     stage: str,
     least: int,
-    taken_up: int,
+    resumed: int,
 ) -> None:
     stop = cut_short(begun, here, stage, least)
     assert len(spools(here)) == 1
     report, extracted = again(begun, here)
-    assert (report.taken_up_images, report.extracted_images) == (taken_up, TRAIN_IMAGES)
+    assert (report.resumed_images, report.extracted_images) == (resumed, TRAIN_IMAGES)
     # No image was looked at twice, and batches are those of a training without a pause.
     assert [*stop.extracted, *extracted] == [3, 7, 11, 14]
-    assert not report.stored_before
+    assert not report.already_stored
     assert not spools(here)
     assert database_state(begun.url)[0] == undisturbed
 
@@ -158,13 +160,13 @@ def test_a_detector_that_was_stored_is_not_made_again(
     cut_short(begun, here, "embed", 0)
     assert count(begun, "pgdefect.detector") == detectors + 1
     report, extracted = again(begun, here)
-    assert report.stored_before
+    assert report.already_stored
     assert extracted == []
     assert report.training_images == report.held_out_images == TRAIN_IMAGES
     assert count(begun, "pgdefect.detector") == detectors + 1
     assert database_state(begun.url)[0] == undisturbed
     # Asked for once more, it is another version: nothing was cut short.
-    assert not again(begun, here)[0].stored_before
+    assert not again(begun, here)[0].already_stored
     assert count(begun, "pgdefect.detector") == detectors + 2
 
 
@@ -173,7 +175,7 @@ def test_other_options_make_another_detector_from_the_same_patches(
 ) -> None:
     cut_short(begun, here, "embed", 0)
     report, extracted = again(begun, here, coreset_ratio=0.2)
-    assert (report.stored_before, report.taken_up_images) == (False, TRAIN_IMAGES)
+    assert (report.already_stored, report.resumed_images) == (False, TRAIN_IMAGES)
     assert extracted == []
     assert count(begun, "pgdefect.detector", "settings->>'coreset_ratio' = '0.2'") == 1
 
@@ -210,7 +212,7 @@ def test_a_killed_command_is_taken_up_by_the_same_command(
     wait_until_idle(begun)
     capfd.readouterr()
     assert run(command) == 0
-    assert "wanted: took up 7 of 14 images extracted before" in capfd.readouterr().err.splitlines()
+    assert "wanted: reused 7 of 14 images extracted before" in capfd.readouterr().err.splitlines()
     assert not spools(here)
     assert database_state(begun.url)[0] == undisturbed
 
@@ -235,7 +237,7 @@ def test_what_patches_depend_on_makes_a_spool_stale(
 ) -> None:
     cut_short(begun, here, "extract", 8)
     report, extracted = again(begun, here, **changes)
-    assert report.taken_up_images == 0
+    assert report.resumed_images == 0
     assert extracted[0] == 3
     assert not spools(here)
 
@@ -255,7 +257,7 @@ def test_a_file_that_changed_makes_a_spool_stale(
     # It could not be read, and now it can: the bank has it, as without the pause.
     shutil.copy(pictures / "train/good/wide1.png", moved / "train/good/wide1.png")
     report, _ = again(begun, here)
-    assert (report.taken_up_images, report.failed) == (0, ())
+    assert (report.resumed_images, report.failed) == (0, ())
 
 
 def test_files_that_cannot_be_read_are_told_again(
@@ -272,7 +274,7 @@ def test_files_that_cannot_be_read_are_told_again(
         (moved / f"train/good/{name}.png").write_bytes(b"no picture")
     cut_short(begun, here, "extract", 5)
     report, _ = again(begun, here)
-    assert report.taken_up_images == 7
+    assert report.resumed_images == 7
     assert {Path(path).stem for path, _ in report.failed} == {"000", "005", "010"}
 
 
@@ -284,7 +286,7 @@ def test_training_in_two_places_at_once_is_busy_and_leaves_the_spool(
     with begun.lock("training of wanted"), pytest.raises(Busy, match="training of wanted"):
         again(begun, here)
     assert spools(here) == [spool]
-    assert again(begun, here)[0].taken_up_images == 11
+    assert again(begun, here)[0].resumed_images == 11
 
 
 def test_doctor_tells_of_what_was_left(begun: Database, here: Settings) -> None:
@@ -326,7 +328,7 @@ def test_the_spool_has_the_bank_bit_for_bit(begun: Database, here: Settings) -> 
         if disturbed:
             cut_short(begun, here, "extract", 8)
         report, _ = again(begun, here)
-        assert bool(report.taken_up_images) is disturbed
+        assert bool(report.resumed_images) is disturbed
         with begun.connect() as connection:
             rows = connection.execute(
                 text(

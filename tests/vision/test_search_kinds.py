@@ -20,6 +20,8 @@ from pgdefect.usecases.inspect.inspect import inspect
 from pgdefect.usecases.inspect.inspector import Inspector
 from pgdefect.vision.patchcore.transform import apply_transform
 
+pytestmark = pytest.mark.train
+
 
 def judge(
     database: Database, settings: Settings, paths: list[str], kind: SearchKind

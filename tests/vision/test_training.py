@@ -32,6 +32,8 @@ from pgdefect.vision.networks.extractor import Extractor
 from pgdefect.vision.patchcore import patchcore
 from pgdefect.vision.patchcore.transform import apply_transform
 
+pytestmark = pytest.mark.train
+
 TILES = Path(__file__).parents[3] / "shared/data/magnetic_tile"
 
 

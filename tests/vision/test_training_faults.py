@@ -27,6 +27,8 @@ from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.train import train
 from pgdefect.vision.patchcore import patchcore
 
+pytestmark = pytest.mark.train
+
 
 def test_too_few_images_are_refused_with_the_number(cells: Database, settings: Settings) -> None:
     def keep(number: int) -> None:
@@ -168,7 +170,7 @@ def test_missing_extra_is_named_with_the_command(
 
 @pytest.mark.parametrize("stage", ["extract", "coreset", "threshold", "load", "index"])
 def test_interrupted_training_leaves_everything_as_it_was(
-    cells: Database, settings: Settings, stage: str
+    cells: Database, settings: Settings, stage: str, default_interrupts: None
 ) -> None:
     def interrupt(at: str, done: int, total: int) -> None:
         if at == stage and done:
@@ -189,7 +191,7 @@ def test_interrupted_training_leaves_everything_as_it_was(
 def test_interrupted_export_of_a_new_extractor_leaves_none(
     cells: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(self: Any) -> None:
+    def interrupt(self: Any, cache_dir: Path | None) -> None:
         raise KeyboardInterrupt
 
     before = state(cells)

@@ -26,6 +26,8 @@ from pgdefect.vision.images.preprocess import Preprocessing
 from pgdefect.vision.networks.backbone import find_backbone
 from pgdefect.vision.patchcore import patchcore
 
+pytestmark = pytest.mark.train
+
 
 def embedder_with(weights: Path | None, backbone: str = "efficientnet_lite0") -> Any:
     chosen = find_backbone(backbone)

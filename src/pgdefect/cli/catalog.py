@@ -50,7 +50,7 @@ def ingest_command(
     ] = None,
     accept_changes: Annotated[
         bool,
-        typer.Option("--accept-changes", help="Take changed files anew and retire vanished ones."),
+        typer.Option("--accept-changes", help="Update changed files, retire vanished ones."),
     ] = False,
     then_inspect: Annotated[
         bool, typer.Option("--inspect", help="Then inspect the test images.")
@@ -119,7 +119,7 @@ def ingest_command(
                 note(f"  {word}: {name}")
         if report.changed or report.relabelled or report.vanished:
             note(
-                "  They were taken as they are now; what is gone is retired."
+                "  Updated to their current state; missing images were retired."
                 if report.accepted
                 else "  They were left as they are; --accept-changes takes the new state."
             )
@@ -251,7 +251,7 @@ def delete_command(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Delete a category, detector or image with what hangs on it.
+    """Delete a category, detector or image and everything that depends on it.
 
     Without --yes it only shows what would be deleted. Image files are never touched.
     """

@@ -47,7 +47,7 @@ class Context:
         except SchemaOutOfDate:
             if self.settings.database_url is not None:
                 raise
-            # The embedded server is ours alone: nobody else decides when it is upgraded.
+            # The embedded server is ours alone: so it is upgraded without asking.
             with progress_bars() as progress:
                 upgrade(database, progress=progress)
         return database

@@ -217,8 +217,8 @@ def restore_command(
 def upgrade_command(context: typer.Context, json: Json = False) -> None:
     """Create or update tables, functions and views, then build indexes that are not there.
 
-    The first is all or nothing. Large indexes are built afterwards, while others go on reading
-    and writing; if that is cut short, the same command goes on with it.
+    The first is all or nothing. Large indexes are built afterwards, while others keep reading
+    and writing; if that is interrupted, run the same command again.
     """
     from pgdefect.db.schema.schema import upgrade
 

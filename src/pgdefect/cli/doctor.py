@@ -1,4 +1,4 @@
-"""``pgdefect doctor``: what is wrong, and what mends it."""
+"""``pgdefect doctor``: what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def doctor_command(
         bool,
         typer.Option(
             "--fix",
-            help="Mend what is safe: statistics, dead rows, invalid and missing indexes, "
+            help="Fix what is safe: statistics, dead rows, invalid and missing indexes, "
             "orphaned tables, damaged copies of networks.",
         ),
     ] = False,
@@ -35,7 +35,7 @@ def doctor_command(
 ) -> None:
     """Look the database over: indexes, partitions, vectors, networks, memory, disk, rights.
 
-    Each finding says what it means and what mends it. Exit code 1 where there are faults;
+    Each finding says what it means and how to fix it. Exit code 1 where there are faults;
     warnings and notes are none.
     """
     from pgdefect.usecases.doctor import examine
@@ -47,7 +47,7 @@ def doctor_command(
     else:
         note(f"{report.server} at {report.database}")
         for one in report.fixed:
-            outcome = "mended" if one.error is None else f"could not be mended ({one.error})"
+            outcome = "fixed" if one.error is None else f"could not be fixed ({one.error})"
             typer.echo(f"{outcome}: {one.finding.check} {one.finding.subject}")
         for finding in report.findings:
             typer.echo(f"{finding.severity}: {finding.check}: {finding.subject}")

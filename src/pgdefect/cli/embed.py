@@ -26,7 +26,7 @@ def embed_command(
     """Make the embeddings that searches need: all that are missing, or of an older detector.
 
     Image embeddings of all images; defect embeddings and regions of anomalous ones, after
-    training anew or a review. Verdicts stay as they are.
+    a new training or a review. Verdicts stay as they are.
     """
     from pgdefect.usecases.inspect.embed import embed
 

@@ -228,7 +228,9 @@ def _print_tables(report: ExportReport, json: bool) -> None:
                 for t in report.tables
             ],
         )
-        if report.taken_up:
-            note(f"{report.category}: took up {', '.join(report.taken_up)}, written before")
+        if report.resumed:
+            note(
+                f"{report.category}: reused {', '.join(report.resumed)} from an interrupted export"
+            )
         note(f"{report.category}: written to {report.path} ({report.format})")
     failures(report.failed)

@@ -26,7 +26,7 @@ STAGES = {
     "prepare": "Reading training images",
     "teacher": "Measuring the teacher's features",
     "steps": "Training steps",
-    "scale": "Putting anomaly maps to scale",
+    "scale": "Normalizing anomaly maps",
     "export": "Exporting the network",
     "load": "Copying the memory bank",
     "index": "Building the HNSW index",

@@ -163,7 +163,7 @@ def _print_history(context: typer.Context, word: str, json: bool) -> None:
         print_json({"image_id": image.id, "path": image.path, "reviews": reviews})
         return
     if not reviews:
-        remark(f"nobody has reviewed image {image.id} yet ({image.path})")
+        remark(f"image {image.id} has not been reviewed yet ({image.path})")
         return
     print_table(
         ("since", "reviewer", "label", "defect type", "note"),

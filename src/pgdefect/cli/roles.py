@@ -183,7 +183,7 @@ def drop_command(context: typer.Context, name: Name) -> None:
     left = drop_login(current(context).database, name)
     typer.echo(f"{name} is dropped")
     if left:
-        note(f"{left} sessions of it go on until they end; an administrator may end them")
+        note(f"{left} of its sessions stay open until they end; an administrator can end them")
 
 
 def _password(name: str, generate: bool, no_password: bool) -> str | None:

@@ -25,7 +25,7 @@ def stats_command(
         bool, typer.Option("--full", help="Print statements in full, below the table.")
     ] = False,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Then begin counting anew, for all logins.")
+        bool, typer.Option("--reset", help="Then reset the counters, for all logins.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -63,7 +63,7 @@ def stats_command(
     if full:
         for number, one in enumerate(report.statements, 1):
             typer.echo(f"\n-- {number}: {one.calls:,} calls, {one.total_ms:.1f} ms\n{one.query}")
-    note(f"counted since {report.since}" + ("; from now on anew" if reset else ""))
+    note(f"counted since {report.since}" + ("; counters reset" if reset else ""))
     if report.hidden:
         note(
             f"{report.hidden} statements of other logins cannot be read; pg_read_all_stats would "

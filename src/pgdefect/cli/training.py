@@ -235,19 +235,19 @@ def _train_each(
 
 
 def _say_resumed(report: TrainReport | NetworkReport) -> None:
-    """What a training that was cut short had done."""
+    """What an interrupted training had done."""
     from pgdefect.usecases.train.train import TrainReport
 
     if not isinstance(report, TrainReport):
-        return  # EfficientAD begins anew
-    if report.stored_before:
+        return  # EfficientAD starts over
+    if report.already_stored:
         note(
-            f"{report.category}: the training that was cut short had stored detector "
+            f"{report.category}: the interrupted training had already stored detector "
             f"{report.detector_id}; what was left to do is done"
         )
-    elif report.taken_up_images:
+    elif report.resumed_images:
         note(
-            f"{report.category}: took up {report.taken_up_images:,} of "
+            f"{report.category}: reused {report.resumed_images:,} of "
             f"{report.extracted_images:,} images extracted before"
         )
 
@@ -258,7 +258,7 @@ def _trained(
     """Headings and rows of what trainings of one model made."""
     from pgdefect.usecases.train.train_network import NetworkReport
 
-    # One that was taken up may have skipped some.
+    # A resumed one may have skipped some.
     stages = max((list(report.seconds) for report in reports), key=len)
     rows: list[Sequence[Any]] = []
     for r in reports:

@@ -23,7 +23,7 @@
     └── DatabaseError
         ├── EmbeddedServerError       the embedded Postgres cannot be set up or started
         ├── DatabaseUnavailable       nothing answers at the URL
-        │   └── ServerRecovers        it lets nobody in yet
+        │   └── ServerStarting        it is starting or recovering
         ├── AuthenticationFailed
         ├── PermissionDenied          this login may not do that
         ├── UnsupportedServer         Postgres or pgvector is too old or missing
@@ -31,7 +31,7 @@
         ├── DatabaseFull              no space left, or not enough memory
         ├── NoConnectionFree          of the server's, or of those this process may have
         └── Busy                      another process holds the lock this needs
-            └── Undone                the server undid a transaction for the sake of others
+            └── TransactionRolledBack                a deadlock or serialization conflict; retry
 
 A message says what happened, the value received, and what to do. A driver's error
 is wrapped once and kept as ``__cause__``.
@@ -137,7 +137,7 @@ class DatabaseUnavailable(DatabaseError):
     pass
 
 
-class ServerRecovers(DatabaseUnavailable):
+class ServerStarting(DatabaseUnavailable):
     pass
 
 
@@ -169,5 +169,5 @@ class Busy(DatabaseError):
     pass
 
 
-class Undone(Busy):
+class TransactionRolledBack(Busy):
     """A deadlock, or rows that changed under a snapshot; the same again may well succeed."""

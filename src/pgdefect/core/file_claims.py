@@ -1,7 +1,7 @@
 """Files and folders that a process works in, told from those that a dead one left behind.
 
 A process claims what it works in by flock, which the kernel takes back from it however it ends;
-numbers of processes are given out again, and mean something else in the next container.
+PIDs are reused, and differ between containers.
 """
 
 from __future__ import annotations

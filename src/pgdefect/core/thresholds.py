@@ -47,6 +47,7 @@ Interval = tuple[float, float]
 Float64 = NDArray[np.float64]
 _ROUNDING = 1e-9
 """Taken off before rounding up, so that 100 × 0.58 is 58."""
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 @dataclass(frozen=True)
@@ -221,26 +222,72 @@ def rate_interval(count: int, total: int) -> Interval | None:
 def beta_quantile(probability: float, a: int, b: int) -> float:
     """The quantile of Beta(a, b) for whole a, b ≥ 1.
 
-    Its distribution function at x is the chance of a or more successes in a + b - 1 trials of
-    chance x; solved by bisection, summing the shorter tail.
+    Halley's iteration on Gauss-Legendre integrals of the density, counted from its peak and scaled
+    by it: no gamma function, no difference of large numbers, and the same time for a million
+    trials as for ten.
 
     Same rule in SQL: pgdefect.beta_quantile.
+
+    Args:
+        probability: between 0 and 1, both excluded.
+        a: successes + 1, or what else the first parameter counts.
+        b: the second parameter.
+
+    Returns:
+        The x with I_x(a, b) = probability, to about 1e-12 of its size.
+
+    Raises:
+        ValueError: a parameter lies outside its range.
     """
-    trials = a + b - 1
-    upper = b <= a
-    successes = np.arange(a, trials + 1) if upper else np.arange(0, a)
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1)))])
-    choose = logs[trials] - logs[successes] - logs[trials - successes]
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        x = 0.5 * (low + high)
-        terms = choose + successes * math.log(x) + (trials - successes) * math.log1p(-x)
-        tail = float(np.exp(terms.clip(-700.0)).sum())
-        if (tail if upper else 1.0 - tail) < probability:
-            low = x
+    if not (0.0 < probability < 1.0 and 1 <= a < math.inf and 1 <= b < math.inf):
+        raise ValueError(f"a quantile of Beta({a}, {b}) at {probability} is not defined")
+    if b == 1:
+        return math.exp(math.log(probability) / a)
+    if a == 1:
+        return -math.expm1(math.log1p(-probability) / b)
+    s, t = a - 1.0, b - 1.0
+    peak, rest = s / (s + t), t / (s + t)
+    low = -_reach(rest, peak, t, s)
+    high = _reach(peak, rest, s, t)
+    ends = low, high
+
+    def density(x: Float64) -> Float64:
+        u, v = x / peak, -x / rest
+        log = s * (np.log1p(u) - u) + t * (np.log1p(v) - v)
+        return np.exp(np.maximum(log, -700.0))
+
+    def area(start: float, stop: float) -> float:
+        half = 0.5 * (stop - start)
+        return half * float(_WEIGHTS @ density(start + half * (1.0 + _POINTS)))
+
+    total = area(low, 0.0) + area(0.0, high)
+    x = 0.0
+    for _ in range(60):
+        # The shorter tail is integrated: the difference from the whole would lose digits.
+        if probability > 0.5:
+            miss = (1.0 - probability) * total - area(x, ends[1])
         else:
-            high = x
-    return 0.5 * (low + high)
+            miss = area(ends[0], x) - probability * total
+        low, high = (x, high) if miss < 0 else (low, x)
+        slope = s / (peak + x) - t / (rest - x)
+        step = miss / float(density(np.array(x)))
+        step /= min(max(1.0 - 0.5 * step * slope, 0.5), 2.0)
+        following = x - step if low < x - step < high else 0.5 * (low + high)
+        step, x = abs(following - x), following
+        if step <= 1e-12 * min(peak + x, rest - x):
+            break
+    return peak + x
+
+
+def _reach(side: float, other: float, s: float, t: float) -> float:
+    """How far from the peak, away from 0, a Beta density falls to exp(-50) of it at most.
+
+    By ln(1 + u) - u ≤ -u² / (2 + 2u), and ≤ -u² / 2 for u < 0.
+    """
+    tail = 50.0 / s
+    return min(
+        side * (tail + math.sqrt(tail * (tail + 2.0))), other * min(1.0, math.sqrt(100.0 / t))
+    )
 
 
 def _threshold(

@@ -70,7 +70,7 @@ class ExtractorArtifact:
 
 @dataclass(frozen=True)
 class NetworkArtifact:
-    """An exported EfficientAD network, teacher and all; how it is prepared its extractor says.
+    """An exported EfficientAD network, teacher included; the extractor holds its preprocessing.
 
     A graph from `(n, 3, height, width)` to the image scores `(n,)`, the pixel of each, counted
     row by row over the input, `(n,)` int64, the anomaly maps `(n, rows, cols)` on the

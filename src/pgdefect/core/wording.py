@@ -86,7 +86,7 @@ def command(name: str, *arguments: Any, **options: Any) -> str:
 
 @contextmanager
 def speaking(spelling: Spelling) -> Iterator[None]:
-    """Messages made meanwhile, in any thread, are in that front end's spelling."""
+    """Messages made inside the block, in any thread, are in that front end's spelling."""
     global _spelling
     before, _spelling = _spelling, spelling
     try:

@@ -1,7 +1,7 @@
 """Pictures of an inspection, in NumPy and Pillow only.
 
 Arrays come in, arrays and Pillow images go out. Only `save_png` touches the disk.
-One color scale serves all pictures: it hangs on the detector's threshold, not on the
+One color scale serves all pictures: it depends on the detector's threshold, not on the
 range of the map at hand, so that a normal part looks calm beside an anomalous one.
 """
 

@@ -1,4 +1,4 @@
-"""Look a database and its files over: what is wrong, what it means, what mends it."""
+"""Check a database and its files: what is wrong, what it means, how to fix it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.doctor import contents, indexes, partitions, server
 from pgdefect.db.doctor.findings import SEVERITIES, Finding, fix_command, size
 from pgdefect.db.records.simulations import simulated_paths
+from pgdefect.vision.networks.export_cache import EXPORTS
 from pgdefect.vision.patchcore.patch_spool import KEPT_DAYS, leftovers
 
 Check = Callable[[Connection], Iterator[Finding]]
@@ -33,7 +34,7 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Fixed:
-    """What became of a finding that was to be mended; error is None where it was."""
+    """The outcome of a fix; error is None where it worked."""
 
     finding: Finding
     error: str | None
@@ -71,7 +72,7 @@ def examine(
     thorough: bool = False,
     files: bool = False,
 ) -> Examination:
-    """Run every check; with `fix`, mend what is safe to mend and look again.
+    """Run every check; with `fix`, fix what is safe to fix and check again.
 
     thorough: read large tables through as well. files: look for every image file, and for
     simulated pictures that no row names.
@@ -151,7 +152,7 @@ def _findings(
             with database.connect() as connection:
                 found += check(connection)
         except SchemaOutOfDate:
-            # The schema's own finding says so already.
+            # The schema's own finding reports it already.
             continue
         except DatabaseError as error:
             found.append(
@@ -239,19 +240,21 @@ def _put_back(database: Database, kind: str, number: int, content: bytes) -> Non
 
 def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Finding]:
     """Files in the cache that processes left which were killed: no living one holds them."""
-    drafts = [(path, False) for kind in CACHES for path in (folder / kind).glob("*.part")]
+    drafts = [
+        (path, False) for kind in (*CACHES, EXPORTS) for path in (folder / kind).glob("*.part")
+    ]
     for path, of_use in [*leftovers(folder), *drafts]:
         held = claim(path)
         if held is None:
             continue
         os.close(held)
-        what = f"{size(_disk_usage(path))} that a process left which was killed"
+        what = f"{size(_disk_usage(path))} left behind by a killed process"
         if of_use:
             yield Finding(
                 "note",
                 "leftover-files",
                 str(path),
-                f"{what}: patch embeddings that the same training takes up, if it is run again "
+                f"{what}: patch embeddings that the same training reuses when it is run again "
                 f"within {KEPT_DAYS} days",
                 f"pgdefect train CATEGORY; or rm -r {quote(str(path))}",
             )

@@ -51,7 +51,7 @@ _LOG = "^pg_logical_emit_message$"
 class Step(NamedTuple):
     """A statement, and a query that is true once it need not be run.
 
-    administrator: as a rule only a superuser or whoever may make roles can run it.
+    administrator: usually only a superuser or a role with CREATEROLE can run it.
     """
 
     statement: sql.Composed

@@ -201,7 +201,7 @@ def logins_of(connection: Connection) -> list[Login]:
 
 
 def drop_login(database: Database, name: str) -> int:
-    """Drop a reader's or writer's login and end its sessions; returns how many go on.
+    """Drop a reader's or writer's login and end its sessions; returns how many stay open.
 
     Raises:
         NotFound: it is no login of this database; the message lists those there are.

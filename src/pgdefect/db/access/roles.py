@@ -1,6 +1,6 @@
 """Who may do what: the roles reader and writer of one database, beside its owner.
 
-The owner is whoever owns the schema ``pgdefect``: the login that ran ``pgdefect db upgrade``.
+The owner is the role that owns the schema ``pgdefect``: the login that ran ``pgdefect db upgrade``.
 Reader and writer are roles without login, one pair per database, that logins become members
 of (`pgdefect.db.access.logins`). Roles belong to the cluster: no migration makes them, so that a
 dump restores where they do not exist; ``pgdefect db role`` makes them, when somebody asks for

@@ -65,7 +65,7 @@ def backup(
         UsageError: `path` exists and not `force`, or cannot be written; no pg_dump that is new
             enough is installed.
         NotFound: the database has no schema of pgdefect's.
-        Busy: another backup to `path` is under way, or a session holds a table for half a minute.
+        Busy: another backup to `path` is running, or a session holds a table for half a minute.
         DatabaseFull: no space is left for the file.
     """
     path = path.absolute()
@@ -132,7 +132,7 @@ def _draft(path: Path) -> Iterator[tuple[Path, int]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(f"another backup to {path} is under way; wait for it to end") from None
+            raise Busy(f"another backup to {path} is running; wait for it to end") from None
         try:
             os.fchmod(lock, 0o600)
             yield draft, lock

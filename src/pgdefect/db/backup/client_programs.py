@@ -91,7 +91,7 @@ def environment_for(database: Database) -> Iterator[dict[str, str]]:
     if "service" in parameters or "PGSERVICE" in environment:
         raise UsageError(
             f"the database URL has {', '.join(secrets)} beside a service, which pg_dump and psql "
-            "cannot be given out of others' sight; write them into the service file"
+            "cannot be passed without others seeing them; write them into the service file"
         )
     with scratch_folder(Path(tempfile.gettempdir()), "pgdefect-service-") as folder:
         file = folder / "service.conf"

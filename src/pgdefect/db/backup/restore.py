@@ -1,4 +1,4 @@
-"""Read a backup back: the whole of it in one transaction, so that nobody ever sees a part.
+"""Restore a backup in one transaction, so that no other session ever sees a part of it.
 
 Rows first, indexes last, then migrations up to the code's revision. Whatever ends it early, a
 failure, Ctrl-C, SIGKILL or a power cut, leaves the database as it was, and the same command can
@@ -82,7 +82,7 @@ def restore(
 
     A schema without rows counts as nothing. What is replaced is there again, untouched, where
     the restoration does not come to its end; until then others wait for it. The roles' grants
-    are given anew, where the database has them.
+    are granted again, where the database has them.
 
     Raises:
         BackupError: the file is no backup, is damaged, or is of a newer revision than the code.

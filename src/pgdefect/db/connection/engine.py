@@ -1,4 +1,4 @@
-"""Connections: the embedded server or the company's, checked once, errors in our words."""
+"""Connections to the embedded server or another one: checked once, driver errors mapped."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ MIN_PGVECTOR = (0, 8, 4)
 PATIENCE = 30.0
 """Seconds that a thread waits for one of the process's connections to be free."""
 SESSION_LIFE = 120.0
-"""Seconds after which a pooled session makes way for a new one. What a session has learned of
-tables and statements it never forgets, and in a process that inspects for weeks that adds up.
+"""Seconds after which a pooled session is replaced. A session never frees its caches of tables and
+statements, and in a process that inspects for weeks that adds up.
 """
 RECOVERY = 10.0
-"""Seconds that a server may take which lets nobody in yet: it starts, or one of its processes has
-died, as where memory ran out, and it recovers, mostly within a second. Less than `PATIENCE`: who
-waits for a connection meanwhile shall be told of the server, and not that there are too few."""
+"""Seconds to wait for a server that is starting, or recovering after one of its processes died (out
+of memory, for example). Must be shorter than `PATIENCE`, so that the caller sees "server is
+starting" and not "no free connection"."""
 ATTEMPTS = 5
-"""Of a transaction that the server undoes for the sake of others."""
+"""Attempts at a transaction that the server rolls back for a deadlock or serialization conflict."""
 PAUSE = 0.1
-"""Seconds before the second attempt at most, each further time twice as many: two that were in
-each other's way shall not meet again."""
+"""Upper bound of the random back-off before the second attempt, in seconds; doubled each time, so
+that two deadlocked transactions do not collide again."""
 SECRET = {"password", "sslpassword", "oauth_client_secret", "scram_client_key"}
 """Parameters of a URL that never leave it."""
 
 
 _POOL_LOGGER = "sqlalchemy.pool.impl.QueuePool.pgdefect"
 _PORTS = re.compile(r"[^:,]*(:[0-9]*)?(,[^:,]*(:[0-9]*)?)*|.*\[.*")
-"""Hosts and ports of a URL; where there is a bracket, libpq has the word."""
+"""Hosts and ports of a URL; with a bracket, libpq decides."""
 
 
 class VectorArray:
@@ -78,8 +78,8 @@ LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
 LEFT JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = 'vector'
 """
 
-# Since when a lock is held stands in the number of a second one: of a session of another login
-# everybody sees its locks, and not when it began.
+# A second lock's number holds the time since when the first is held: the locks of another login's
+# session are visible, its start time is not.
 _KEY = "hashtextextended('pgdefect ' || %(subject)s, 0)"
 _SINCE = "hashtext('pgdefect since ' || %(subject)s)"
 _TAKE_LOCK = f"""
@@ -101,8 +101,8 @@ class Database:
     `url` is a libpq URI (``postgresql://user@host/name``). Of connections there are never more
     than `max_connections` at once: a thread that finds none free waits for `patience` seconds,
     then NoConnectionFree is raised. Not counted are those of `autocommit` and `lock`, one each.
-    Nobody who has a connection asks for a second one, so that nobody waits for himself. A server
-    that says it is starting or recovering is waited for.
+    Never take a second pooled connection while holding one: that would deadlock the pool. A server
+    that is starting or recovering is waited for.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Database:
         while True:
             try:
                 return self._connect_now()
-            except errors.ServerRecovers:
+            except errors.ServerStarting:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(PAUSE)
@@ -190,7 +190,7 @@ class Database:
                 f"the server at {self.safe_url} is PostgreSQL {major}; pgdefect needs "
                 f"{MIN_POSTGRES} or newer. Upgrade it, or leave out {option('database_url')} to "
                 "use the "
-                "embedded one."
+                "embedded one"
             )
         if extension is not None:
             check_pgvector(extension, self.safe_url)
@@ -228,18 +228,18 @@ class Database:
             yield connection
 
     def transact(self, work: Callable[[Connection], Result]) -> Result:
-        """Do a whole transaction, again if the server undoes it for the sake of others.
+        """Run a whole transaction; retry it after a deadlock or serialization conflict.
 
-        work gets the connection of `begin`; whatever else it changes it must bear to do twice.
+        work gets the connection of `begin`; any other side effect of it must be safe to repeat.
 
-        Raises Undone where that has happened `ATTEMPTS` times.
+        Raises TransactionRolledBack after `ATTEMPTS` attempts.
         """
 
         def once() -> Result:
             with self.begin() as connection:
                 return work(connection)
 
-        return try_again(once)
+        return retry(once)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -283,11 +283,11 @@ class Database:
                     if holder
                     else ""
                 )
-                raise errors.Busy(f"{subject} is under way{since}; wait for it to end")
+                raise errors.Busy(f"{subject} is running{since}; wait for it to end")
             try:
                 yield
             finally:
-                # Closing would free it too, but only when the server gets round to it.
+                # Closing would release it too, but only when the server notices.
                 with suppress(psycopg.Error):
                     connection.execute("SELECT pg_advisory_unlock_all()")
 
@@ -295,12 +295,12 @@ class Database:
         self.engine.dispose()
 
 
-def try_again(work: Callable[[], Result]) -> Result:
+def retry(work: Callable[[], Result]) -> Result:
     """What `work` returns, which is a transaction; see `Database.transact`."""
     for attempt in range(ATTEMPTS - 1):
         try:
             return work()
-        except errors.Undone:
+        except errors.TransactionRolledBack:
             time.sleep(random.uniform(0, PAUSE * 2**attempt))
     return work()
 

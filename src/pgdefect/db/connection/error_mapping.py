@@ -1,4 +1,4 @@
-"""The driver's errors in our words, once, the cause kept."""
+"""Map the driver's errors to pgdefect's, once; the cause is kept."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pgdefect.core.wording import option
 __all__ = ["cannot_connect", "translated"]
 
 _REFUSED_LOGIN = ("password", "pg_hba.conf", "authentication failed", "role ")
-# By what they say, of the server and of PgBouncer: libpq gives no SQLSTATE of a connection that
-# did not come to be. In other languages the server's words are shown with other advice.
+# Recognized by their text, the server's and PgBouncer's: libpq gives no SQLSTATE for a connection
+# that failed. In other languages the server's text is shown with other advice.
 _NO_SLOT = (
     "too many clients",
     "too many connections",
@@ -37,9 +37,9 @@ def cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
             "PGPASSWORD or ~/.pgpass"
         )
     if any(phrase in lowered for phrase in _NOT_YET):
-        return errors.ServerRecovers(
-            f"the server at {where} lets nobody in yet: {text}. Run the command again when it has "
-            "started; its log says what it is doing"
+        return errors.ServerStarting(
+            f"the server at {where} is not accepting connections yet: {text}. Run the command "
+            "again when it has started; see its log"
         )
     return errors.DatabaseUnavailable(
         f"no database at {where}: {text}. Check PGDEFECT_DATABASE_URL or {option('database_url')}; "
@@ -111,9 +111,9 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
         case "53300":
             return _no_slot(message, where)
         case "40P01" | "40001":
-            return errors.Undone(
-                f"the server undid this transaction, so that others could go on that were in each "
-                f"other's way: {message}. Nothing of it was stored; run the command again"
+            return errors.TransactionRolledBack(
+                f"the server rolled back this transaction because of a deadlock or a serialization "
+                f"conflict: {message}. Nothing was stored; run the command again"
             )
         case "55P03":
             return errors.Busy(f"another session holds a lock this needs: {message}. Try again")
@@ -132,8 +132,8 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
         case "23505":
             return errors.Conflict(
                 f"a row like this is there already: {message}. Another session stored it at the "
-                "same moment, or a sequence of ids was set back, as a restoration by other means "
-                "may do. Nothing was stored; run the command again"
+                "same moment, or a sequence of ids was reset, as a restore by other means can "
+                "do. Nothing was stored; run the command again"
             )
         case "42501":
             return errors.PermissionDenied(
@@ -142,11 +142,11 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
             )
         case "25006":
             return errors.PermissionDenied(
-                f"this session only reads: {message}. So are a reader's set by default; log in as "
-                "a writer or the owner"
+                f"this session is read-only: {message}. A reader's sessions are by default; log in "
+                "as a writer or the owner"
             )
     if state.startswith("22"):
-        return errors.InputError(f"the database does not take a value that it was given: {full}")
+        return errors.InputError(f"the database rejected a value: {full}")
     operational = isinstance(error, psycopg.OperationalError)
     if state.startswith(("08", "57P")) or (operational and not state):
         return errors.DatabaseUnavailable(

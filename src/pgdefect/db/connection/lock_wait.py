@@ -34,8 +34,8 @@ def waiting_for_locks(
     """For the block, statements of `connection` wait this long for each lock.
 
     That is for its transaction, where it has one, and for its session where it commits each. A
-    second session looks once a second for whom they wait: after the server has given up, nobody
-    can tell any more.
+    second session looks once a second for the sessions that block them: after the timeout the
+    server no longer knows.
 
     Raises:
         Busy: a lock was held for longer; the message names `task`, the sessions that held it and
@@ -51,7 +51,7 @@ def waiting_for_locks(
         if not isinstance(_cause(error), psycopg.errors.LockNotAvailable):
             raise
         watch.end()
-        who = "; ".join(watch.holders) or "a session that has gone since"
+        who = "; ".join(watch.holders) or "a session that has ended since"
         raise Busy(
             f"{task} gave up after {seconds:g} seconds of waiting for a lock, held by {who}. "
             f"{done}. Have that end, or end it with pg_terminate_backend, and run the command "
@@ -82,7 +82,7 @@ class _Watch(threading.Thread):
                         self.holders = [_described(*row) for row in rows]
                     self._over.wait(self._interval)
         except (psycopg.Error, PgdefectError):
-            return  # No connection is left, say: the message then names nobody.
+            return  # For example no connection is free: the message then names no session.
 
     def end(self) -> None:
         self._over.set()

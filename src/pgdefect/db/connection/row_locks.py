@@ -1,15 +1,16 @@
-"""The one order in which transactions lock rows, so that none of two waits for the other.
+"""Row locks, in the one order that all transactions use, so that they do not deadlock.
 
 First the category, then the detector, then image roots and new images by path, then images by
-id, then what hangs on them: whoever writes what was computed of an image has the image locked.
-And no stronger than needed, so that a line goes on while others change something:
+id, then what depends on them: a transaction that writes results of an image has the image locked.
+Locks are no stronger than needed, so that stations keep working while others change something:
 
 =======================  ================================================================
-FOR KEY SHARE            must not be deleted meanwhile: the detector whose word is stored,
-                         the images of a bank in the making (and what foreign keys refer to)
-FOR NO KEY UPDATE        nobody else may change it meanwhile: the category whose active
-                         detector changes, the images of which something is stored
-FOR UPDATE               is about to be deleted; alone is in the way of new rows that refer to it
+FOR KEY SHARE            rows that must not be deleted during the transaction: the detector
+                         whose result is stored, the images of a bank that is being built
+FOR NO KEY UPDATE        rows that no other transaction may change: the category whose active
+                         detector changes, the images whose results are stored
+FOR UPDATE               rows about to be deleted; the only mode that blocks inserts of
+                         referencing rows
 =======================  ================================================================
 """
 
@@ -23,7 +24,7 @@ from pgdefect.core.errors import Conflict
 
 
 def lock_category(connection: Connection, category_id: int, *, to_delete: bool = False) -> None:
-    """Let nobody else change which detectors the category has; nor add to it, `to_delete`."""
+    """Lock a category's set of detectors; `to_delete` also blocks new rows that refer to it."""
     strength = "UPDATE" if to_delete else "NO KEY UPDATE"
     connection.execute(
         text(f"SELECT FROM pgdefect.category WHERE id = :id FOR {strength}"), {"id": category_id}
@@ -36,7 +37,7 @@ def keep_category(connection: Connection, category_id: int) -> None:
         text("SELECT id FROM pgdefect.category WHERE id = :id FOR KEY SHARE"), {"id": category_id}
     ).first()
     if found is None:
-        raise Conflict("the category was deleted meanwhile; nothing was stored")
+        raise Conflict("the category was deleted in the meantime; nothing was stored")
 
 
 def keep_detector(connection: Connection, detector_id: int) -> None:
@@ -46,8 +47,8 @@ def keep_detector(connection: Connection, detector_id: int) -> None:
     ).first()
     if found is None:
         raise Conflict(
-            f"detector {detector_id} was deleted meanwhile, and what it said last is not stored; "
-            "run the command again"
+            f"detector {detector_id} was deleted in the meantime; its last results were not "
+            "stored; run the command again"
         )
 
 
@@ -68,7 +69,7 @@ def keep_images(connection: Connection, image_ids: Iterable[int]) -> None:
 def lock_images(
     connection: Connection, image_ids: Iterable[int], *, to_delete: bool = False
 ) -> set[int]:
-    """Let nobody else store anything of these images, nor review them.
+    """Lock images, so that no other session stores results or reviews of them.
 
     Returns those that are there; one that is not was deleted by another session.
     """

@@ -51,7 +51,7 @@ def check_memory(connection: Connection) -> Iterator[Finding]:
     for setting, meaning, restart in (
         ("shared_buffers", "searches read it from outside Postgres's memory", True),
         ("effective_cache_size", "the planner takes it for being on disk", False),
-        ("maintenance_work_mem", "a build of it runs out of memory and goes on slowly", False),
+        ("maintenance_work_mem", "a build of it runs out of memory and continues slowly", False),
     ):
         value = connection.scalar(
             text("SELECT pg_size_bytes(current_setting(:name))"), {"name": setting}

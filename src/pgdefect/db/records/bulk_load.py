@@ -1,4 +1,4 @@
-"""Millions of image embeddings made elsewhere: loaded in chunks, so that a load can go on."""
+"""Millions of image embeddings made elsewhere: loaded in chunks, so that a load can be resumed."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ def load_image_embeddings(
     """Store embeddings `(n, dim)` of images `(n,)`; returns how many were not there yet.
 
     embeddings may be memory-mapped, float16 or float32; they are kept in half precision. Each
-    chunk is committed by itself: a load that was cut short goes on where it was when it is
+    chunk is committed by itself: an interrupted load resumes where it was when it is
     called again with the same rows, and none is stored twice. Where most rows are new the HNSW
-    index is dropped first and built at the end; meanwhile searches scan, and find the same.
+    index is dropped first and built at the end; until then searches use a sequential scan and find
+    the same.
 
     Raises:
         NotFound: there is no such extractor;
         UsageError: a vector has another dimension, is zero or not finite;
         Conflict: an image is not stored;
-        Busy: another load for this extractor is under way.
+        Busy: another load for this extractor is running.
     """
     if len(image_ids) != len(embeddings) or embeddings.ndim != 2:
         raise UsageError(
@@ -89,7 +90,7 @@ def load_image_embeddings(
 def _missing(
     database: Database, extractor_id: int, image_ids: NDArray[np.int64], chunk_rows: int
 ) -> NDArray[np.bool_]:
-    """Which images have no embedding yet, `(n,)`: where a load goes on."""
+    """Which images have no embedding yet, `(n,)`: where a load resumes."""
     found = []
     with database.connect() as connection:
         any_stored = "SELECT EXISTS (SELECT FROM pgdefect.image_embedding WHERE extractor_id = :id)"

@@ -95,7 +95,7 @@ def ensure_root(connection: Connection, path: str) -> int:
 
 
 def delete_unused_roots(database: Database) -> None:
-    """Delete image roots that no image lies under, when nobody is about to add one there."""
+    """Delete image roots that no image lies under, unless another session is adding one there."""
 
     def work(connection: Connection) -> None:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_ROOTS_LOCK})"))
@@ -206,7 +206,7 @@ def insert_images(
         # Two who add the same images wait for each other, each in the same order.
         for image in sorted(images, key=lambda image: image.path)
     ]
-    # Of this only: an id given out twice (a sequence set back) is an error, and no image less.
+    # Ignore only this conflict: a duplicate id (a sequence that was reset) must raise.
     same = ["category_id", "root_id", "path"]
     new = insert(Image).on_conflict_do_nothing(index_elements=same).returning(Image.path)
     return set(connection.scalars(new, values))

@@ -1,4 +1,4 @@
-"""What hangs on a category, detector or image: the preview of a deletion."""
+"""What depends on a category, detector or image: the preview of a deletion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgdefect.db.records.lifecycle import find_detector
 
 @dataclass(frozen=True)
 class Dependents:
-    """What hangs on a category, detector or image: the preview of a deletion."""
+    """What depends on a category, detector or image: the preview of a deletion."""
 
     subject: str
     images: int = 0
@@ -45,7 +45,7 @@ class Dependents:
             "reviews": self.reviews,
         }
         parts = [f"{count:,} {name}" for name, count in counts.items() if count]
-        return f"{self.subject}: {', '.join(parts) if parts else 'nothing hangs on it'}"
+        return f"{self.subject}: {', '.join(parts) if parts else 'nothing depends on it'}"
 
 
 def dependents(

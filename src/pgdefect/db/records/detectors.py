@@ -36,7 +36,7 @@ def reserve_detector(connection: Connection, category_id: int) -> int:
     """The id of a detector to be, whose category is not deleted until the transaction ends.
 
     What belongs to it is made under this id first, which may take minutes, and `add_detector`
-    comes last: until then nobody has to wait who inspects, ingests, or changes the category.
+    comes last: until then it blocks no inspection, ingestion or change of the category.
     """
     connection.execute(text("SET LOCAL lock_timeout = '30s'"))
     keep_category(connection, category_id)

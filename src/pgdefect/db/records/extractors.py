@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from psycopg import sql
 from sqlalchemy import Connection, func, select, text, update
 
+from pgdefect.core.cached_files import write_cached
 from pgdefect.core.errors import DatabaseError
-from pgdefect.core.file_claims import claimed, remove_unclaimed
 from pgdefect.core.types import ExtractorArtifact, ExtractorSpec, Float32
 from pgdefect.db.connection.binary_format import copy_rows
 from pgdefect.db.connection.engine import Database, driver
@@ -148,26 +147,8 @@ def cached_graph(folder: Path, sha256: str, fetch: Callable[[], bytes], subject:
             raise DatabaseError(
                 f"the graph of {subject} does not match its checksum; train the category again"
             )
-        _write_cache(cached, onnx)
+        write_cached(cached, onnx)
     return onnx
-
-
-def _write_cache(path: Path, content: bytes) -> None:
-    """Best effort: a cache that cannot be written costs time, not correctness."""
-    import os
-
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # What processes left that were killed just here.
-        remove_unclaimed(path.parent.glob("*.part"))
-        with temporary.open("wb") as file, claimed(temporary):
-            file.write(content)
-            file.flush()
-            temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def images_without_embedding(

@@ -1,4 +1,4 @@
-"""Detectors, categories and images: put into use, retired, deleted."""
+"""Detectors, categories and images: activate, retire and delete."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def activate_detector(database: Database, detector_id: int) -> str:
             update(Detector).where(Detector.id == detector_id).values(active=True, state="ready")
         )
         if not changed.rowcount:
-            raise Conflict(f"detector {detector_id} was deleted meanwhile; the active one stays")
+            raise Conflict(
+                f"detector {detector_id} was deleted in the meantime; the active one stays"
+            )
         return row[1]
 
     return database.transact(work)
@@ -126,7 +128,7 @@ def delete_category(database: Database, name: str) -> None:
         # From here on nothing can be added to the category.
         lock_category(connection, category, to_delete=True)
         if connection.scalar(select(func.count()).where(Detector.category_id == category)):
-            raise Conflict(f"category {name!r} was trained meanwhile; delete it again")
+            raise Conflict(f"category {name!r} was trained in the meantime; delete it again")
         images = connection.scalars(select(Image.id).where(Image.category_id == category))
         lock_images(connection, images, to_delete=True)
         connection.execute(delete(Image).where(Image.category_id == category))

@@ -87,9 +87,8 @@ def store_detector(
 
     One transaction: rows by binary COPY into a table of their own, primary key, HNSW index, the
     choice of ef_search, the rows that the calibration left out, statistics, and at the end the
-    attachment to the parent. Until it commits nobody sees any of it, and if it does not, nothing
-    remains. Nobody waits for it either, but for whoever deletes a training image or the category,
-    until that end.
+    attachment to the parent. No other session sees any of it before the commit; after a failure
+    nothing remains. Until then it blocks only deletion of a training image or of the category.
 
     holdout_scores: raw score by image id of the normal training images the threshold is from,
     each compared with vectors of other parts alone.

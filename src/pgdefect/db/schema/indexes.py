@@ -43,7 +43,7 @@ class InvalidIndex(NamedTuple):
     """What an interrupted build left; the name is quoted, and stands in schema pgdefect.
 
     is_copy: made by a rebuild, beside the index that it was to replace. rebuild: the statement
-    that mends it; None for a partitioned table's, which has none of its own.
+    that fixes it; None for a partitioned table's, which has none of its own.
     """
 
     name: str
@@ -62,14 +62,14 @@ class MissingIndex(NamedTuple):
 
 
 def concurrently(statement: str) -> str:
-    """CREATE INDEX, so that others may write meanwhile."""
+    """CREATE INDEX, so that others can keep writing."""
     return _CREATE.sub(r"CREATE \1INDEX CONCURRENTLY \2 ON \3", statement, count=1)
 
 
 def run_beside(
     database: Database, statements: Sequence[str], task: str, lock_wait: float = LOCK_WAIT
 ) -> None:
-    """Run statements that mend or build, each outside a transaction and with a build's memory.
+    """Run statements that repair or build, each outside a transaction and with a build's memory.
 
     Raises:
         Busy: others held a lock, or an older transaction was open, for longer than `lock_wait`
@@ -79,7 +79,7 @@ def run_beside(
     with database.autocommit() as connection:
         give_memory(connection)
         with suppress(psycopg.Error):  # not on every system
-            # Killed, this process leaves no build behind that nobody waits for.
+            # If this process is killed, it leaves no orphaned build behind.
             connection.execute(f"SET client_connection_check_interval = '{CLIENT_CHECK}'")
         for statement in statements:
             with waiting_for_locks(
@@ -167,7 +167,7 @@ def build_missing(
 def missing_indexes(connection: Connection) -> list[MissingIndex]:
     """Those that an interrupted build left invalid, HNSW of partitions, those of the models.
 
-    An invalid unique index that no model declares is somebody's own, and theirs to mend.
+    An invalid unique index that no model declares belongs to a user, who must fix it.
     """
     declared = {str(index.name): index for t in Base.metadata.sorted_tables for index in t.indexes}
     found = [

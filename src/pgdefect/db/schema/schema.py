@@ -19,7 +19,7 @@ from sqlalchemy import Connection, exc, text
 from pgdefect.core.errors import Busy, DatabaseError, SchemaOutOfDate, UnsupportedServer
 from pgdefect.core.wording import option
 from pgdefect.db.access.roles import renew_grants
-from pgdefect.db.connection.engine import Database, check_pgvector, driver, try_again
+from pgdefect.db.connection.engine import Database, check_pgvector, driver, retry
 from pgdefect.db.connection.lock_wait import LOCK_WAIT, waiting_for_locks
 from pgdefect.db.schema.names import ANALYST_SCHEMA, SCHEMA
 from pgdefect.db.schema.sql_files import apply_sql_files, missing_objects, resource_dir, stale_files
@@ -78,7 +78,7 @@ def upgrade(
 
     Where the database has the roles reader and writer, they get what is new. Indexes of large
     tables are built after the transaction, while others read and write; until then searches
-    scan, and find the same. Whatever ends a build, the same call goes on with it.
+    scan, and find the same. An interrupted build is resumed by the same call.
 
     lock_wait: seconds to wait for each lock that others hold.
 
@@ -90,7 +90,7 @@ def upgrade(
     """
     from pgdefect.db.schema.indexes import build_missing
 
-    report = try_again(partial(_upgrade, database, lock_wait))
+    report = retry(partial(_upgrade, database, lock_wait))
     # A connection made before the extension existed does not know its types.
     database.dispose()
     try:
@@ -98,7 +98,7 @@ def upgrade(
     except (Busy, DatabaseError) as error:
         raise type(error)(
             f"the database is at revision {report.revision} and in use, but an index is missing, "
-            f"without which it is slower: {error}. pgdefect db upgrade goes on with it"
+            f"without which it is slower: {error}. pgdefect db upgrade resumes it"
         ) from error
     return replace(report, indexes=built)
 
@@ -141,7 +141,7 @@ def bring_up(connection: Connection) -> UpgradeReport:
     """Migrations, SQL files, grants, in the caller's transaction; both schemas exist.
 
     Raises:
-        DatabaseError: a migration failed; the transaction cannot go on.
+        DatabaseError: a migration failed; the transaction was rolled back.
     """
     from alembic import command
 

@@ -57,7 +57,7 @@ def score_patches(
         "SELECT patch, nearest_position, distance FROM pgdefect.score_patches(%s, %s, %s, %s)"
     )
     parameters = [bank.id, VectorArray(as_stored(patches, bank.precision)), ef, exact]
-    # In the instant of its commit a new bank is named before its partition is seen: ask twice.
+    # A committing bank's row can become visible before its partition; retry once.
     for _ in range(2):
         rows = driver(connection).execute(statement, parameters, binary=True).fetchall()
         if rows:
@@ -70,7 +70,7 @@ def score_patches(
 
 
 def _no_vectors(bank: BankInfo) -> NotFound:
-    return NotFound(f"memory bank {bank.id} has no vectors; it was deleted meanwhile")
+    return NotFound(f"memory bank {bank.id} has no vectors; it was deleted in the meantime")
 
 
 def every_other(grid: tuple[int, int]) -> NDArray[np.int64]:
@@ -94,7 +94,7 @@ def near_vectors(
         f"ORDER BY near_position / {_IN_A_ROW}"
     )
     parameters = [bank.id, VectorArray(as_stored(patches, bank.precision)), ef]
-    # In the instant of its commit a new bank is named before its partition is seen: ask twice.
+    # A committing bank's row can become visible before its partition; retry once.
     for _ in range(2):
         rows = driver(connection).execute(statement, parameters, binary=True).fetchall()
         if rows:

@@ -314,7 +314,7 @@ def _fix(database: Database, index: _Index, report: IndexRecall) -> IndexRecall:
         return report
     with database.connect() as connection:
         changed = _check(driver(connection), index._replace(ef_search=needed), report.num_queries)
-    if changed is None:  # emptied meanwhile
+    if changed is None:  # emptied in the meantime
         return report
     with database.begin() as connection:
         if index.searched == "bank":

@@ -76,7 +76,9 @@ class SearchPlan:
 
     def __str__(self) -> str:
         passing = f"{'' if self.counted else 'about '}{self.scanned:,} of {self.table_rows:,} rows"
-        walk = f"about {self.walked:,} vectors, each as dear as {self.walk_cost} scanned ones"
+        walk = (
+            f"about {self.walked:,} vectors, each costing as much as {self.walk_cost} scanned rows"
+        )
         if self.way == "exact":
             return (
                 f"exact scan of {self.partition}: {passing} pass the filter; "

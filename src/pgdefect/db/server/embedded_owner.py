@@ -89,7 +89,7 @@ class Owner:
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise EmbeddedServerError(
-                f"Cannot run {command[0]} as the user {self.name!r}: {error}"
+                f"cannot run {command[0]} as the user {self.name!r}: {error}"
             ) from error
 
     def first_closed(self, paths: Sequence[Path]) -> Path | None:
@@ -102,7 +102,7 @@ class Owner:
 def server_owner(pgdata: Path) -> Owner:
     """The user that owns the cluster, or is to own it.
 
-    For root that is whoever owns the existing cluster, else the account ``pgdefect``,
+    For root that is the owner of the existing cluster, else the account ``pgdefect``,
     which is made when it is missing.
     """
     if os.geteuid() != 0:
@@ -122,9 +122,9 @@ def _owner_of(uid: int, *, switched: bool) -> Owner:
         account = pwd.getpwuid(uid)
     except KeyError:
         raise EmbeddedServerError(
-            f"The user id {uid} has no name on this machine, and Postgres needs one. "
+            f"the user id {uid} has no name on this machine, and Postgres needs one. "
             "Add the user to /etc/passwd, or use a server of your own with "
-            f"{option('database_url')}."
+            f"{option('database_url')}"
         ) from None
     return Owner(account.pw_name, account.pw_uid, account.pw_gid, switched)
 
@@ -149,7 +149,7 @@ def _create_account() -> pwd.struct_passwd:
         result = subprocess.run(
             [found, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
-        # It may have failed because another process made the account meanwhile.
+        # It may have failed because another process made the account at the same time.
         if account := _account():
             return account
         problems.append(f"{program}: {result.stderr.strip() or result.returncode}")
@@ -172,7 +172,7 @@ def prepare_data_dir(data_dir: Path, owner: Owner) -> None:
                 f"Postgres does not run as root but as the user {owner.name!r}, and that user "
                 f"may not enter {closed}, above the data directory {data_dir}. Set "
                 f"PGDEFECT_DATA_DIR or {option('data_dir')} to a place it can reach, "
-                "such as /var/lib/pgdefect."
+                "such as /var/lib/pgdefect"
             )
     if existing != data_dir:
         for parent in reversed(data_dir.parents):
@@ -182,14 +182,14 @@ def prepare_data_dir(data_dir: Path, owner: Owner) -> None:
         data_dir.mkdir(mode=0o700, exist_ok=True)
         owner.take(data_dir)
     if not data_dir.is_dir():
-        raise EmbeddedServerError(f"The data directory {data_dir} is not a directory.")
+        raise EmbeddedServerError(f"the data directory {data_dir} is not a directory")
     _refuse_foreign_content(data_dir)
     found = data_dir.stat()
     if owner.switched and found.st_uid not in (0, owner.uid):
         raise EmbeddedServerError(
-            f"The data directory {data_dir} belongs to the user id {found.st_uid}, and the "
+            f"the data directory {data_dir} belongs to the user id {found.st_uid}, and the "
             f"server is to run as {owner.name!r}. Set PGDEFECT_DATA_DIR or {option('data_dir')} to "
-            "another directory."
+            "another directory"
         )
     owner.take(data_dir)
     if stat.S_IMODE(found.st_mode) & 0o022 and os.geteuid() in (0, found.st_uid):
@@ -204,14 +204,14 @@ def _refuse_foreign_content(data_dir: Path) -> None:
         raise EmbeddedServerError(
             f"{data_dir} is a Postgres cluster that pgdefect did not make. Set "
             f"PGDEFECT_DATA_DIR or {option('data_dir')} to another directory, or start that server "
-            f"yourself and use {option('database_url')}."
+            f"yourself and use {option('database_url')}"
         )
     foreign = sorted(names - {"lost+found", "simulated"} - {n for n in names if n[0] == "."})
     if foreign:
         raise EmbeddedServerError(
             f"{data_dir} is not a pgdefect data directory and not empty (it holds "
             f"{foreign[0]!r}). Set PGDEFECT_DATA_DIR or {option('data_dir')} to a new or empty "
-            "directory."
+            "directory"
         )
 
 
@@ -239,7 +239,7 @@ def private_directory(path: Path, owner: Owner) -> None:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner.uid:
         raise EmbeddedServerError(
             f"{path} is not a directory that belongs to the user {owner.name!r}, so somebody "
-            "else may have prepared it. Look at it, remove it, and try again."
+            "else may have prepared it. Look at it, remove it, and try again"
         )
     if stat.S_IMODE(found.st_mode) != 0o700:
         path.chmod(0o700)

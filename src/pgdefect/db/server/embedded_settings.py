@@ -146,7 +146,7 @@ def hba_text(*, tcp: bool) -> str:
 
 
 def ident_text(os_users: Sequence[str]) -> str:
-    """The content of ``pg_ident.conf``: these OS users may be any role, nobody else may be one."""
+    """The content of ``pg_ident.conf``: only these OS users may log in, as any role."""
     lines = ["# Written by pgdefect at every start."]
     lines += ['pgdefect "{}" all'.format(name.replace('"', '""')) for name in os_users]
     return "\n".join(lines) + "\n"
@@ -176,7 +176,7 @@ def parse_address(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._*-]+):(\d{1,5})", text)
     if found is None or not 0 < int(found[2]) < 65536:
         raise UsageError(
-            f"The address to listen on must be HOST:PORT, such as 127.0.0.1:5433; got {text!r}."
+            f"the address to listen on must be HOST:PORT, such as 127.0.0.1:5433; got {text!r}"
         )
     return found[1].strip("[]"), int(found[2])
 

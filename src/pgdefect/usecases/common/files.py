@@ -36,7 +36,7 @@ def list_images(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
             found.update((name, None) for name in names)
             problems += more
         else:
-            raise DatasetError(f"{str(path)!r} does not exist. Check the path.")
+            raise DatasetError(f"{str(path)!r} does not exist. Check the path")
     return list(found), problems
 
 

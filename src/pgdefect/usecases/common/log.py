@@ -1,4 +1,4 @@
-"""Events for whoever watches: a line each, with fields, where logging is switched on.
+"""Log events: a line each, with fields, where logging is switched on.
 
 The standard library's logging: programs that use pgdefect as a library read the same events from
 the logger ``pgdefect``, their fields in `record.fields`.
@@ -27,5 +27,5 @@ def event(name: str, **fields: Any) -> None:
 
 
 def failure(name: str, **fields: Any) -> None:
-    """Something was not done, and the work goes on: ``unreadable``."""
+    """Something was skipped, and the work continues: ``unreadable``."""
     _LOGGER.warning(name, extra={"fields": fields})

@@ -150,7 +150,7 @@ def open_search(database: Database, bank: BankInfo, kind: SearchKind) -> PatchSe
     if len(vectors) != bank.num_vectors:
         raise NotFound(
             f"memory bank {bank.id} has {len(vectors):,} of {bank.num_vectors:,} vectors; "
-            "it was deleted meanwhile"
+            "it was deleted in the meantime"
         )
     return BankSearch(vectors, bank.metric, bank.num_neighbors, bank.worst_share)
 

@@ -24,7 +24,7 @@ def changed(image: StoredImage) -> ImageError:
             )
         case "simulated":
             remedy = (
-                f"start again with: {command('simulate', image.category, remove=True, yes=True)}"
+                f"start over with: {command('simulate', image.category, remove=True, yes=True)}"
             )
         case _:
             again = command("ingest", blank("PATH"), category=image.category, accept_changes=True)

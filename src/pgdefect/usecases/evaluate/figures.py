@@ -35,7 +35,7 @@ UNNAMED = "(unnamed)"
 """The defect type of anomalous images that have none."""
 
 PIXEL_ERROR = 1e-3
-"""A larger bound on what counting in bins changes is told."""
+"""Binning errors above this are reported."""
 
 Interval = tuple[float, float]
 Replicates = dict[str, NDArray[np.float64]]
@@ -123,7 +123,7 @@ def pixel_figures(
     """The pixel figures with their replicates, and how far binning can have moved them.
 
     An anomalous image whose mask is empty has normal pixels only; one without a mask, or with
-    one that cannot be read, takes no part, for nobody knows which of its pixels are normal.
+    one that cannot be read, takes no part, since which of its pixels are normal is not known.
     """
     none: dict[str, float | None] = dict.fromkeys(
         ("pixel_auroc", "pixel_f1_max", "pixel_f1_max_threshold", "aupro")

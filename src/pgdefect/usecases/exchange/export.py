@@ -1,7 +1,7 @@
 """What the database holds of a category, as Parquet files or NumPy arrays.
 
 Rows and vectors leave in blocks and from one snapshot, so that a bank larger than memory can
-be exported while the line goes on inspecting. Nothing written is a pickle.
+be exported while stations keep inspecting. Nothing written is a pickle.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Written:
 @dataclass(frozen=True)
 class ExportReport:
     """What an export wrote; failed: masks that could not be read, whose images have none;
-    taken_up: tables that an export which was cut short had written.
+    resumed: tables that an interrupted export had written.
     """
 
     category: str
@@ -69,7 +69,7 @@ class ExportReport:
     format: str
     tables: tuple[Written, ...]
     failed: tuple[tuple[str, str], ...] = ()
-    taken_up: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
 
 
 def export_parquet(
@@ -143,7 +143,7 @@ def _export(
         category_id = find_category(checked, category)
     key = _hash([database.safe_url, category, format_name, __version__])
     with new_folder(path, force=force, key=key) as folder, snapshot(database) as connection:
-        notes, taken_up = Notes(folder), []
+        notes, resumed = Notes(folder), []
         tables = list(_tables(connection, category_id, category))
         results = [read_blocks(connection, table.query) for table in tables]
         total, done = sum(result.num_rows for result in results), 0
@@ -156,7 +156,7 @@ def _export(
 
             about = _hash([table.fixed, table.about])
             if table.fixed and (files := notes.files(table.name, about)):
-                taken_up.append(table.name)
+                resumed.append(table.name)
                 written.append(Written(table.name, tuple(files), result.num_rows, _dim(result)))
             else:
                 written.append(write(folder, table, result, tick))
@@ -174,7 +174,7 @@ def _export(
                 },
             },
         )
-    return ExportReport(category, path, format_name, tuple(written), taken_up=tuple(taken_up))
+    return ExportReport(category, path, format_name, tuple(written), resumed=tuple(resumed))
 
 
 def _hash(value: Any) -> str:

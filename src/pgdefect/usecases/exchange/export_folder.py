@@ -29,10 +29,10 @@ NOTES = ".written"
 def new_folder(path: Path, *, force: bool, key: str | None = None) -> Iterator[Path]:
     """A folder to write to, which takes its place when the block ends well.
 
-    An empty folder is taken over, and with `force` an earlier export replaced; nothing else
+    An empty folder is used, and with `force` an earlier export replaced; nothing else
     is. Where the block fails, what was there is there still.
 
-    key: says what is written. One of this key that was killed, or lost the database, is taken up:
+    key: says what is written. One of this key that was killed, or lost the database, is resumed:
     the folder then has in it what `Notes` knows of.
 
     Raises:
@@ -40,16 +40,16 @@ def new_folder(path: Path, *, force: bool, key: str | None = None) -> Iterator[P
     """
     path = Path(os.path.realpath(path))
     prefix = _beside(path, "part") + (f"{key[:16]}-" if key else "")
-    taken_up = _tidy(path, prefix if key else None)
+    resumed = _tidy(path, prefix if key else None)
     try:
         _check_free(path, force)
     except UsageError:
-        if taken_up:
-            os.close(taken_up[1])
+        if resumed:
+            os.close(resumed[1])
         raise
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part, held = taken_up or new_claimed(path.parent, prefix, mode=0o777)
+        part, held = resumed or new_claimed(path.parent, prefix, mode=0o777)
     except OSError as error:
         raise _unwritable(path, error) from error
     keep = False

@@ -105,7 +105,7 @@ def import_bank(
         spec = found.embedder.spec
         extractor_id = find_extractor(database, spec.fingerprint)
         if extractor_id is None:
-            extractor_id = store_extractor(database, found.embedder.export())
+            extractor_id = store_extractor(database, found.embedder.export(settings.cache_dir))
         extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
         progress("extractor", 1, 1)
         if found.memory_bank.shape[1] != extractor.artifact.embedding_dim:

@@ -14,7 +14,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
-from pgdefect.core.errors import DatasetError, ImageError, Undone, UsageError
+from pgdefect.core.errors import DatasetError, ImageError, TransactionRolledBack, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
 from pgdefect.core.types import SPLITS, Defect, Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.core.wording import blank, command, option
@@ -83,7 +83,7 @@ def inspect(
 ) -> InspectReport:
     """Judge files and folders, or stored images of one split, with the active detector.
 
-    `kind` and `search` are `Inspector`'s; whoever calls this again and again makes one and passes
+    `kind` and `search` are `Inspector`'s; to call this repeatedly, make one and pass
     it as `inspector` instead, which stays with its detector when another is activated. Anomalous
     images, by verdict or by what is known of them, get a defect embedding and regions, and a
     guess at the type of their defect; not so without `defects`, which leaves what is stored of
@@ -366,7 +366,7 @@ def _record(
     held = {id_: image.sha256 for id_, image in stored_images(connection, list(ids)).items()}
     if held != {id_: judged[n].file.sha256 for id_, n in ids.items()}:
         # The next attempt finds out what the files are now.
-        raise Undone(
+        raise TransactionRolledBack(
             "images were deleted or replaced while they were inspected; run the command again"
         )
     if ids:

@@ -117,7 +117,7 @@ class SearchOptions:
         check_word("model", self.kind, DETECTOR_KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
-                f"{option('max_distance')} is a cosine distance, 0 to 2, and not "
+                f"{option('max_distance')} must be between 0 and 2 (cosine distance), got "
                 f"{self.max_distance}"
             )
 

@@ -224,7 +224,7 @@ def simulate(
     if lost := [path for path, file in zip(paths, files, strict=True) if not _is_there(file)]:
         raise DatasetError(
             f"{len(lost)} simulated images are recorded and their files are gone or altered, "
-            f"{lost[0]!r} first. Start anew with: "
+            f"{lost[0]!r} first. Start over with: "
             f"{command('simulate', category, remove=True, yes=True)}"
         )
     report = inspect(
@@ -326,7 +326,7 @@ def _folder(
         raise Conflict(
             f"images of this seed are in {min(elsewhere)!r} already. Leave {option('output')} out, "
             "take "
-            f"another {option('seed')}, or start anew with: "
+            f"another {option('seed')}, or start over with: "
             f"{command('simulate', category, remove=True, yes=True)}"
         )
     return folder

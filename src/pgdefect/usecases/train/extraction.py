@@ -1,4 +1,4 @@
-"""Patch embeddings of a training's images: taken up where a training that was cut short stopped."""
+"""Patch embeddings of a training's images: resumed where an interrupted training stopped."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["Extracted", "extract_patches", "spool_key"]
 @dataclass
 class Extracted:
     """Image embeddings by image id, of the images that could be read; path and reason of the
-    others; taken_up: how many were extracted by a training that was cut short.
+    others; resumed: how many an interrupted training had extracted.
     """
 
     means: dict[int, Float32] = field(default_factory=dict)
     failed: list[tuple[str, str]] = field(default_factory=list)
-    taken_up: int = 0
+    resumed: int = 0
 
 
 def spool_key(
@@ -84,14 +84,14 @@ def extract_patches(
 ) -> Extracted:
     """Spool the patches of all readable images in order.
 
-    A spool taken up goes on behind its last whole batch, in which no image came after those
+    A resumed spool continues after its last whole batch, in which no image came after those
     that it names: batches are the same as if there had been no pause, and so are the patches.
     """
     result = Extracted()
     num_patches = sum(math.prod(extractor.grid_of((image.height, image.width))) for image in images)
     spool.allocate(num_patches, extractor.artifact.embedding_dim)
     first = 0
-    for entry in spool.taken_up:
+    for entry in spool.resumed:
         values = np.frombuffer(base64.b64decode(entry["means"]), dtype=np.float32)
         embeddings = values.reshape(len(entry["indices"]), -1)
         result.means.update(
@@ -99,7 +99,7 @@ def extract_patches(
         )
         result.failed += [(path, reason) for path, reason in entry["failed"]]
         first = entry["indices"][-1] + 1
-    result.taken_up = len(result.means)
+    result.resumed = len(result.means)
     unreadable: list[tuple[int, str, str]] = []
 
     def on_error(index: int, error: ImageError) -> None:

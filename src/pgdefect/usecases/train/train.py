@@ -16,7 +16,6 @@ from pgdefect.core.errors import TooFewImages
 from pgdefect.core.types import (
     DefectSpace,
     DefectViewArtifact,
-    ExtractorSpec,
     Float32,
     MemoryBank,
     StoredImage,
@@ -64,8 +63,8 @@ class TrainReport:
     """What a training made; seconds by stage.
 
     training_images were learned from. held_out_images, some of them, set the threshold: each was
-    compared with the bank without the vectors of its own part. taken_up_images: of
-    extracted_images, those that a training which was cut short had extracted; stored_before: it
+    compared with the bank without the vectors of its own part. resumed_images: of
+    extracted_images, those reused from an interrupted training; already_stored: it
     had stored the detector, too.
     """
 
@@ -81,8 +80,8 @@ class TrainReport:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
     extracted_images: int = 0
-    taken_up_images: int = 0
-    stored_before: bool = False
+    resumed_images: int = 0
+    already_stored: bool = False
 
 
 def train(
@@ -99,7 +98,7 @@ def train(
     All go into the bank. For the threshold some (`holdout`, by group) are scored against the
     vectors of other parts. The new detector replaces the active one in the
     transaction that stores it; interrupted at any moment before, nothing changes. Killed, or cut
-    off from the database, it is taken up when it is called again: images are not extracted twice,
+    off from the database, it resumes when it is called again: images are not extracted twice,
     and with the same `run` a detector that was stored is not made again.
 
     Raises:
@@ -138,7 +137,7 @@ def _train(
         detector_id = None
         if run and (token := run.token(category, key.content)):
             detector_id = find_run(database, category_id, recorded | {"run": token})
-        stored_before = detector_id is not None
+        already_stored = detector_id is not None
         if detector_id is None:
             if run and (token := run.begin(category, key.content)):
                 recorded["run"] = token
@@ -163,7 +162,7 @@ def _train(
                 ensure_defect_space(
                     database,
                     extractor_id,
-                    partial(_defect_space, bank, spool, readable, options, embedder.spec),
+                    partial(_defect_space, bank, spool, readable, options, settings),
                 )
             with clock("export"):
                 database.transact(partial(_store_means, extractor_id, means))
@@ -198,8 +197,8 @@ def _train(
         clock.seconds,
         tuple(extracted.failed + failed),
         len(images),
-        extracted.taken_up,
-        stored_before,
+        extracted.resumed,
+        already_stored,
     )
 
 
@@ -214,11 +213,11 @@ def _defect_space(
     spool: PatchSpool,
     images: list[StoredImage],
     options: TrainOptions,
-    spec: ExtractorSpec,
+    settings: Settings,
 ) -> tuple[DefectSpace, DefectViewArtifact | None]:
     # Of an ensemble the first one looks a second time.
     backbone = find_backbones(options.backbone)[0]
-    view = export_defect_view(backbone, options.weights, spec.weights_sha256)
+    view = export_defect_view(backbone, options.weights, settings.cache_dir)
     return learn_defect_space(bank, spool, images, view), view
 
 
@@ -260,7 +259,7 @@ def _extractor(
     embedder.scales(options.chosen_layer_weights)
     extractor_id = find_extractor(database, embedder.spec.fingerprint)
     if extractor_id is None:
-        extractor_id = store_extractor(database, embedder.export())
+        extractor_id = store_extractor(database, embedder.export(settings.cache_dir))
     extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
     progress("extractor", 1, 1)
     return extractor, extractor_id, embedder

@@ -1,4 +1,4 @@
-"""Train an EfficientAD detector for a category: prepare, train, put to scale, export."""
+"""Train an EfficientAD detector for a category: prepare, train, normalize maps, export."""
 
 from __future__ import annotations
 
@@ -188,11 +188,11 @@ def _train(
 def _split(
     category: str, normal: Sequence[StoredImage], options: EfficientAdOptions
 ) -> tuple[list[StoredImage], list[StoredImage], list[StoredImage]]:
-    """Images to train on, to put maps to scale, and for the threshold; no group in two."""
+    """Images to train on, to normalize maps with, and for the threshold; no part in two of them."""
     if len({image.group or image.id for image in normal}) < 3:
         raise TooFewImages(
             f"the {len(normal)} training images of {category!r} belong to fewer than three groups "
-            "(parts): one to learn from, one to put the maps to scale and one for the threshold; "
+            "(parts): one to learn from, one to normalize the maps and one for the threshold; "
             "add images of other parts"
         )
     scale_share = SCALE_SHARE * options.holdout

@@ -1,4 +1,4 @@
-"""What a command that trains has stored, so that the same command goes on after it was cut short.
+"""What a command that trains has stored, so that the same command can resume after an interruption.
 
 A detector and the note of it cannot be written at once: the note, a token, comes first, and the
 detector is stored with the token in its settings. Where a later command finds the detector, the
@@ -87,7 +87,7 @@ class TrainingRun:
         os.close(self._held)
 
     def token(self, category: str, content: str) -> str | None:
-        """Of the training of this category and this content, by a command that was cut short."""
+        """Of the training of this category and this content, by an interrupted command."""
         return self._tokens.get((category, content))
 
     def begin(self, category: str, content: str) -> str | None:

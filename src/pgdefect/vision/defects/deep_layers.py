@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pgdefect.core.errors import WeightsError
 from pgdefect.core.types import DefectViewArtifact
 from pgdefect.vision.networks.backbone import Backbone, StateDict, known_layers, load_weights
+from pgdefect.vision.networks.export_cache import cached_export
 from pgdefect.vision.networks.optional_imports import require
 from pgdefect.vision.networks.torch_tools import export_onnx, quiet
 
@@ -20,33 +21,40 @@ SIDE = 256
 """Of the square that photographs are stretched to; a multiple of every stride."""
 
 
-_exported: dict[tuple[str, str], DefectViewArtifact] = {}
-
-
 def export_defect_view(
-    backbone: Backbone, weights: Path | StateDict | None, weights_sha256: str
+    backbone: Backbone,
+    weights: Path | StateDict | None,
+    cache_dir: Path | None = None,
 ) -> DefectViewArtifact | None:
-    """The backbone's deep layers, each averaged over 3 x 3 cells; exported once in a process.
+    """The backbone's deep layers, each averaged over 3 x 3 cells; from the cache, where they were
+    exported before.
 
     A graph from `(n, 3, side, side)` to one output `(n, rows, cols, dim)` for each layer. None
     where the weights do not reach so far: those of an imported checkpoint end with the last
-    layer it taps. weights_sha256: of those of the extractor.
+    layer it taps.
     """
-    key = (backbone.timm_name, weights_sha256)
-    if key in _exported:
-        return _exported[key]
     timm, torch = require("timm"), require("torch")
     with quiet():
         network = timm.create_model(backbone.timm_name, pretrained=False)
     try:
-        load_weights(network, backbone, weights)
+        _, weights_sha256 = load_weights(network, backbone, weights)
     except WeightsError:
         return None
     layers = backbone.deep_layers or known_layers(backbone)[-3:]
-    deep = _deep(network, layers)
-    onnx = export_onnx(deep, torch.zeros(2, 3, SIDE, SIDE), list(layers))
-    _exported[key] = DefectViewArtifact(onnx, tuple(layers), SIDE, backbone.mean, backbone.std)
-    return _exported[key]
+    identity = {
+        "kind": "deep layers",
+        "backbone": backbone.timm_name,
+        "layers": list(layers),
+        "weights": weights_sha256,
+        "sizes": [SIDE, SIDE],
+    }
+
+    def export() -> bytes:
+        example = torch.zeros(2, 3, SIDE, SIDE)
+        return export_onnx(_deep(network, layers), example, list(layers))
+
+    onnx = cached_export(cache_dir, identity, export)
+    return DefectViewArtifact(onnx, tuple(layers), SIDE, backbone.mean, backbone.std)
 
 
 def _deep(network: nn.Module, layers: tuple[str, ...]) -> nn.Module:

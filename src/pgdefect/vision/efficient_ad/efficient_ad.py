@@ -97,7 +97,7 @@ class EfficientAd:
         device: str,
         progress: StepProgress,
     ) -> dict[str, float]:
-        """Train on the images `train` of the cache; put the maps to scale on those in `scale`.
+        """Train on the images `train` of the cache; normalize the maps on those in `scale`.
 
         Gives the losses of the last step, and the quantiles.
 
@@ -148,7 +148,7 @@ class EfficientAd:
         if min(spans) <= 0.0:
             raise TrainingError(
                 "the held-out images have anomaly maps of one value everywhere, which cannot be "
-                "put to scale; are the images all black?"
+                "normalized; are the images all black?"
             )
         return {**model.losses, **quantiles}
 
@@ -276,7 +276,7 @@ def _model_class() -> Any:
             return result
 
         def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            """Keep the last value; nobody reads Lightning's log."""
+            """Keep the last value; Lightning's log is not used."""
             self.losses[name] = float(value)
 
     StoredEfficientAd.losses = {}

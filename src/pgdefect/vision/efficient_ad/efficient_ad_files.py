@@ -82,7 +82,7 @@ def downloaded_teacher(size: ModelSize) -> Path:
 
 
 def _download(info: Any, target: Path, *, inner: str = "") -> None:
-    """Anomalib's download, checked and unpacked aside: cut short, it leaves nothing behind.
+    """Anomalib's download, checked and unpacked aside: interrupted, it leaves nothing behind.
 
     inner: the folder of the archive that becomes `target`; all of it if empty.
 

@@ -39,7 +39,7 @@ def teacher_network(model: Any) -> nn.Module:
 
 
 def scoring_network(model: Any) -> nn.Module:
-    """As anomalib's `EfficientAdModel.forward`, but to scale before the maps are drawn out.
+    """As anomalib's `EfficientAdModel.forward`, but normalized before the maps are resized.
 
     Scaling and drawing out commute; the maps on their own grid are what is stored.
     """

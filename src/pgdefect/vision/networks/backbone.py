@@ -71,7 +71,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class StateDict:
-    """Weights already in memory, and a word on where they came from."""
+    """Weights already in memory, and where they came from."""
 
     source: str
     tensors: Mapping[str, Tensor] = field(repr=False)

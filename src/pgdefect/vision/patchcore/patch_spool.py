@@ -1,8 +1,8 @@
 """Patch embeddings of a training on disk: memory does not grow with the images, and a training
-that was cut short need not extract them again.
+that was interrupted need not extract them again.
 
 A spool with a key is kept when its process is killed or loses the database, and the next one with
-the same key takes it up. What is in it is told by a journal: a line for each whole batch, written
+the same key resumes it. A journal lists what is in it: a line for each whole batch, written
 after the batch, with checksums of both. Nothing is forced to the disk; where a power cut tore
 something, the checksums tell, and the spool is good up to the batch before.
 """
@@ -70,7 +70,7 @@ class PatchSpool:
     the folder stays where the block is killed or ends by a DatabaseError; if another process has
     a spool of the same key, this one is without.
 
-    taken_up: the entries (`append`) of the batches that were there already, after `allocate`.
+    resumed: the entries (`append`) of the batches that were there already, after `allocate`.
     """
 
     def __init__(self, folder: Path, precision: Precision, key: SpoolKey | None = None) -> None:
@@ -79,7 +79,7 @@ class PatchSpool:
         self._key = key
         self._held: int | None = None
         self._journal: int | None = None
-        self.taken_up: list[dict[str, Any]] = []
+        self.resumed: list[dict[str, Any]] = []
         self.grids: list[tuple[int, int]] = []
         """`(rows, cols)` of the images appended, in order."""
         self._starts = [0]
@@ -118,7 +118,7 @@ class PatchSpool:
                 remove_unclaimed([folder])
 
     def allocate(self, num_patches: int, embedding_dim: int) -> None:
-        """Make room, and take up what is there. Raises TrainingError where the disk is full."""
+        """Make room, and resume from what is there. Raises TrainingError where the disk is full."""
         shape = (num_patches, embedding_dim)
         path = self._folder / "patches"
         if self._key is None:
@@ -130,12 +130,12 @@ class PatchSpool:
         )
         if there and num_patches:
             self._patches = np.memmap(path, dtype=self.dtype, mode="r+", shape=shape)
-            self._take_up()
+            self._resume()
         else:
             os.ftruncate(self._journal, 0)
             self._patches = self._array("patches", shape)
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         assert self._journal is not None
         good = 0
         for line, shape, checksum, entry in _whole_lines(self._journal):
@@ -145,14 +145,14 @@ class PatchSpool:
             if stop > len(self._patches) or checksum != zlib.crc32(self._patches[start:stop].data):
                 break
             self._count(count, rows, cols)
-            self.taken_up.append(entry)
+            self.resumed.append(entry)
             good += len(line)
         os.ftruncate(self._journal, good)
 
     def append(self, patches: Float32, entry: Mapping[str, Any] | None = None) -> None:
         """Add images `(n, rows, cols, embedding_dim)` behind those there are.
 
-        entry: what `taken_up` is to say of this batch; of JSON types.
+        entry: what `resumed` is to say of this batch; of JSON types.
         Raises TrainingError where there is no room left, or a value is out of range.
         """
         count, rows, cols, dim = patches.shape

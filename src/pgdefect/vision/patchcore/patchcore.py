@@ -30,6 +30,7 @@ from pgdefect.vision.networks.backbone import (
     load_weights,
     state_sha256,
 )
+from pgdefect.vision.networks.export_cache import cached_export
 from pgdefect.vision.networks.extractor import Extractor
 from pgdefect.vision.networks.optional_imports import require
 from pgdefect.vision.networks.torch_tools import export_onnx, interruptible, quiet
@@ -73,9 +74,9 @@ class PatchEmbedder:
             ]
         )
 
-    def export(self) -> ExtractorArtifact:
+    def export(self, cache_dir: Path | None = None) -> ExtractorArtifact:
         """The network as ONNX, with any batch size, and any size of images where their aspect
-        ratio is kept.
+        ratio is kept; from the cache, where it was exported before.
 
         Raises TrainingError where ONNX and torch disagree on noise by more than 1e-5 of
         the norm.
@@ -97,8 +98,21 @@ class PatchEmbedder:
                 f"every {height / rows:g} pixels, which does not divide the {KEEP_MULTIPLE} that "
                 f"sides are multiples of; use finer layers, or {option('resize', 'stretch')}"
             )
-        with even_padding(self.network) if any_size else nullcontext():
-            onnx = export_onnx(self.network, noises[-1], ["patch_embeddings"], any_size=any_size)
+
+        def export() -> bytes:
+            with even_padding(self.network) if any_size else nullcontext():
+                return export_onnx(
+                    self.network, noises[-1], ["patch_embeddings"], any_size=any_size
+                )
+
+        identity = {
+            "kind": "patch embeddings",
+            "backbone": self.spec.backbone,
+            "layers": list(self.spec.layers),
+            "weights": [self.spec.weights_source, self.spec.weights_sha256],
+            "sizes": "any" if any_size else [height, width],
+        }
+        onnx = cached_export(cache_dir, identity, export)
         artifact = ExtractorArtifact(self.spec, dim, rows, cols, onnx)
         extractor = Extractor(artifact)
         for noise, embeddings in zip(noises, expected, strict=True):

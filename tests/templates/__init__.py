@@ -1,0 +1,1 @@
+"""The trained database that most tests start from, shipped as a dump (`make.py` makes it anew)."""
