@@ -10,6 +10,8 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import psycopg
+
 from pgdefect.api.images import Image, PathLike, in_memory, is_path
 from pgdefect.api.results import (
     Evaluation,
@@ -527,13 +529,21 @@ class Project:
 
         Raises:
             MissingExtra: pandas is not installed.
-            DatabaseError: the server refuses the statement.
+            UsageError: it is no query, or not one.
+            PermissionDenied: it would write, or reads what this login may not.
         """
         frame([])  # rather than after a long query
         with self._database.connect() as connection:
             plain = driver(connection)
             plain.execute("SET TRANSACTION READ ONLY")
-            cursor = plain.execute(query.encode(), parameters or None)
+            try:
+                # Prepared, it is one statement: none can follow that ends the transaction.
+                cursor = plain.execute(query.encode(), parameters or None, prepare=True)
+            except (psycopg.ProgrammingError, psycopg.DataError) as error:
+                if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                    raise
+                reason = str(error).splitlines()[0]
+                raise UsageError(f"the server refuses the query: {reason}") from error
             if cursor.description is None:
                 raise UsageError("the statement returns no rows; give a query")
             names = [column.name for column in cursor.description]

@@ -168,7 +168,7 @@ class Inspection:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Inspections(Table[Inspection]):
     """Judgements in the order of the files.
 

@@ -23,7 +23,7 @@ def columns_of(row: Any) -> Mapping[str, Any]:
     return {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Table(Sequence[Row], Generic[Row]):
     """Rows, one dataclass each, in order.
 
@@ -55,6 +55,9 @@ class Table(Sequence[Row], Generic[Row]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} rows)"
 
     def _repr_html_(self) -> str:
         return html_table([self.columns(row) for row in self.rows])

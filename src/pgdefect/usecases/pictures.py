@@ -90,7 +90,7 @@ def search_sheet(report: SearchReport, image: UInt8Array | None = None) -> Image
         SheetTile(
             neighbor.rank,
             neighbor.distance,
-            neighbor.image.path,
+            _from_here(neighbor.image.path),
             _picture_or_none(neighbor.image.path),
             neighbor.image.label,
             neighbor.image.defect_shown,
@@ -141,6 +141,12 @@ def _sheet_query(report: SearchReport, image: UInt8Array | None) -> SheetQuery:
         facts=[*facts, *asked],
         boxes=report.regions,
     )
+
+
+def _from_here(path: str) -> str:
+    """A path as it is said in the working directory, where it lies below."""
+    short = os.path.relpath(path)
+    return path if short.startswith(os.pardir) else short
 
 
 def _picture_or_none(path: str) -> UInt8Array | None:
