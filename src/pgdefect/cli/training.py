@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pgdefect.cli import train_parameters as given
 from pgdefect.cli.context import current
 from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import TrainingError, UsageError
@@ -33,121 +33,37 @@ def register(app: typer.Typer) -> None:
 
 def train_command(
     context: typer.Context,
-    categories: Annotated[
-        list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
-    ] = None,
-    all_categories: Annotated[bool, typer.Option("--all", help="Train every category.")] = False,
-    model: Annotated[str, typer.Option(help="patchcore or efficient_ad.")] = "patchcore",
-    backbone: Annotated[
-        str,
-        typer.Option(
-            help="A name of `pgdefect backbones`, or any timm network; several joined by + are an "
-            "ensemble."
-        ),
-    ] = "efficientnet_lite0",
-    layers: Annotated[
-        str | None, typer.Option(help="Layers to tap, separated by commas; default by backbone.")
-    ] = None,
-    layer_weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LAYER=WEIGHT,...",
-            help="How much layers count in a distance, beside 1: their features are multiplied by "
-            "this. `pgdefect backbones` lists the defaults, for its own layers and local contrast.",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A state dict to use instead of the backbone's own.")
-    ] = None,
-    image_size: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE|HEIGHTxWIDTH",
-            help="Images are resized to this: SIZE to the area of a square, HEIGHTxWIDTH exactly.",
-        ),
-    ] = "256",
-    resize: Annotated[
-        str | None,
-        typer.Option(
-            help="keep (the aspect ratio) or stretch; stretch with HEIGHTxWIDTH or a crop."
-        ),
-    ] = None,
-    local_contrast: Annotated[
-        float,
-        typer.Option(
-            help="Even out light and exposure: reach as a share of the image's side; 0 for none."
-        ),
-    ] = 0.1,
-    center_crop: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE|HEIGHTxWIDTH", help="Then this is cut out of the middle."),
-    ] = None,
-    coreset_ratio: Annotated[
-        float, typer.Option(help="Share of the patches that becomes the memory bank.")
-    ] = 0.1,
-    max_vectors: Annotated[
-        int, typer.Option(help="The memory bank's, at most; 0 for no limit.")
-    ] = 20_000,
-    num_neighbors: Annotated[
-        int, typer.Option(help="PatchCore's score re-weighting; 1 leaves it out.")
-    ] = 1,
-    worst_share: Annotated[
-        float | None,
-        typer.Option(
-            help="The image score is the mean over this share of the patches, the worst ones; 0 "
-            "takes the worst alone. 0.005, or 0 with --num-neighbors or --transform none."
-        ),
-    ] = None,
-    holdout: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the normal images that sets the threshold. PatchCore learns from them "
-            "too and compares each with other parts alone: all, up to 200 images. "
-            "EfficientAD does not learn from them: 0.2."
-        ),
-    ] = None,
-    false_reject_rate: Annotated[
-        float, typer.Option(help="Share of normal images the threshold may reject.")
-    ] = 0.05,
-    transform: Annotated[str, typer.Option(help="centered, unit or none.")] = "centered",
-    pca_dim: Annotated[
-        int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")
-    ] = 64,
-    whiten: Annotated[
-        float | None,
-        typer.Option(
-            help="How far the centered transform evens out its axes: 0 not at all, 1 to the same "
-            "variance. 0.25, or 0 with --local-contrast 0."
-        ),
-    ] = None,
-    metric: Annotated[str, typer.Option(help="cosine or l2.")] = "cosine",
-    precision: Annotated[str, typer.Option(help="half or single: what is stored.")] = "half",
-    max_patches: Annotated[
-        int | None,
-        typer.Option(help="Pick the coreset from this many patches at most, drawn at random."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Decides hold-out, coreset, first weights.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images per extraction step.")] = 8,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    model_size: Annotated[
-        str, typer.Option(help="EfficientAD: small or medium networks.")
-    ] = "small",
-    max_steps: Annotated[
-        int,
-        typer.Option(
-            help="EfficientAD: training steps. The published 70,000 are for a GPU; two CPU cores "
-            "take 1.8 s for each, a day and a half in all."
-        ),
-    ] = 70_000,
-    learning_rate: Annotated[float, typer.Option(help="EfficientAD: Adam's.")] = 1e-4,
-    teacher_weights: Annotated[
-        Path | None,
-        typer.Option(help="EfficientAD: pretrained_teacher_SIZE.pth; default: its download."),
-    ] = None,
-    imagenette_dir: Annotated[
-        Path | None,
-        typer.Option(help="EfficientAD: photographs of all kinds, in folders; default: download."),
-    ] = None,
+    categories: given.Categories = None,
+    all_categories: given.AllCategories = False,
+    model: given.Model = "patchcore",
+    backbone: given.Backbone = "efficientnet_lite0",
+    layers: given.Layers = None,
+    layer_weights: given.LayerWeights = None,
+    weights: given.Weights = None,
+    image_size: given.ImageSize = "256",
+    resize: given.Resize = None,
+    local_contrast: given.LocalContrast = 0.1,
+    center_crop: given.CenterCrop = None,
+    coreset_ratio: given.CoresetRatio = 0.1,
+    max_vectors: given.MaxVectors = 20_000,
+    num_neighbors: given.NumNeighbors = 1,
+    worst_share: given.WorstShare = None,
+    holdout: given.Holdout = None,
+    false_reject_rate: given.FalseRejectRate = 0.05,
+    transform: given.Transform = "centered",
+    pca_dim: given.PcaDim = 64,
+    whiten: given.Whiten = None,
+    metric: given.Metric = "cosine",
+    precision: given.Precision = "half",
+    max_patches: given.MaxPatches = None,
+    seed: given.Seed = 0,
+    batch_size: given.BatchSize = 8,
+    device: given.Device = "cpu",
+    model_size: given.ModelSize = "small",
+    max_steps: given.MaxSteps = 70_000,
+    learning_rate: given.LearningRate = 1e-4,
+    teacher_weights: given.TeacherWeights = None,
+    imagenette_dir: given.ImagenetteDir = None,
     json: Json = False,
 ) -> None:
     """Learn what is normal from a category's normal training images.
