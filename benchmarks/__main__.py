@@ -18,9 +18,9 @@ from pathlib import Path
 
 NAMES = (
     *("start", "features", "coreset", "export", "inspect", "train", "retrieval", "parity"),
-    *("accuracy", "defects", "load"),
+    *("accuracy", "defects", "load", "sql"),
 )
-ON_ONE_SET = ("start", "features", "export", "load")
+ON_ONE_SET = ("start", "features", "export", "load", "sql")
 ON_LAST_SET = ("retrieval",)
 ON_ALL_SETS = ("parity", "accuracy")
 """The others, which take time, leave the polycrystalline cells out."""

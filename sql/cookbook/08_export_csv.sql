@@ -6,7 +6,7 @@
 \if :{?category} \else \set category '' \endif
 
 COPY (
-    SELECT category, path, group_name, known_label, known_defect_type, verdict,
+    SELECT category, path, part, known_label, known_defect_type, verdict,
            normalized_score, raw_score, threshold, probable_defect_type, inspected_at
     FROM defect.images
     WHERE split = :'split' AND verdict IS NOT NULL AND retired_at IS NULL

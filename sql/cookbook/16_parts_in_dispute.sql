@@ -2,11 +2,11 @@
 -- Answer:   a part (group) with both verdicts: a defect that only one exposure shows, or a
 --           threshold that lies in the noise of taking pictures (spread: highest less lowest
 --           normalized score).
-SELECT category, group_name AS part, count(*) AS photographs,
+SELECT category, part, count(*) AS photographs,
        count(*) FILTER (WHERE verdict = 'anomalous') AS rejected,
        round((max(normalized_score) - min(normalized_score))::numeric, 3) AS spread
 FROM defect.images
-WHERE group_name IS NOT NULL AND verdict IS NOT NULL AND retired_at IS NULL
-GROUP BY category, group_name
+WHERE part IS NOT NULL AND verdict IS NOT NULL AND retired_at IS NULL
+GROUP BY category, part
 HAVING count(DISTINCT verdict) > 1
 ORDER BY spread DESC;

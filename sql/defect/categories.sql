@@ -25,8 +25,11 @@ FROM (
     ) d ON true
     LEFT JOIN pgdefect.image i
         ON i.category_id = c.id AND i.retired_at IS NULL AND i.split <> 'simulated'
-    LEFT JOIN pgdefect.inspection s
-        ON s.image_id = i.id AND s.detector_id = d.id AND s.threshold = d.threshold
+    LEFT JOIN LATERAL (
+        SELECT s.image_id, s.is_anomalous FROM pgdefect.inspection s
+        WHERE s.image_id = i.id AND s.detector_id = d.id AND s.threshold = d.threshold
+        ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
+    ) s ON true
     GROUP BY c.id, d.id, d.version, d.threshold
 ) n
 LEFT JOIN LATERAL (

@@ -46,7 +46,7 @@ BEGIN
             JOIN pgdefect.image i ON i.id = s.image_id
             WHERE NOT drop_leaks AND s.detector_id = bank AND i.split = image_auroc.split
               AND i.known_label IS NOT NULL AND i.retired_at IS NULL
-            ORDER BY i.id, s.created_at DESC, s.id DESC
+            ORDER BY i.id, s.inspected_at DESC, s.created_at DESC, s.id DESC
         ) every
     ), tied AS (
         SELECT raw_score, count(*) FILTER (WHERE label = 'normal') AS normal,

@@ -4,8 +4,10 @@
 -- bank    any bank of the extractor that the patches were kept for; NULL takes the active one
 --         of the image's category
 --
--- The way of `pgdefect inspect`: the distances that the score is made of are proven
--- (pgdefect.prove_worst). Kept patches are in half precision: against an inspection of the
+-- Upper bounds of all patches' distances tell which may be the worst (pgdefect.bound_patches); the
+-- distances that the score is made of are proven (pgdefect.prove_worst). An image of which no
+-- patches are kept for the bank's extractor gets a row without a verdict: keep them with
+-- `pgdefect inspect … --keep-patches`. Kept patches are in half precision: against an inspection of the
 -- photograph itself the score differs by about 1e-4 of its size.
 --
 -- Same rule in Python:
@@ -52,15 +54,11 @@ BEGIN
     END IF;
     vectors := pgdefect.transformed_patches(b.id, judged.id);
     IF vectors IS NULL THEN
-        RAISE EXCEPTION 'no patch embeddings of image % are kept for the extractor of bank %',
-            judged.id, b.id
-            USING ERRCODE = 'PD404',
-                  HINT = format('Keep them with: pgdefect inspect %s --category %s --keep-patches',
-                                (SELECT pgdefect.shell_word(r.path || '/' || judged.path)
-                                 FROM pgdefect.image_root r
-                                 WHERE r.id = judged.root_id),
-                                (SELECT pgdefect.shell_word(c.name) FROM pgdefect.category c
-                                 WHERE c.id = judged.category_id));
+        -- A row all the same: of many images asked about, one must not end the query.
+        RETURN QUERY SELECT judged.id, b.id, NULL::text, NULL::double precision, NULL::double precision,
+                            d.threshold, NULL::smallint, NULL::smallint, NULL::text, NULL::integer,
+                            NULL::bigint, NULL::text;
+        RETURN;
     END IF;
     SELECT p.rows, p.cols, e.rows AS nominal_rows, e.cols AS nominal_cols, e.preprocessing INTO grid
     FROM pgdefect.image_patches p JOIN pgdefect.extractor e ON e.id = p.extractor_id
@@ -68,9 +66,7 @@ BEGIN
 
     num_worst := greatest(1, round(b.worst_share * cardinality(vectors)));
     SELECT p.positions, p.distances INTO positions, distances
-    FROM (SELECT array_agg(s.nearest_position ORDER BY s.patch) AS positions,
-                 array_agg(s.distance ORDER BY s.patch) AS distances
-          FROM pgdefect.score_patches(b.id, vectors) s) found,
+    FROM pgdefect.bound_patches(b.id, vectors, grid.cols) found,
          pgdefect.prove_worst(b.id, vectors, found.positions, found.distances, num_worst) p;
     worst := ARRAY(
         SELECT u.n FROM unnest(distances) WITH ORDINALITY u(x, n) ORDER BY u.x DESC, u.n
@@ -78,10 +74,9 @@ BEGIN
     SELECT avg(distances[n]) INTO score FROM unnest(worst) n;
 
     IF b.num_neighbors > 1 THEN
-        -- PatchCore's re-weighting, equation 7 (arXiv 2106.08265), over Euclidean distances:
-        -- a cosine distance x of unit vectors is sqrt(2 x).
+        -- PatchCore's re-weighting, equation 7 (arXiv 2106.08265).
         EXECUTE format(
-            'SELECT array_agg(CASE WHEN $4 THEN sqrt(2 * greatest(s.x, 0)) ELSE s.x END ORDER BY s.n)
+            'SELECT array_agg(pgdefect.metric_length($4, s.x) ORDER BY s.n)
              FROM (SELECT n.ordinality AS n, (p.embedding %s $1)::double precision AS x
                    FROM pgdefect.nearest_bank_vectors(
                        $2, (SELECT q.embedding FROM pgdefect.memory_bank_patch q
@@ -90,7 +85,7 @@ BEGIN
                    JOIN pgdefect.memory_bank_patch p
                        ON p.bank_id = $2 AND p.position = n.nearest_position) s', b.operator)
         INTO support
-        USING vectors[worst[1]], b.id, positions[worst[1]], b.metric = 'cosine', b.num_neighbors;
+        USING vectors[worst[1]], b.id, positions[worst[1]], b.metric, b.num_neighbors;
         SELECT score * (1 - exp(support[1] - max(x)) / sum(exp(x - m.highest))) INTO score
         FROM unnest(support) x, (SELECT max(y) AS highest FROM unnest(support) y) m;
     END IF;
@@ -110,4 +105,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.inspect IS
-'What a memory bank says of a stored image whose patch embeddings are kept: verdict, raw score (a distance) and normalized score (0 to 1, 0.5 at the threshold), the worst place in pixels and the normal patch nearest to it. Any bank of the extractor can be asked; nothing is stored. Example: SELECT b.bank_id, s.verdict, s.normalized_score FROM defect.banks b, defect.inspect(''scratch/003.png'', bank => b.bank_id) s;';
+'What a memory bank says of a stored image whose patch embeddings are kept: verdict, raw score (a distance) and normalized score (0 to 1, 0.5 at the threshold), the worst place in pixels and the normal patch nearest to it. Any bank of the extractor can be asked; nothing is stored. The verdict is NULL where no patches are kept (pgdefect inspect --keep-patches). Example: SELECT b.bank_id, s.verdict, s.normalized_score FROM defect.banks b, defect.inspect(''scratch/003.png'', bank => b.bank_id) s;';

@@ -1,11 +1,11 @@
 -- Apply a detector's present threshold to the scores it has given; no network runs.
 --
--- Each image whose newest inspection by this detector was under another threshold gets one
--- under the present one; the old ones stay as they are. The new one is dated a microsecond
--- after the look at the image that it rests on, so that it stands for it, and never for a
--- later look of another detector. What the defect probably is goes along where there still is
--- one, by the new verdict or by what is known. Images with simulated defects are judged again,
--- too, but only photographs are counted: returns how many of them were.
+-- Each image whose newest inspection by this detector was under another threshold gets a
+-- re-judgement under the present one, an event of today; the old ones stay as they are. It has
+-- inspected_at from the look at the image that it rests on, so that it stands for that look, and
+-- never for a later one of another detector. What the defect probably is goes along where there
+-- still is one, by the new verdict or by what is known. Images with simulated defects are judged
+-- again, too, but only photographs are counted: returns how many of them were.
 CREATE OR REPLACE FUNCTION defect.rejudge(bank bigint) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog
@@ -14,7 +14,7 @@ DECLARE
     target pgdefect.detector;
     made bigint;
 BEGIN
-    SELECT d.* INTO target FROM pgdefect.detector d WHERE d.id = bank FOR SHARE;
+    SELECT d.* INTO target FROM pgdefect.detector d WHERE d.id = bank FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no detector %', bank
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
@@ -22,29 +22,24 @@ BEGIN
     WITH judged AS (
         INSERT INTO pgdefect.inspection AS kept
             (image_id, detector_id, raw_score, normalized_score, threshold, worst_row, worst_col,
-             anomaly_map, nearest_positions, search, vote, probable_defect_type, created_at)
+             anomaly_map, nearest_positions, search, vote, probable_defect_type, event,
+             inspected_at, created_at)
         SELECT n.image_id, n.detector_id, n.raw_score,
                pgdefect.normalized_score(n.raw_score, target.threshold, target.score_center),
                target.threshold, n.worst_row, n.worst_col, n.anomaly_map, n.nearest_positions,
                n.search, CASE WHEN n.defective THEN n.vote END,
-               CASE WHEN n.defective THEN n.probable_defect_type END,
-               n.created_at + interval '1 microsecond'
+               CASE WHEN n.defective THEN n.probable_defect_type END, 're-judgement',
+               n.inspected_at, clock_timestamp()
         FROM (
             SELECT DISTINCT ON (s.image_id) s.*,
                    s.raw_score > target.threshold OR i.known_label = 'anomalous' AS defective
             FROM pgdefect.inspection s
             JOIN pgdefect.image i ON i.id = s.image_id AND i.retired_at IS NULL
             WHERE s.detector_id = bank
-            ORDER BY s.image_id, s.created_at DESC, s.id DESC
+            ORDER BY s.image_id, s.inspected_at DESC, s.created_at DESC, s.id DESC
         ) n
         WHERE n.threshold <> target.threshold
         ORDER BY n.image_id
-        ON CONFLICT ON CONSTRAINT uq_inspection_detector_id_image_id_threshold DO UPDATE
-        SET raw_score = excluded.raw_score, normalized_score = excluded.normalized_score,
-            worst_row = excluded.worst_row, worst_col = excluded.worst_col,
-            anomaly_map = excluded.anomaly_map, nearest_positions = excluded.nearest_positions,
-            search = excluded.search, vote = excluded.vote,
-            probable_defect_type = excluded.probable_defect_type, created_at = excluded.created_at
         RETURNING kept.image_id
     )
     SELECT count(*) INTO made
@@ -55,4 +50,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.rejudge IS
-'Judges stored scores of a detector again under its present threshold, as new inspections; old ones stay. Returns how many photographs were; simulated defects follow uncounted. Example: SELECT defect.rejudge(bank => 1);';
+'Judges stored scores of a detector again under its present threshold, as events of their own (re-judgement); old ones stay. Returns how many photographs were; simulated defects follow uncounted. Example: SELECT defect.rejudge(bank => 1);';

@@ -11,7 +11,7 @@
 -- verdict, and what the data set said, stay beside it.
 --
 -- Same rule in Python:
---   pgdefect.core.types.LABELS
+--   pgdefect.core.words.LABELS
 CREATE OR REPLACE FUNCTION defect.review(
     image text,
     label text,

@@ -33,7 +33,7 @@ WITH known AS MATERIALIZED (
 ), waiting AS (
     SELECT i.id AS image_id, i.category_id, c.name AS category, r.path || '/' || i.path AS path,
            i.split, i.known_label, i.known_defect_type, s.id AS inspection_id, s.is_anomalous,
-           s.normalized_score, s.vote, s.probable_defect_type, s.created_at, d.extractor_id,
+           s.normalized_score, s.vote, s.probable_defect_type, s.inspected_at, d.extractor_id,
            -- As in defect.images: of reviewed ones only those that came back.
            i.reviewed_label IS NOT NULL AS reviewed,
            i.known_defect_type IS NULL AND i.known_label IS DISTINCT FROM 'normal' AS type_unknown
@@ -42,14 +42,14 @@ WITH known AS MATERIALIZED (
     JOIN pgdefect.image_root r ON r.id = i.root_id
     JOIN LATERAL (
         SELECT * FROM pgdefect.inspection s WHERE s.image_id = i.id
-        ORDER BY s.created_at DESC, s.id DESC LIMIT 1
+        ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
     ) s ON true
     JOIN pgdefect.detector d ON d.id = s.detector_id
     LEFT JOIN LATERAL (
         SELECT v.created_at,
                (SELECT p.is_anomalous FROM pgdefect.inspection p
                 WHERE p.image_id = i.id AND p.created_at <= v.created_at
-                ORDER BY p.created_at DESC, p.id DESC LIMIT 1) AS was_anomalous
+                ORDER BY p.inspected_at DESC, p.created_at DESC, p.id DESC LIMIT 1) AS was_anomalous
         FROM pgdefect.review v WHERE v.image_id = i.id
         ORDER BY v.created_at DESC, v.id DESC LIMIT 1
     ) v ON i.reviewed_label IS NOT NULL
@@ -87,7 +87,7 @@ SELECT q.image_id, q.category, q.path, q.split, q.priority,
        q.near_threshold, q.vote_doubt, q.novelty, q.contradiction,
        CASE WHEN q.is_anomalous THEN 'anomalous' ELSE 'normal' END AS verdict,
        q.normalized_score, q.known_label, q.known_defect_type, q.probable_defect_type, q.vote,
-       q.inspection_id, q.created_at AS inspected_at
+       q.inspection_id, q.inspected_at
 FROM (
     SELECT r.*, 1 - (1 - r.near_threshold) * (1 - coalesce(r.vote_doubt, 0))
                     * (1 - coalesce(r.novelty, 0)) * (1 - r.contradiction) AS priority

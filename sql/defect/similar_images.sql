@@ -92,7 +92,7 @@ BEGIN
         SELECT s.is_anomalous FROM pgdefect.inspection s
         JOIN pgdefect.detector d ON d.id = s.detector_id AND d.extractor_id = extractor
         WHERE s.image_id = query_id AND (model IS NULL OR d.kind = model)
-        ORDER BY s.created_at DESC, s.id DESC LIMIT 1
+        ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
     ) THEN 'defect' ELSE 'picture' END);
     SELECT avg(l2_normalize(pgdefect.image_vector(u.id, searched, extractor))) INTO query FROM unnest(likes) u(id);
     IF unlikes <> '{}' THEN

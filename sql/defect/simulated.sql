@@ -7,17 +7,17 @@ SELECT i.id AS image_id, c.name AS category,
        (i.simulation->>'grey_difference')::double precision AS grey_difference,
        CASE WHEN s.is_anomalous THEN 'anomalous' WHEN NOT s.is_anomalous THEN 'normal' END AS verdict,
        s.raw_score, s.normalized_score, s.threshold,
-       s.id AS inspection_id, s.detector_id, s.created_at AS inspected_at,
+       s.id AS inspection_id, s.detector_id, s.inspected_at,
        r.path || '/' || i.path AS path, r.path || '/' || i.mask_path AS mask_path,
        (i.simulation->>'seed')::bigint AS seed,
        (i.simulation->>'source_image_id')::bigint AS source_image_id,
-       i.group_name, i.height, i.width, i.created_at, i.retired_at
+       i.group_name AS part, i.height, i.width, i.created_at, i.retired_at
 FROM pgdefect.image i
 JOIN pgdefect.category c ON c.id = i.category_id
 JOIN pgdefect.image_root r ON r.id = i.root_id
 LEFT JOIN LATERAL (
     SELECT * FROM pgdefect.inspection s WHERE s.image_id = i.id
-    ORDER BY s.created_at DESC, s.id DESC LIMIT 1
+    ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
 ) s ON true
 WHERE i.split = 'simulated';
 

@@ -1,7 +1,7 @@
 -- Raises PD400 unless the word is one of the splits that images have.
 --
 -- Same rule in Python:
---   pgdefect.core.types.SPLITS
+--   pgdefect.core.words.SPLITS
 CREATE OR REPLACE FUNCTION pgdefect.check_split(split text) RETURNS void
 LANGUAGE plpgsql
 IMMUTABLE PARALLEL SAFE

@@ -31,7 +31,7 @@ AS $$
       AND NOT EXISTS (SELECT FROM learned l WHERE i.simulation IS NULL AND l.sha256 = i.sha256)
       AND NOT EXISTS (SELECT FROM learned l WHERE NOT l.held_out
                       AND l.id = (i.simulation->>'source_image_id')::bigint)
-    ORDER BY i.id, s.created_at DESC, s.id DESC
+    ORDER BY i.id, s.inspected_at DESC, s.created_at DESC, s.id DESC
 $$;
 
 COMMENT ON FUNCTION pgdefect.labelled_scores IS

@@ -27,7 +27,7 @@ LANGUAGE plpgsql
 VOLATILE
 ROWS 10
 SET search_path = pg_catalog, :"vector_schema"
-SET hnsw.ef_search = 40
+SET hnsw.ef_search = 40 -- a placeholder: set below, and restored at the end of the call
 SET hnsw.iterative_scan = strict_order
 SET hnsw.max_scan_tuples = 20000
 SET enable_sort = on

@@ -12,7 +12,7 @@ LANGUAGE plpgsql
 STABLE
 ROWS 10
 SET search_path = pg_catalog, :"vector_schema"
-SET hnsw.ef_search = 40
+SET hnsw.ef_search = 40 -- a placeholder: set below, and restored at the end of the call
 AS $$
 DECLARE
     s record := pgdefect.bank_search(bank, '$1');

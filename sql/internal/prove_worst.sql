@@ -20,7 +20,8 @@ STABLE
 SET search_path = pg_catalog, :"vector_schema"
 AS $$
 DECLARE
-    checked_at_once CONSTANT integer := 2;
+    -- Doubled at each turn: where bounds were good the first two suffice.
+    checked_at_once integer := 2;
     -- A longer search finds nearly all nearest vectors that the first one missed, at a fraction
     -- of the time of reading the whole bank.
     checked_ef CONSTANT integer := 100;
@@ -43,6 +44,7 @@ BEGIN
             LIMIT greatest(num_worst, checked_at_once));
         doubtful := ARRAY(SELECT w FROM unnest(worst) w WHERE NOT checked[w]);
         IF doubtful && worst[:num_worst] THEN
+            checked_at_once := least(2 * checked_at_once, 64);
             FOREACH n IN ARRAY doubtful LOOP
                 checked[n] := true;
             END LOOP;

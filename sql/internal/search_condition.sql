@@ -13,8 +13,8 @@
 -- Retired images and categories never pass.
 --
 -- Same rule in Python:
---   pgdefect.core.types.SPLITS
---   pgdefect.core.types.LABELS
+--   pgdefect.core.words.SPLITS
+--   pgdefect.core.words.LABELS
 CREATE OR REPLACE FUNCTION pgdefect.search_condition(filter jsonb) RETURNS text
 LANGUAGE plpgsql
 STABLE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from sqlalchemy import Connection
 
 from pgdefect.db.connection.engine import Database
-from pgdefect.usecases.inspect import inspect as inspecting
+from pgdefect.usecases.inspect import record_files as recording
 
 from .conftest import Cli, contents, value
 
@@ -41,8 +42,10 @@ def test_inspect_stored_images(good: Cli, trained: Database) -> None:
     caught = [r for r in rows if r["label"] == "anomalous" and r["verdict"] == "anomalous"]
     assert len(caught) >= 8
     assert result.json["failed"] == []
-    # Renewed, not doubled.
-    assert value(trained, "SELECT count(*) FROM pgdefect.inspection") == 13
+    # A second inspection of each, beside the first.
+    events = "SELECT count(*) FROM defect.inspections WHERE event = %s AND in_force = %s"
+    assert value(trained, events, "inspection", False) == 13
+    assert value(trained, events, "re-inspection", True) == 13
 
 
 def test_inspect_files_folders_and_patterns(good: Cli, trained: Database, parts: Path) -> None:
@@ -108,7 +111,7 @@ def test_another_photograph_under_a_recorded_name_is_not_taken_for_the_first(
     assert judged["path"] == str(camera / "next.png")
     assert "latest.png' has changed since it was inspected; give each photograph" in again.err
     now = value(trained, "SELECT array_agg(raw_score ORDER BY id) FROM pgdefect.inspection")
-    assert now[:-1] == kept
+    assert now[: len(kept)] == kept
     assert contents(trained)["image"] == before["image"] + 1
     # The other one alone: nothing is stored.
     assert cli(trained, "inspect", camera / "latest.png", "--category", "parts").code == 1
@@ -139,7 +142,7 @@ def test_a_changed_file_named_by_its_path_is_not_recorded_beside_what_was_ingest
     assert failed["path"] == str(own_files / "test/good/000.png")
     assert "--category parts --accept-changes" in failed["reason"]
     assert len(result.json["inspections"]) == 3
-    assert contents(trained) == before
+    assert contents(trained) == before | {"inspection": before["inspection"] + 3}
 
 
 def test_a_stored_image_whose_file_has_changed_is_not_judged_as_it(
@@ -153,13 +156,13 @@ def test_a_stored_image_whose_file_has_changed_is_not_judged_as_it(
     [failed] = result.json["failed"]
     assert failed["path"] == str(own_files / "test/good/000.png")
     assert "--category parts --accept-changes" in failed["reason"]
-    assert contents(trained) == before
+    assert contents(trained) == before | {"inspection": before["inspection"] + 12}
 
 
 def test_content_accepted_while_it_is_inspected_gets_no_verdict_of_the_photograph_before(
     cli: Cli, trained: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock_images = inspecting.lock_images
+    lock_images = recording.lock_images
 
     def too_late(connection: Connection, image_ids: Collection[int]) -> set[int]:
         with psycopg.connect(trained.url) as other:
@@ -171,7 +174,7 @@ def test_content_accepted_while_it_is_inspected_gets_no_verdict_of_the_photograp
 
     with psycopg.connect(trained.url) as connection:
         connection.execute("DELETE FROM pgdefect.inspection")
-    monkeypatch.setattr(inspecting, "lock_images", too_late)
+    monkeypatch.setattr(recording, "lock_images", too_late)
     result = cli(trained, "inspect", "--category", "parts", "--split", "test", "--json")
     assert result.code == 1
     [failed] = result.json["failed"]
@@ -217,3 +220,136 @@ def test_inspect_draws_anomaly_maps_with_the_ground_truth_where_it_is_known(
     assert sizes["chip_000.png"][0] > 1.3 * sizes["good_000.png"][0]
     pixels = np.asarray(Image.open(maps / "chip_000.png").convert("RGB")).astype(int)
     assert pixels.std() > 10
+
+
+def test_photographs_carry_their_context(
+    good: Cli, cli: Cli, trained: Database, parts: Path, tmp_path: Path
+) -> None:
+    """From the path, a manifest and a word for all; said again it changes nothing."""
+    folder = tmp_path / "L2" / "late"
+    folder.mkdir(parents=True)
+    for n in range(2):
+        (folder / f"S{n}_20260504T2230{n:02}.png").write_bytes(
+            (parts / f"test/good/{n:03}.png").read_bytes() + bytes([n])
+        )
+    context = (
+        *("--path-pattern", "{line}/{shift}/{part}_{taken:%Y%m%dT%H%M%S}.png"),
+        *("--time-zone", "Europe/Berlin", "--attributes", '{"camera": "left"}'),
+    )
+    for _ in range(2):
+        good(trained, "inspect", tmp_path, "--category", "parts", *context, "--station", "north")
+    found = "SELECT part, taken_at, attributes FROM defect.images WHERE split = 'production'"
+    with psycopg.connect(trained.url) as connection:
+        rows = connection.execute(f"{found} ORDER BY path").fetchall()
+        said = connection.execute(
+            "SELECT event, station, count(*) FROM defect.inspections WHERE split = 'production' "
+            "GROUP BY 1, 2 ORDER BY 1"
+        ).fetchall()
+        days = connection.execute(
+            "SELECT to_char(starts, 'DD HH24'), \"group\", inspected "
+            "FROM defect.rejects(per => 'hour', by => 'shift', split => 'production')"
+        ).fetchall()
+    assert [row[0] for row in rows] == ["S0", "S1"]
+    assert rows[0][1].astimezone(UTC) == datetime(2026, 5, 4, 20, 30, tzinfo=UTC)
+    assert rows[0][2] == {"line": "L2", "shift": "late", "camera": "left"}
+    assert said == [("inspection", "north", 2), ("re-inspection", "north", 2)]
+    assert [row[1:] for row in days] == [("late", 2)]
+    # A manifest names the files, and what else is known of them.
+    manifest = tmp_path / "shift.csv"
+    manifest.write_text(
+        "path,part,taken_at,batch,split\n"
+        "L2/late/S0_20260504T223000.png,S0,2026-05-04T22:30:00+02:00,7,production\n"
+    )
+    [judged] = good(
+        trained, "inspect", "--manifest", manifest, "--category", "parts", "--json"
+    ).json["inspections"]
+    assert value(
+        trained, "SELECT attributes FROM defect.images WHERE image_id = %s", judged["image_id"]
+    ) == {"line": "L2", "shift": "late", "camera": "left", "batch": 7}
+    # What contradicts the record is no silent change of it.
+    wrong = cli(
+        trained, "inspect", tmp_path, "--category", "parts", "--attributes", '{"shift": "early"}'
+    )
+    assert wrong.code == 1
+    assert "was recorded with another part, time or attribute" in wrong.err
+    assert value(trained, "SELECT count(*) FROM pgdefect.image WHERE attributes @> %s",
+                 '{"shift": "early"}') == 0  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--path-pattern", "{line}"), "does not fit the pattern '{line}'"),
+        (("--path-pattern", "no field.png"), "it has no field such as {line}"),
+        (("--path-pattern", "{a}_{a}.png"), "{a} stands in it twice"),
+        (("--path-pattern", "{taken}.png"), "{taken} needs a format"),
+        (("--path-pattern", "{taken:%Q}.png"), "%Q is no directive"),
+        (("--path-pattern", "{a.png"), "a brace is not closed"),
+        (("--path-pattern", "{taken:%H%M%S}.png"), "000.png' does not fit"),
+        (("--attributes", "[1]"), "is a JSON object"),
+        (("--attributes", "{"), "is no JSON"),
+        (("--exif-time",), "000.png' has no EXIF time"),
+        (("--exif-time", "--time-zone", "Mars/Base"), "not 'Mars/Base'"),
+        (("--event-key", "a\nb"), "1 to 200 printable characters"),
+        (("--attributes", '{"a": 1}', "--no-store"), "whose inspections are stored"),
+    ],
+)
+def test_context_that_cannot_be_used_stops_before_anything_is_judged(
+    cli: Cli, trained: Database, parts: Path, words: tuple[str, ...], message: str
+) -> None:
+    before = contents(trained)
+    result = cli(trained, "inspect", parts / "test/chip/000.png", "--category", "parts", *words)
+    assert result.code in (1, 2)
+    assert message in result.error
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("path,taken_at\n{0},yesterday\n", "000.png' has the time 'yesterday', which is none"),
+        ("path,taken_at\n{0},20260504\n", "which is none"),
+        ("path,split\n{0},test\n", "is of split 'test'; inspected photographs are production"),
+        ("path,label\n{0},good\n", "has a label"),
+        ("path,line\nother.png,1\n", "is not in the manifest"),
+        ("path,line\n{0},1\n{0},2\n", "is already on line 2"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_stops_before_anything_is_judged(
+    cli: Cli, trained: Database, parts: Path, tmp_path: Path, table: str, message: str
+) -> None:
+    before = contents(trained)
+    photo = parts / "test/chip/000.png"
+    (tmp_path / "m.csv").write_text(table.format(photo))
+    result = cli(trained, "inspect", photo, "--category", "parts", "--manifest", tmp_path / "m.csv")
+    assert result.code == 1
+    assert message in result.error
+    assert contents(trained) == before
+
+
+def test_the_time_of_a_photograph_is_read_from_exif(
+    good: Cli, trained: Database, parts: Path, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    details = exif.get_ifd(0x8769)
+    details[0x9003], details[0x9011] = "2026:05:04 07:30:00", "+02:00"
+    Image.open(parts / "test/good/000.png").save(tmp_path / "shot.jpg", exif=exif, quality=95)
+    good(trained, "inspect", tmp_path / "shot.jpg", "--category", "parts", "--exif-time")
+    taken = value(trained, "SELECT taken_at FROM defect.images WHERE path LIKE %s", "%shot.jpg")
+    assert taken.astimezone(UTC) == datetime(2026, 5, 4, 5, 30, tzinfo=UTC)
+
+
+def test_a_request_that_is_made_again_is_answered_and_not_doubled(
+    good: Cli, trained: Database, parts: Path
+) -> None:
+    words = ("inspect", parts / "test/chip", "--category", "parts", "--event-key", "request 7")
+    first = good(trained, *words, "--json").json
+    again = good(trained, *words, "--json").json
+    assert (first["resumed"], again["resumed"]) == (0, 3)
+    assert again["inspections"] == first["inspections"]
+    assert "3 of them had been inspected before" in good(trained, *words).err
+    assert value(trained, "SELECT count(*) FROM defect.inspections WHERE event_key = %s",
+                 "request 7") == 3  # fmt: skip
+    # Another request is another inspection.
+    good(trained, *words[:-1], "request 8")
+    assert value(trained, "SELECT count(*) FROM pgdefect.inspection") == 13 + 6

@@ -81,7 +81,7 @@ def test_a_writer_does_a_line_stations_work(
     judged = good(station, "inspect", new / "test", "--category", "parts", "--json").json
     assert len(judged["inspections"]) == 5
     assert value(line, "SELECT count(*) FROM defect.inspections WHERE path LIKE %s", f"{new}%") == 5
-    good(station, "inspect", new / "test", "--category", "parts")  # renews what it has judged
+    good(station, "inspect", new / "test", "--category", "parts")  # a second time
     before = value(line, "SELECT threshold FROM pgdefect.detector")
     good(station, "threshold", "parts", "--set", before * 1.1)
     assert value(line, "SELECT set_by FROM defect.thresholds WHERE in_force") == "station"

@@ -27,7 +27,9 @@ def test_statements_are_counted(good: Cli, cli: Cli, trained: Database, parts: P
     assert [one["total_ms"] for one in found] == sorted(
         (one["total_ms"] for one in found), reverse=True
     )
-    [written] = [one for one in found if one["query"].startswith("INSERT INTO pgdefect.inspection")]
+    [written] = [
+        one for one in found if one["query"].startswith("INSERT INTO pgdefect.inspection (")
+    ]
     assert written["rows"] == 9
     assert all("pgdefect." in one["query"] or "defect." in one["query"] for one in found)
     for one in found:

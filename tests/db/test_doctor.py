@@ -208,6 +208,82 @@ def test_missing_hnsw_is_made_as_training_makes_it(trained: Database, here: Sett
     assert positions.tolist() == exact.tolist()
 
 
+def test_hnsw_built_otherwise_is_built_again(trained: Database, here: Settings) -> None:
+    """By an older version, with other parameters or for another operator; whatever came between."""
+    definitions = "SELECT indexdef FROM pg_indexes WHERE indexname ~ '_hnsw' ORDER BY 1"
+    with trained.connect() as connection:
+        before = connection.scalars(text(definitions)).all()
+    bank, images = "memory_bank_patch_1_hnsw", "image_embedding_1_hnsw"
+    [of_bank] = [one for one in before if f" {bank} " in one]
+    [of_images] = [one for one in before if f" {images} " in one]
+    assert "WITH (m='12', ef_construction='112')" in of_bank
+    run(
+        trained,
+        f"DROP INDEX pgdefect.{bank}, pgdefect.{images}",
+        of_bank.replace("m='12'", "m='16'").replace("ef_construction='112'", "ef_construction=64"),
+        of_images + " WITH (m = 4)",
+        # Somebody's own, on the same table.
+        of_images.replace(images, "mine").replace("cosine", "l2"),
+    )
+    found = findings(trained, here, "hnsw-definition")
+    assert [(f.severity, f.subject, f.remedy) for f in found] == [
+        ("warning", f"pgdefect.{images}", fix_command()),
+        ("warning", f"pgdefect.{bank}", fix_command()),
+    ]
+    assert "m = 4, ef_construction = 64, and this pgdefect builds" in found[0].message
+    assert "m = 16, ef_construction = 64, and this pgdefect builds" in found[1].message
+    assert "m = 12, ef_construction = 112: searches are slower" in found[1].message
+    mended(trained, here, "hnsw-definition", times=2)
+    run(trained, "DROP INDEX pgdefect.mine")
+    with trained.connect() as connection:
+        assert connection.scalars(text(definitions)).all() == before
+
+
+def test_hnsw_that_no_search_can_use(trained: Database, here: Settings) -> None:
+    name = "memory_bank_patch_1_hnsw"
+    with trained.connect() as connection:
+        before = connection.scalar(
+            text("SELECT indexdef FROM pg_indexes WHERE indexname = :name"), {"name": name}
+        )
+    assert before is not None
+    run(trained, f"DROP INDEX pgdefect.{name}", before.replace("cosine", "l2"))
+    [finding] = findings(trained, here, "hnsw-definition")
+    assert finding.severity == "fault"
+    assert "vector_l2_ops" in finding.message
+    assert "no search can use it" in finding.message
+    mended(trained, here, "hnsw-definition")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_rebuild_of_hnsw_that_was_interrupted(
+    trained: Database, here: Settings, step: int
+) -> None:
+    """After any of its steps: dropping an older trial, building, dropping the old, renaming."""
+    name = "memory_bank_patch_1_hnsw"
+    with trained.connect() as connection:
+        before = connection.scalar(
+            text("SELECT indexdef FROM pg_indexes WHERE indexname = :name"), {"name": name}
+        )
+    assert before is not None
+    new = before.replace(name, f"{name}_new")
+    if step == 1:
+        run(trained, new.replace("m='12'", "m='5'"))
+    elif step == 2:
+        run(trained, f"DROP INDEX pgdefect.{name}", before.replace("m='12'", "m='5'"), new)
+    elif step == 3:
+        run(trained, f"ALTER INDEX pgdefect.{name} RENAME TO {name}_new")
+    else:
+        run(trained, new)
+    [finding] = findings(trained, here, "hnsw-definition")
+    assert ("interrupted" in finding.message) == (step != 2)
+    mended(trained, here, "hnsw-definition")
+    with trained.connect() as connection:
+        after = connection.scalars(
+            text("SELECT indexdef FROM pg_indexes WHERE tablename = 'memory_bank_patch_1'")
+        ).all()
+    assert [one for one in after if "hnsw" in one] == [before]
+
+
 def test_every_parent_with_vectors_is_searched_or_said_not_to_be(database: Database) -> None:
     """A new partitioned table belongs in one of the two lists."""
     with database.connect() as connection:

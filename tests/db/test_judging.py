@@ -113,20 +113,25 @@ def test_inspect_equals_python(database: Database, kept: Kept, options: dict[str
         assert found[8] == bank.image_ids[found[3]]
 
 
-def test_patches_are_to_be_kept_under_the_images_own_category(
+def test_an_image_without_kept_patches_is_a_row_without_a_verdict(
     database: Database, kept: Kept
 ) -> None:
-    """Under that of the bank asked it would become a photograph of another product."""
+    """Of many images asked about, one must not end the query."""
     [image] = add_images(database, "parts", 1, path=lambda n: "one more.png")
-    others = add_images(database, "others", 3, path=lambda n: f"other/{n}.png")
+    images = [image, kept.image]
     raw = np.random.default_rng(6).normal(0, 2, (30, DIM)).astype(np.float32)
-    detector = store(database, "others", kept.extractor, memory_bank(raw, others))
-    with pytest.raises(psycopg.Error) as caught:
-        one(database, "SELECT defect.inspect(%s, %s)", str(image), detector)
-    assert caught.value.diag.message_hint == (
-        "Keep them with: pgdefect inspect '/nowhere/parts/one more.png' --category parts "
-        "--keep-patches"
-    )
+    detector = store(database, "parts", kept.extractor, memory_bank(raw, images))
+    with psycopg.connect(database.url) as connection:
+        rows = connection.execute(
+            "SELECT s.image_id, s.bank_id, s.threshold, s.verdict IS NULL, s.raw_score IS NULL, "
+            "s.worst_box IS NULL FROM unnest(%s::bigint[]) i, "
+            "defect.inspect(i::text, bank => %s) s ORDER BY 1 DESC",
+            [images, detector],
+        ).fetchall()
+    assert rows == [
+        (image, detector, 0.5, True, True, True),
+        (kept.image, detector, 0.5, False, False, False),
+    ]
 
 
 def test_inspect_asks_any_bank_and_stores_nothing(factory: Database, settings: Settings) -> None:
@@ -157,7 +162,7 @@ def test_what_cannot_be_inspected_is_refused(database: Database, kept: Kept) -> 
     images = add_images(database, "others", 2, path=lambda n: f"other/{n}.png")
     vectors = np.random.default_rng(1).normal(0, 1, (30, DIM)).astype(np.float32)
     bank = memory_bank(vectors, images)
-    detector = store(database, "others", add_extractor(database, DIM, "other"), bank)
+    store(database, "others", add_extractor(database, DIM, "other"), bank)
 
     def refused(image: int, bank: int | None, words: str) -> None:
         with pytest.raises(NotFound, match=words), database.connect() as connection:
@@ -165,8 +170,6 @@ def test_what_cannot_be_inspected_is_refused(database: Database, kept: Kept) -> 
 
     refused(kept.image, None, "no memory bank in use for the category of image")
     refused(kept.image, 99, r"no memory bank 99.*defect\.banks")
-    refused(kept.image, detector, "no patch embeddings of image .* are kept for the extractor")
-    refused(images[0], None, "pgdefect inspect .*other/0.png --category others --keep-patches")
     refused(12345, None, "no stored image is called '12345'")
 
 

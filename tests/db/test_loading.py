@@ -109,7 +109,7 @@ def test_an_index_whose_build_was_interrupted_is_built_anew(database: Database) 
         builder.execute("SET lock_timeout = '50ms'")
         writer.execute(f"LOCK TABLE pgdefect.{table} IN ROW EXCLUSIVE MODE".encode())
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            builder.cursor().execute(concurrently(extractor_index(table, 8)).encode())
+            builder.cursor().execute(concurrently(extractor_index(8).create(table)).encode())
     with database.connect() as connection:
         assert connection.scalar(valid) is False
     assert load_image_embeddings(database, extractor, ids, unit_vectors(2, 20, 8)) == 10

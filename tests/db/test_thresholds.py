@@ -586,7 +586,7 @@ def test_judging_again_makes_the_views_agree_and_keeps_what_was_said(line: Line)
     ]
     assert line.rows("SELECT * FROM pgdefect.inspection ORDER BY id LIMIT 3") == before
     assert line.value("SELECT defect.rejudge(%s)", line.detector) == 0
-    # Back again: the old inspections are in force again, none is made twice.
+    # Back again: events of their own, in force, beside all that were said before.
     line.value("SELECT defect.set_threshold('parts', 0.5)")
     assert line.value("SELECT defect.rejudge(%s)", line.detector) == 3
     assert line.value(counts) == (3, 1)
@@ -595,7 +595,10 @@ def test_judging_again_makes_the_views_agree_and_keeps_what_was_said(line: Line)
         ("normal", 0.5),
         ("anomalous", 0.5),
     ]
-    assert line.value("SELECT count(*) FROM pgdefect.inspection") == 6
+    assert line.rows("SELECT event, count(*) FROM pgdefect.inspection GROUP BY 1 ORDER BY 1") == [
+        ("inspection", 3),
+        ("re-judgement", 6),
+    ]
 
 
 def test_judging_an_older_detector_again_does_not_overrule_a_newer_look(line: Line) -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import get_type_hints
 
 import numpy as np
 import pytest
+from manhattan import L1
 from sklearn.metrics import pairwise_distances
 
+from pgdefect.cli.training import train_command
 from pgdefect.core.distance import (
     COSINE,
     L2,
     METRICS,
     IndexedType,
+    Metric,
     as_stored,
     index_expression,
     indexed_type,
     metric_named,
+    nearest_vectors,
     pairwise,
+    row_distances,
 )
 from pgdefect.core.errors import UsageError
 
@@ -32,6 +38,12 @@ def test_table_is_pgvectors() -> None:
     assert COSINE.operator_class("vector") == "vector_cosine_ops"
     assert L2.operator_class("halfvec") == "halfvec_l2_ops"
     assert L2.operator_class("vector") == "vector_l2_ops"
+
+
+def test_training_offers_every_metric() -> None:
+    """Written out in the help: the table imports NumPy, which --help does without."""
+    help_text = get_type_hints(train_command, include_extras=True)["metric"].__metadata__[0].help
+    assert help_text == f"{' or '.join(METRICS)}."
 
 
 def test_metrics_are_known_by_name() -> None:
@@ -56,15 +68,22 @@ def test_vectors_are_indexed_in_single_precision_while_pgvector_can() -> None:
         index_expression(indexed_type("single", 2001), 2001)
 
 
-@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
-def test_pairwise_agrees_with_scikit_learn(metric: object) -> None:
+@pytest.mark.parametrize("metric", [*METRICS.values(), L1], ids=[*METRICS, "l1"])
+def test_each_metric_agrees_with_scikit_learn(metric: Metric) -> None:
+    """Of all pairs, of rows, and of the nearest; one that the table does not have, too."""
     a, b = vectors(0, 7), 3 * vectors(1, 9)
-    name = {"cosine": "cosine", "l2": "euclidean"}[metric.name]  # type: ignore[attr-defined]
+    name = {"cosine": "cosine", "l2": "euclidean", "l1": "manhattan"}[metric.name]
     expected = pairwise_distances(a.astype(np.float64), b.astype(np.float64), metric=name)
-    found = pairwise(metric, a, b)  # type: ignore[arg-type]
+    found = pairwise(metric, a, b)
     assert found.shape == (7, 9)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    rows = row_distances(a, b[:7], metric)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, np.diag(expected[:, :7]), rtol=1e-6)
+    positions, distances = nearest_vectors(a, b, metric)
+    np.testing.assert_array_equal(positions, expected.argmin(axis=1))
+    np.testing.assert_allclose(distances, expected.min(axis=1), rtol=1e-6)
 
 
 def test_pairwise_of_cases_worked_by_hand() -> None:

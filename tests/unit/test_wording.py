@@ -14,9 +14,8 @@ import pgdefect
 from pgdefect.cli.main import app
 from pgdefect.cli.spelling import CommandLine
 from pgdefect.core.errors import UsageError
-from pgdefect.core.types import SPLITS
 from pgdefect.core.wording import blank, command, option, speaking
-from pgdefect.core.words import check_word, either
+from pgdefect.core.words import SPLITS, check_word, either
 
 
 def test_python_is_shown_parameters_and_calls() -> None:

@@ -200,24 +200,32 @@ def test_image_embedding_is_the_same_at_training_and_inspection(
         assert np.linalg.norm(judged.embedding) == pytest.approx(1, abs=1e-6)
 
 
-def test_inspecting_again_renews_the_one_inspection(
+def test_inspecting_again_adds_inspections_and_changes_none(
     cells: Database, settings: Settings, tmp_path: Path
 ) -> None:
     before = count(cells, "pgdefect.inspection")
     first = inspect(cells, settings, "cells", split="test")
     images = count(cells, "pgdefect.image")
     assert count(cells, "pgdefect.inspection") == before + 7
+    kept = rows(cells)
     again = inspect(cells, settings, "cells", split="test")
-    assert [i.inspection_id for i in again.inspections] == [
-        i.inspection_id for i in first.inspections
-    ]
+    assert not {i.inspection_id for i in again.inspections} & set(kept)
+    assert {key: value for key, value in rows(cells).items() if key in kept} == kept
+    assert count(cells, "pgdefect.inspection") == before + 14
+    # Unless the request is the same.
+    key = inspect(cells, settings, "cells", split="test", event_key="monday 7:00")
+    same = inspect(cells, settings, "cells", split="test", event_key="monday 7:00")
+    assert (key.resumed, same.resumed) == (0, 7)
+    assert same.to_json()["inspections"] == key.to_json()["inspections"]
+    assert count(cells, "pgdefect.inspection") == before + 21
     # A copy of a known file is the known image, also twice in one call.
     copies = [tmp_path / "a.png", tmp_path / "b.png"]
     for copy in copies:
         shutil.copy(first.inspections[0].path, copy)
     report = inspect(cells, settings, "cells", copies)
-    assert {i.inspection_id for i in report.inspections} == {first.inspections[0].inspection_id}
-    assert count(cells, "pgdefect.inspection") == before + 7
+    assert len({i.inspection_id for i in report.inspections}) == 1
+    assert {i.image_id for i in report.inspections} == {first.inspections[0].image_id}
+    assert count(cells, "pgdefect.inspection") == before + 22
     assert count(cells, "pgdefect.image") == images
     # A new file is recorded once, as production.
     load = np.asarray(load_image(copies[0]))
@@ -227,9 +235,17 @@ def test_inspecting_again_renews_the_one_inspection(
     for _ in range(2):
         inspect(cells, settings, "cells", [tmp_path / "new.png"])
     assert count(cells, "pgdefect.image") == images + 1
-    assert count(cells, "pgdefect.inspection") == before + 8
+    assert count(cells, "pgdefect.inspection") == before + 24
     inspect(cells, settings, "cells", [tmp_path / "new.png"], store=False)
-    assert count(cells, "pgdefect.inspection") == before + 8
+    assert count(cells, "pgdefect.inspection") == before + 24
+    assert count(cells, "pgdefect.inspection_run") == 0
+
+
+def rows(database: Database) -> dict[int, tuple[object, ...]]:
+    """Every stored inspection by its id."""
+    with database.connect() as connection:
+        found = connection.execute(text("SELECT * FROM pgdefect.inspection"))
+        return {row.id: tuple(row) for row in found}
 
 
 # -- what is not asked for ------------------------------------------------------------------

@@ -213,5 +213,18 @@ def test_interrupted_inspection_keeps_whole_batches(cells: Database, settings: S
         inspect(cells, settings, "cells", on_judged=interrupt)
     kept = count(cells, "pgdefect.inspection") - before
     assert 0 < kept < 19
-    inspect(cells, settings, "cells")
+    assert count(cells, "pgdefect.inspection_run") == 1
+    resumed = inspect(cells, settings, "cells")
+    assert (resumed.resumed, len(resumed.inspections)) == (kept, 19)
     assert count(cells, "pgdefect.inspection") == before + 19
+    assert count(cells, "pgdefect.inspection_run") == 0
+    # It is complete: the same command inspects again.
+    once_more = inspect(cells, settings, "cells")
+    assert once_more.resumed == 0
+    assert count(cells, "pgdefect.inspection") == before + 2 * 19
+    scores = [item.raw_score for item in resumed.inspections]
+    assert [item.raw_score for item in once_more.inspections] == pytest.approx(scores, rel=1e-5)
+    boxes = [item.worst_box for item in resumed.inspections]
+    assert [item.worst_box for item in once_more.inspections] == boxes
+    defects = [len(item.defect.regions) for item in resumed.inspections if item.defect]
+    assert [len(i.defect.regions) for i in once_more.inspections if i.defect] == defects

@@ -210,6 +210,8 @@ class Project:
         defects: bool = True,
         keep_patches: bool = False,
         model: DetectorKind | None = None,
+        event_key: str | None = None,
+        station: str | None = None,
     ) -> Inspection:
         """Say whether one image is anomalous, and where.
 
@@ -227,6 +229,8 @@ class Project:
             defects: Look at an anomalous image a second time: regions, and a guess at the type.
             keep_patches: Store every patch embedding, too.
             model: Which detector, where both kinds are active.
+            event_key: Names this request: made again, it stores nothing twice.
+            station: Where this is, kept with what is stored.
 
         Raises:
             ImageError: the image cannot be read.
@@ -234,11 +238,11 @@ class Project:
         """
         inspector = self._inspector(category, model)
         if not is_path(image):
-            if store or keep_patches:
+            if store or keep_patches or event_key is not None:
                 raise UsageError(
                     "an image in memory has no file that a stored row could point to: save it "
-                    f"and give its path, or leave out {option('store')} and "
-                    f"{option('keep_patches')}"
+                    f"and give its path, or leave out {option('store')}, "
+                    f"{option('keep_patches')} and {option('event_key')}"
                 )
             picture = in_memory(image, name)
             judged = inspect_picture(self._database, inspector, picture, defects=defects)
@@ -255,6 +259,8 @@ class Project:
             defects=defects,
             keep_patches=keep_patches,
             inspector=inspector,
+            event_key=event_key,
+            station=station or self._settings.station,
         )
         if report.failed:
             raise ImageError(report.failed[0][1])
@@ -270,6 +276,8 @@ class Project:
         defects: bool = True,
         keep_patches: bool = False,
         model: DetectorKind | None = None,
+        event_key: str | None = None,
+        station: str | None = None,
         progress: Progress = silent,
     ) -> Inspections:
         """Inspect files and folders, or, without paths, the category's stored images.
@@ -278,7 +286,7 @@ class Project:
             paths: Files and folders.
             category: The product shown.
             split: Of stored images: only these.
-            store, defects, keep_patches, model: As for `inspect`.
+            store, defects, keep_patches, model, event_key, station: As for `inspect`.
             progress: Called with stage, done and total.
 
         Raises:
@@ -296,6 +304,8 @@ class Project:
             defects=defects,
             keep_patches=keep_patches,
             inspector=self._inspector(category, model),
+            event_key=event_key,
+            station=station or self._settings.station,
             progress=progress,
         )
         found = tuple(Inspection(one, report.preprocessing) for one in report.inspections)

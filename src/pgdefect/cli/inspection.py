@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,14 +66,61 @@ def inspect_command(
             "coarser anomaly map and the same score; exact loads the bank: faster for many."
         ),
     ] = None,
+    event_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Names this request: made again, it answers with what was stored the first time "
+            "and inspects only what is missing. Without it every run adds inspections; one that "
+            "was interrupted is resumed.",
+        ),
+    ] = None,
+    station: Annotated[
+        str | None,
+        typer.Option(
+            help="Where this is, kept with each inspection; else PGDEFECT_STATION or the login."
+        ),
+    ] = None,
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='Of all photographs of this call: \'{"line": 3, "shift": "late"}\'.',
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Columns path, part, taken_at; every other one is an attribute of the "
+            "photograph. Without PATH it names the files.",
+        ),
+    ] = None,
+    path_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="What the end of each path says: '{line}/{part}_{taken:%Y%m%dT%H%M%S}.png'. part "
+            "and taken are the part and the time, {_x} is left out, others are attributes.",
+        ),
+    ] = None,
+    exif_time: Annotated[
+        bool, typer.Option("--exif-time", help="Take the time of a photograph from its EXIF data.")
+    ] = False,
+    time_zone: Annotated[
+        str | None,
+        typer.Option(help="Of times without an offset, as Europe/Berlin; else this machine's."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say whether images are anomalous, and where.
 
-    Without PATH the category's stored images are inspected.
+    Without PATH the category's stored images are inspected. Every inspection is kept: a later one
+    of the same image, or another threshold, changes none before it.
     """
     from pgdefect.usecases.common.picture_files import writable_folder
     from pgdefect.usecases.inspect.inspect import inspect
+    from pgdefect.usecases.inspect.photo_context import ContextSource
     from pgdefect.usecases.pictures import save_maps
 
     if category is None:
@@ -91,6 +139,15 @@ def inspect_command(
             defects=defects,
             search=search,  # type: ignore[arg-type]
             kind=model,  # type: ignore[arg-type]
+            event_key=event_key,
+            station=station or current(context).settings.station,
+            context=ContextSource(
+                attributes=_attributes(attributes),
+                exif_time=exif_time,
+                path_pattern=path_pattern,
+                manifest=manifest,
+                time_zone=time_zone,
+            ),
             progress=progress,
         )
         unread = []
@@ -120,8 +177,24 @@ def inspect_command(
         )
         rejected = sum(item.is_anomalous for item in report.inspections)
         note(f"{rejected} of {len(report.inspections)} images are anomalous")
+        if report.resumed:
+            note(
+                f"{report.resumed} of them had been inspected before the interruption, or under "
+                "the same event key"
+            )
         if maps is not None:
             note(f"anomaly maps are in {maps}")
     for problem in report.problems:
         note(problem)
     failures([*report.failed, *unread])
+
+
+def _attributes(said: str | None) -> dict[str, Any]:
+    """Raises UsageError for what is no JSON object."""
+    try:
+        found = loads(said) if said is not None else {}
+    except ValueError as error:
+        raise UsageError(f"--attributes {said!r} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f'--attributes is a JSON object such as {{"line": 3}}, not {said!r}')
+    return found

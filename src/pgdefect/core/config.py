@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("pgdefect", appauthor=False))
     )
+    station: str | None = Field(None, min_length=1, max_length=100)
 
     @classmethod
     def settings_customise_sources(

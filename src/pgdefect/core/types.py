@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,7 @@ from pgdefect.core.wording import command
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Label = Literal["normal", "anomalous"]
-LABELS: tuple[Label, ...] = get_args(Label)
-"""Same rule in SQL: defect.review, pgdefect.search_condition."""
-Split = Literal["train", "test", "production", "simulated"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-"""Same rule in SQL: pgdefect.check_split, pgdefect.search_condition."""
 DetectorKind = Literal["patchcore", "efficient_ad"]
-DETECTOR_KINDS: tuple[DetectorKind, ...] = get_args(DetectorKind)
 SearchBy = Literal["picture", "defect", "region"]
 UNKNOWN_IMAGE = 0
 """In a bank's image_ids: the image is not known. No image has this id."""

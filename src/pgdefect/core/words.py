@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from pgdefect.core.errors import UsageError
 from pgdefect.core.wording import option
 
+LABELS = ("normal", "anomalous")
+"""Same rule in SQL: defect.review, pgdefect.search_condition."""
+SPLITS = ("train", "test", "production", "simulated")
+"""Same rule in SQL: pgdefect.check_split, pgdefect.search_condition."""
+KINDS = ("patchcore", "efficient_ad")
 COMPARED = ("picture", "defect", "region")
 """What a search compares."""
 SEARCHES = ("hnsw", "fast", "exact")

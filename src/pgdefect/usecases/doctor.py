@@ -130,6 +130,7 @@ def _findings(
         partitions.check_orphans,
         partitions.check_missing,
         partitions.check_hnsw,
+        partitions.check_hnsw_definitions,
         indexes.check_invalid,
         indexes.check_unused,
         indexes.check_statistics,

@@ -323,6 +323,7 @@ def _description(record: ImageRecord) -> catalog.Description:
         record.mask_path,
         record.group,
         record.attributes,
+        record.taken_at,
     )
 
 
@@ -339,4 +340,5 @@ def _new_image(record: ImageRecord, file: ImageFile) -> catalog.NewImage:
         mask_path=record.mask_path,
         group_name=record.group,
         attributes=record.attributes,
+        taken_at=record.taken_at,
     )

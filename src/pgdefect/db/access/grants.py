@@ -33,6 +33,7 @@ WRITER_MAY: dict[str, str] = {
     # Made anew from the image and its inspection when that is renewed.
     "defect_embedding": "INSERT, UPDATE, DELETE",
     "defect_region": "INSERT, UPDATE, DELETE",
+    "inspection_run": "INSERT, DELETE",
 }
 """What a line station writes: it adds and corrects, and deletes nothing that was judged.
 

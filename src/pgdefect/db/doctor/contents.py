@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
+from pgdefect.core.distance import COSINE, metric_named
 from pgdefect.core.wording import command
 from pgdefect.db.doctor.findings import Finding, fix_command, psql, size
 from pgdefect.db.schema.partitions import SEARCHED, leaves
@@ -46,9 +47,9 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
                 f"count(*) FILTER (WHERE {norm}({leaf.vector}) = 0) FROM {subject}"
             )
         ).one()
-        metric, promised, category = banks.get(leaf.number, ("cosine", None, None))
+        metric, promised, category = banks.get(leaf.number, (COSINE.name, None, None))
         if leaf.key != "bank_id":
-            metric, promised = "cosine", None
+            metric, promised = COSINE.name, None
         again = (
             command("train", category)
             if leaf.key == "bank_id"
@@ -63,12 +64,12 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
                 f"{nulls:,} vectors are NULL; no search finds them",
                 again.replace(f"{norm}({leaf.vector}) = 0", f"{leaf.vector} IS NULL"),
             )
-        if zeros and metric == "cosine" and leaf.parent in SEARCHED:
+        if zeros and metric_named(metric).directions_only and leaf.parent in SEARCHED:
             yield Finding(
                 "fault",
                 "zero-vectors",
                 subject,
-                f"{zeros:,} vectors are zero: cosine distance knows no direction for them, and "
+                f"{zeros:,} vectors are zero: {metric} distance knows no direction for them, and "
                 "the index does not hold them",
                 again,
             )

@@ -12,8 +12,18 @@ from sqlalchemy import Connection, text
 
 from pgdefect.core.wording import command
 from pgdefect.db.doctor.findings import Finding, fix_command, psql, sql_repair
+from pgdefect.db.schema.hnsw import HnswIndex, index_name
 from pgdefect.db.schema.indexes import concurrently
-from pgdefect.db.schema.partitions import ALWAYS, PARENTS, Leaf, leaves, unindexed
+from pgdefect.db.schema.partitions import (
+    ALWAYS,
+    PARENTS,
+    SEARCHED,
+    Leaf,
+    leaves,
+    present_indexes,
+    unindexed,
+    wanted_index,
+)
 
 
 def check_orphans(connection: Connection) -> Iterator[Finding]:
@@ -98,3 +108,56 @@ def check_hnsw(connection: Connection) -> Iterator[Finding]:
             if statement
             else None,
         )
+
+
+def check_hnsw_definitions(connection: Connection) -> Iterator[Finding]:
+    """HNSW indexes that training would build otherwise today: an older version built them.
+
+    The repair builds the new one beside its users, then drops the old one; interrupted, it is
+    found again, whatever it had come to. Indexes of other names are somebody's own.
+    """
+    for leaf in leaves(connection):
+        if leaf.parent not in SEARCHED or leaf.vector is None or not (leaf.hnsw and leaf.owned):
+            continue
+        name = index_name(leaf.table)
+        present, wanted = present_indexes(connection, leaf), wanted_index(connection, leaf)
+        ours = {one: present[one] for one in (name, f"{name}_new") if one in present}
+        if not ours or wanted is None or ours == {name: wanted}:
+            continue
+        have = ours.get(name, wanted)
+        usable = have._replace(build=wanted.build) == wanted
+        yield Finding(
+            "warning" if usable else "fault",
+            "hnsw-definition",
+            f"pgdefect.{name}",
+            f"built as {have}, and this pgdefect builds {wanted}: "
+            + (
+                "searches are slower or find less"
+                if usable
+                else "no search can use it, and each reads the whole table"
+            )
+            if have != wanted
+            else "a rebuild was interrupted before its last step",
+            fix_command(),
+            sql_repair(*_rebuild(leaf, name, wanted, {n for n, o in ours.items() if o == wanted})),
+        )
+
+
+def _rebuild(leaf: Leaf, name: str, wanted: HnswIndex, ready: set[str]) -> list[str]:
+    """Statements after which the index called `name` is the wanted one, and alone.
+
+    ready: the indexes, of this name and of `name`_new, that are as wanted.
+    """
+    new = f"{name}_new"
+    if name in ready:
+        return [f"DROP INDEX CONCURRENTLY IF EXISTS pgdefect.{new}"]
+    build = [
+        f"DROP INDEX CONCURRENTLY IF EXISTS pgdefect.{new}",
+        concurrently(wanted.create(leaf.table, new)),
+    ]
+    return [
+        *(build if new not in ready else []),
+        f"DROP INDEX CONCURRENTLY IF EXISTS pgdefect.{name}",
+        f"ALTER INDEX pgdefect.{new} RENAME TO {name}",
+        f"ANALYZE pgdefect.{leaf.table}",
+    ]

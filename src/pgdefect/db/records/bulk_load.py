@@ -169,6 +169,6 @@ def _build_index(database: Database, extractor_id: int, dim: int, progress: Prog
     progress("index", 0, 1)
     # Left by a load that ended while it built.
     leftover = [] if valid is None else [f"DROP INDEX CONCURRENTLY pgdefect.{name}_hnsw"]
-    build = [*leftover, concurrently(extractor_index(name, dim)), f"ANALYZE pgdefect.{name}"]
+    build = [*leftover, concurrently(extractor_index(dim).create(name)), f"ANALYZE pgdefect.{name}"]
     run_beside(database, build, "the load")
     progress("index", 1, 1)

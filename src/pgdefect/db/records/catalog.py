@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,8 +26,10 @@ COMPUTED_TABLES = (
 )
 """Those with what was computed from an image's content."""
 _ROOTS_LOCK = "hashtextextended('pgdefect image roots', 0)"
-Description = tuple[str, str | None, str | None, str | None, str | None, Mapping[str, Any]]
-"""What is said of an image: split, label, defect type, mask, group, attributes."""
+Description = tuple[
+    str, str | None, str | None, str | None, str | None, Mapping[str, Any], datetime | None
+]
+"""What is said of an image: split, label, defect type, mask, group, attributes, time taken."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class NewImage:
     group_name: str | None = None
     attributes: Mapping[str, Any] | None = None
     simulation: Mapping[str, Any] | None = None
+    taken_at: datetime | None = None
 
     @property
     def description(self) -> Description:
@@ -57,6 +62,7 @@ class NewImage:
             self.mask_path,
             self.group_name,
             dict(self.attributes or {}),
+            self.taken_at,
         )
 
 
@@ -132,6 +138,7 @@ def known_images(connection: Connection, category: str, root: str) -> dict[str, 
             Image.mask_path,
             Image.group_name,
             Image.attributes,
+            Image.taken_at,
         )
         .join(Category, Category.id == Image.category_id)
         .join(ImageRoot, ImageRoot.id == Image.root_id)
@@ -232,7 +239,7 @@ def add_images(
 
 def describe_again(connection: Connection, image_id: int, description: Description) -> None:
     """Accept what a data set now says of an image whose content is the same."""
-    split, label, defect_type, mask_path, group_name, attributes = description
+    split, label, defect_type, mask_path, group_name, attributes, taken_at = description
     connection.execute(
         update(Image)
         .where(Image.id == image_id)
@@ -243,8 +250,36 @@ def describe_again(connection: Connection, image_id: int, description: Descripti
             mask_path=mask_path,
             group_name=group_name,
             attributes=dict(attributes),
+            taken_at=taken_at,
         )
     )
+
+
+def add_context(
+    connection: Connection,
+    image_id: int,
+    attributes: Mapping[str, Any],
+    part: str | None,
+    taken_at: datetime | None,
+) -> bool:
+    """Add what is known of a production image to what was recorded.
+
+    Returns False, and changes nothing, where that contradicts what was recorded. The caller
+    has the image locked.
+    """
+    found = connection.execute(
+        text(
+            "UPDATE pgdefect.image SET attributes = attributes || a.said, "
+            "group_name = coalesce(group_name, CAST(:part AS text)), "
+            "taken_at = coalesce(taken_at, CAST(:taken AS timestamptz)) "
+            "FROM (SELECT CAST(:attributes AS jsonb) AS said) a "
+            "WHERE id = :id AND attributes || a.said = a.said || attributes "
+            "AND coalesce(group_name = :part, true) AND coalesce(taken_at = :taken, true)"
+        ),
+        {"id": image_id, "attributes": json.dumps(dict(attributes)), "part": part}
+        | {"taken": taken_at},
+    )
+    return found.rowcount == 1
 
 
 def replace_content(connection: Connection, image_id: int, image: NewImage) -> None:

@@ -271,7 +271,7 @@ def without_defect_embedding(
     rows = driver(connection).execute(
         "SELECT i.id FROM pgdefect.image i LEFT JOIN LATERAL ("
         "  SELECT is_anomalous FROM pgdefect.inspection s WHERE s.image_id = i.id"
-        "  ORDER BY s.created_at DESC, s.id DESC LIMIT 1) s ON true "
+        "  ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1) s ON true "
         "WHERE i.category_id = %s AND i.retired_at IS NULL "
         "AND (s.is_anomalous OR i.known_label = 'anomalous') "
         "AND (%s OR NOT EXISTS (SELECT FROM pgdefect.defect_embedding e "

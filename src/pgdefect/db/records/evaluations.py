@@ -41,12 +41,17 @@ class StoredScores:
 def stored_scores(
     database: Database, detector_id: int, threshold: float, image_ids: Sequence[int]
 ) -> dict[int, StoredScores]:
-    """A detector's inspections of these images under this threshold, by image id."""
+    """A detector's newest inspections of these images under this threshold, by image id.
+
+    One whose map is coarse (search "fast") is given only where there is no other.
+    """
     with database.connect() as connection:
         rows = driver(connection).execute(
-            "SELECT image_id, raw_score, worst_row, worst_col, anomaly_map, search "
+            "SELECT DISTINCT ON (image_id) "
+            "image_id, raw_score, worst_row, worst_col, anomaly_map, search "
             "FROM pgdefect.inspection "
-            "WHERE detector_id = %s AND threshold = %s AND image_id = ANY(%s)",
+            "WHERE detector_id = %s AND threshold = %s AND image_id = ANY(%s) "
+            "ORDER BY image_id, search = 'fast', inspected_at DESC, created_at DESC, id DESC",
             [detector_id, threshold, list(image_ids)],
             binary=True,
         )

@@ -100,7 +100,7 @@ def create_extractor_partition(
             CONSTRAINT ck_{name}_dim CHECK (vector_dims(embedding) = {dim})
         )""")
     )
-    connection.execute(text(extractor_index(name, dim)))
+    connection.execute(text(extractor_index(dim).create(name)))
     connection.execute(
         text(
             f"ALTER TABLE pgdefect.{parent} ATTACH PARTITION pgdefect.{name} "

@@ -254,7 +254,7 @@ def _index(
     build_index(
         connection,
         f"pgdefect.{table}",
-        bank_index(table, kind, dim, bank.metric),
+        bank_index(kind, dim, bank.metric).create(table),
         num_vectors,
     )
     connection.execute(text(f"ANALYZE pgdefect.{table}"))

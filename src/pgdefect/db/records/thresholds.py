@@ -151,7 +151,8 @@ def stale_inspections(connection: Connection, detector_id: int) -> int:
             "SELECT count(*) FROM (SELECT DISTINCT ON (s.image_id) s.threshold "
             "FROM pgdefect.inspection s JOIN pgdefect.image i ON i.id = s.image_id "
             "WHERE s.detector_id = %s AND i.retired_at IS NULL AND i.split <> 'simulated' "
-            "ORDER BY s.image_id, s.created_at DESC, s.id DESC) newest, pgdefect.detector d "
+            "ORDER BY s.image_id, s.inspected_at DESC, s.created_at DESC, s.id DESC) newest, "
+            "pgdefect.detector d "
             "WHERE d.id = %s AND newest.threshold <> d.threshold",
             [detector_id, detector_id],
         )

@@ -31,7 +31,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, JSONB, REAL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import BigInteger
 
-from pgdefect.core.types import DETECTOR_KINDS, LABELS, SPLITS
+from pgdefect.core.distance import METRICS
+from pgdefect.core.words import KINDS, LABELS, SPLITS
 from pgdefect.db.schema.names import SCHEMA
 
 NAMING = {
@@ -143,6 +144,7 @@ class Image(Base):
     simulation: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
+    taken_at: Mapped[datetime | None]
     reviewed_label: Mapped[str | None]
     reviewed_defect_type: Mapped[str | None]
     known_label: Mapped[str | None] = mapped_column(
@@ -186,7 +188,7 @@ class Detector(Base):
     __tablename__ = "detector"
     __table_args__ = (
         UniqueConstraint("category_id", "kind", "version"),
-        CheckConstraint(one_of("kind", DETECTOR_KINDS), name="kind_known"),
+        CheckConstraint(one_of("kind", KINDS), name="kind_known"),
         CheckConstraint("state IN ('ready', 'retired')", name="state_known"),
         CheckConstraint("state = 'ready' OR NOT active", name="retired_is_inactive"),
         CheckConstraint("threshold > score_center", name="threshold_above_center"),
@@ -289,7 +291,10 @@ class MemoryBank(Base):
 
     __tablename__ = "memory_bank"
     __table_args__ = (
-        CheckConstraint("operator IN ('<=>', '<->')", name="operator_known"),
+        CheckConstraint(
+            one_of("operator", tuple(metric.operator for metric in METRICS.values())),
+            name="operator_known",
+        ),
         CheckConstraint("precision IN ('half', 'single')", name="precision_known"),
         CheckConstraint("indexed_type IN ('vector', 'halfvec')", name="indexed_type_known"),
         CheckConstraint("worst_share BETWEEN 0 AND 1", name="worst_share_range"),
@@ -506,13 +511,44 @@ class Review(Base):
 
 
 class Inspection(Base):
-    """What a detector said of an image, under the threshold in force then."""
+    """What a detector said of an image at one time, under the threshold in force then.
+
+    An event: rows are added and never changed, but for the vote on the defect type. The
+    verdict in force is that of the newest by (inspected_at, created_at, id).
+
+    event: "inspection" is the first of its image by any detector, "re-inspection" any later
+    look, "re-judgement" stored scores under another threshold (`defect.rejudge`); a trigger
+    chooses between the first two, and dates the look as the row. inspected_at: when the detector
+    looked at the image, which a re-judgement has from the event that it rests on; created_at:
+    when this row was made. station: where, by default the login. event_key: whose request it
+    answers; one image gets one event for each key.
+    """
 
     __tablename__ = "inspection"
     __table_args__ = (
-        UniqueConstraint("detector_id", "image_id", "threshold"),
         CheckConstraint("search IN ('hnsw', 'fast', 'exact', 'network')", name="search_known"),
-        Index("ix_inspection_image_id_created_at", "image_id", "created_at"),
+        CheckConstraint(
+            "event IN ('inspection', 're-inspection', 're-judgement')", name="event_known"
+        ),
+        CheckConstraint("length(event_key) BETWEEN 1 AND 200", name="event_key_length"),
+        Index("ix_inspection_image", "image_id", "inspected_at", "created_at", "id"),
+        Index(
+            "ix_inspection_detector_image",
+            *("detector_id", "image_id", "inspected_at", "created_at", "id"),
+        ),
+        Index(
+            "uq_inspection_event_key_image_id",
+            "event_key",
+            "image_id",
+            unique=True,
+            postgresql_where=text("event_key IS NOT NULL"),
+        ),
+        Index(
+            "uq_inspection_first",
+            "image_id",
+            unique=True,
+            postgresql_where=text("event = 'inspection'"),
+        ),
     )
 
     id: Mapped[int] = _identity()
@@ -530,6 +566,26 @@ class Inspection(Base):
     created_at: Mapped[datetime] = _created_at()
     vote: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     probable_defect_type: Mapped[str | None]
+    event: Mapped[str]
+    inspected_at: Mapped[datetime]
+    station: Mapped[str | None] = mapped_column(server_default=text("session_user"))
+    event_key: Mapped[str | None]
+
+
+class InspectionRun(Base):
+    """A run of ``pgdefect inspect`` that has not come to its end; the same command resumes it.
+
+    digest: of the detector, its threshold, the search and the files; event_key: what the run's
+    inspections carry. The row goes when the run is complete.
+    """
+
+    __tablename__ = "inspection_run"
+    __table_args__ = (Index("ix_inspection_run_detector_id", "detector_id"),)
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    event_key: Mapped[str]
+    started_at: Mapped[datetime] = _created_at()
 
 
 class SqlFile(Base):

@@ -9,7 +9,13 @@ from sqlalchemy import Connection, text
 
 from pgdefect.core.distance import metric_named
 from pgdefect.db.connection.engine import is_locked
-from pgdefect.db.schema.hnsw import bank_index, extractor_index
+from pgdefect.db.schema.hnsw import (
+    PGVECTOR_DEFAULT,
+    Build,
+    HnswIndex,
+    bank_index,
+    extractor_index,
+)
 
 SEARCHED = {"memory_bank_patch", "image_embedding", "defect_embedding", "defect_region"}
 """Parents whose vectors are searched by HNSW: each partition needs a valid index."""
@@ -102,7 +108,8 @@ def unindexed(connection: Connection) -> Iterator[tuple[Leaf, str | None]]:
             continue
         if leaf.parent == "image_embedding" and is_locked(connection, loading(leaf.number)):
             continue
-        yield leaf, _index_statement(connection, leaf)
+        wanted = wanted_index(connection, leaf)
+        yield leaf, wanted and wanted.create(leaf.table)
 
 
 def loading(extractor_id: int) -> str:
@@ -110,17 +117,43 @@ def loading(extractor_id: int) -> str:
     return f"loading embeddings of extractor {extractor_id}"
 
 
-def _index_statement(connection: Connection, leaf: Leaf) -> str | None:
-    """What makes a partition's index as training would."""
+def wanted_index(connection: Connection, leaf: Leaf) -> HnswIndex | None:
+    """A partition's index as training would make it; None where its dimension is unknown."""
     dim = leaf.dim or connection.scalar(
         text(f"SELECT vector_dims({leaf.vector}) FROM pgdefect.{leaf.table} LIMIT 1")
     )
     if dim is None:
         return None
     if leaf.key != "bank_id":
-        return extractor_index(leaf.table, dim)
+        return extractor_index(dim)
     kind, metric = connection.execute(
         text("SELECT indexed_type, metric FROM pgdefect.memory_bank WHERE id = :id"),
         {"id": leaf.number},
     ).one()
-    return bank_index(leaf.table, kind, dim, metric_named(metric))
+    return bank_index(kind, dim, metric_named(metric))
+
+
+_DEFINITIONS = """
+SELECT c.relname, substring(pg_get_expr(x.indexprs, x.indrelid) FROM '(halfvec|vector)\\('),
+       substring(pg_get_expr(x.indexprs, x.indrelid) FROM '\\((\\d+)\\)')::integer, o.opcname,
+       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions)
+                 WHERE option_name = 'm')::integer, :m),
+       coalesce((SELECT option_value FROM pg_options_to_table(c.reloptions)
+                 WHERE option_name = 'ef_construction')::integer, :ef_construction)
+FROM pg_index x
+JOIN pg_class c ON c.oid = x.indexrelid
+JOIN pg_am a ON a.oid = c.relam
+JOIN pg_opclass o ON o.oid = x.indclass[0]
+WHERE x.indrelid = to_regclass(:table) AND a.amname = 'hnsw' AND x.indisvalid
+  AND x.indexprs IS NOT NULL"""
+
+
+def present_indexes(connection: Connection, leaf: Leaf) -> dict[str, HnswIndex]:
+    """The valid HNSW indexes of a partition that are over a cast of its vectors, by name."""
+    parameters = {"table": f"pgdefect.{leaf.table}"} | PGVECTOR_DEFAULT._asdict()
+    return {
+        name: HnswIndex(kind, dim, operator_class, Build(m, ef_construction))
+        for name, kind, dim, operator_class, m, ef_construction in connection.execute(
+            text(_DEFINITIONS), parameters
+        )
+    }

@@ -25,6 +25,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgdefect.core.distance import METRICS
 from pgdefect.core.errors import Conflict, DatabaseError
 
 _OBJECT = re.compile(r"^CREATE OR REPLACE (FUNCTION|VIEW) (\w+)\.(\w+)", re.MULTILINE)
@@ -93,10 +94,18 @@ def sql_files() -> list[SqlFile]:
     paths = [path for folder in SCHEMA_OF for path in (root / folder).glob("*.sql")]
     return in_order(
         [
-            SqlFile(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
+            SqlFile(path.relative_to(root).as_posix(), _filled_in(path.read_text(encoding="utf-8")))
             for path in [*paths, root / "column_comments.sql"]
         ]
     )
+
+
+def _filled_in(content: str) -> str:
+    """The file's text with what Python knows: a branch for each metric of the one table."""
+    branches = (
+        f"    WHEN '{metric.name}' THEN RETURN {metric.length_sql};" for metric in METRICS.values()
+    )
+    return content.replace(":metric_lengths", "\n".join(branches))
 
 
 def in_order(files: Sequence[SqlFile]) -> list[SqlFile]:

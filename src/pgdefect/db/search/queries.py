@@ -284,7 +284,8 @@ def nearest_normal(database: Database, image_id: int) -> NormalMatch:
             driver(connection)
             .execute(
                 "SELECT n.* FROM (SELECT id FROM pgdefect.inspection WHERE image_id = %s "
-                "AND nearest_positions IS NOT NULL ORDER BY created_at DESC, id DESC LIMIT 1) s, "
+                "AND nearest_positions IS NOT NULL "
+                "ORDER BY inspected_at DESC, created_at DESC, id DESC LIMIT 1) s, "
                 "defect.nearest_normal(s.id) n LIMIT 1",
                 [image_id],
             )

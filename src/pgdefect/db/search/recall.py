@@ -245,10 +245,8 @@ def _sample(raw: psycopg.Connection[Any], index: _Index, size: int) -> _Sample |
         neighbors = np.take_along_axis(neighbors, order[:, :, None], 1)
     chosen = np.random.default_rng(0).integers(np.isfinite(nearest).sum(axis=1))
     neighbor = neighbors[np.arange(len(keys)), chosen]
-    if index.metric is COSINE:
-        stored = stored / np.linalg.norm(stored, axis=1, keepdims=True)
-        neighbor = neighbor / np.linalg.norm(neighbor, axis=1, keepdims=True)
-    queries = as_stored(2 * stored - neighbor, "single")
+    seen = index.metric.seen
+    queries = as_stored(2 * seen(stored) - seen(neighbor), "single")
 
     best = np.full((len(keys), index.k), np.inf)
     num_vectors = 0

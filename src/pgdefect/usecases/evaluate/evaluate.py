@@ -13,9 +13,9 @@ import numpy as np
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
-from pgdefect.core.types import DETECTOR_KINDS, SPLITS, Detector, DetectorKind, StoredImage
+from pgdefect.core.types import Detector, DetectorKind, StoredImage
 from pgdefect.core.wording import blank, command
-from pgdefect.core.words import check_word
+from pgdefect.core.words import KINDS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.evaluations import (
@@ -67,7 +67,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_word("split", self.split, SPLITS)
-        check_word("model", self.kind, DETECTOR_KINDS)
+        check_word("model", self.kind, KINDS)
         check_word("search", self.search, ("exact", "hnsw"))
         if self.bootstrap < 0:
             raise UsageError(f"the number of resamples must be 0 or more, not {self.bootstrap}")

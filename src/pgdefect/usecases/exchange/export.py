@@ -188,12 +188,9 @@ def _tables(
     name, key = sql.Literal(category), sql.Literal(category_id)
     yield Table(
         "images",
-        sql.SQL(
-            "SELECT v.*, r.path || '/' || i.mask_path AS mask_path FROM defect.images v "
-            "JOIN pgdefect.image i ON i.id = v.image_id "
-            "JOIN pgdefect.image_root r ON r.id = i.root_id "
-            "WHERE v.category = {} ORDER BY v.image_id"
-        ).format(name),
+        sql.SQL("SELECT v.* FROM defect.images v WHERE v.category = {} ORDER BY v.image_id").format(
+            name
+        ),
         {"rows_are": "images, with the newest inspection of each (view defect.images)"},
     )
     yield Table(

@@ -35,7 +35,7 @@ from pgdefect.vision.images.preprocess import Preprocessing
 BLOCK_IMAGES = 64
 
 _SAMPLES = """
-SELECT v.image_id, v.path, v.height, v.width, v.split, v.label, v.defect_type, v.group_name,
+SELECT v.image_id, v.path, v.height, v.width, v.split, v.label, v.defect_type, v.part AS group_name,
        v.verdict, v.raw_score, v.normalized_score, v.threshold, v.detector_id, v.inspection_id,
        r.path || '/' || i.mask_path AS mask_path, s.anomaly_map,
        x.preprocessing::text AS preprocessing, m.embedding::real[] AS embedding

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
-from pgdefect.core.errors import DatasetError, ImageError, TransactionRolledBack, UsageError
+from pgdefect.core.errors import DatasetError, ImageError, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
-from pgdefect.core.types import SPLITS, Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.core.wording import blank, command, option
-from pgdefect.core.words import check_word
+from pgdefect.core.words import SPLITS, check_word
 from pgdefect.db.connection.engine import Database
-from pgdefect.db.connection.row_locks import keep_detector, lock_images
-from pgdefect.db.records import catalog
+from pgdefect.db.connection.row_locks import keep_detector
 from pgdefect.db.records.defects import store_defects
-from pgdefect.db.records.extractors import store_image_embeddings
 from pgdefect.db.records.inspections import store_inspections, store_votes
 from pgdefect.db.records.patches import store_image_patches
-from pgdefect.db.search.queries import images_by_sha256, images_of, stored_images
+from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common import log
 from pgdefect.usecases.common.files import list_images
 from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
-from pgdefect.usecases.common.stored_files import changed, only_unchanged
+from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder, Voter
+from pgdefect.usecases.inspect.event_keys import Run, open_run, root_of
 from pgdefect.usecases.inspect.inspector import Inspector, Judged
-from pgdefect.vision.images.image import ImageFile
+from pgdefect.usecases.inspect.photo_context import (
+    ContextSource,
+    PhotoContext,
+    manifest_files,
+    read_contexts,
+)
+from pgdefect.usecases.inspect.record_files import matching, record_files
 from pgdefect.vision.images.preprocess import Preprocessing
 
 
@@ -43,6 +47,8 @@ class InspectReport:
     """Judgements in the order of the files, and the files that could not be read.
 
     problems: a line for whatever a folder holds that is no image file, and was skipped.
+    resumed: how many of the judgements were stored before, by the run that this one resumes or
+    under the same event key.
     """
 
     category: str
@@ -51,6 +57,7 @@ class InspectReport:
     inspections: tuple[Inspection, ...]
     failed: tuple[tuple[str, str], ...]
     problems: tuple[str, ...] = ()
+    resumed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Judgements as plain values, without the maps."""
@@ -62,6 +69,7 @@ class InspectReport:
             "inspections": [inspection_json(item) for item in self.inspections],
             "failed": failed_json(self.failed),
             "problems": self.problems,
+            "resumed": self.resumed,
         }
 
 
@@ -78,6 +86,9 @@ def inspect(
     search: SearchKind | None = None,
     kind: DetectorKind | None = None,
     inspector: Inspector | None = None,
+    event_key: str | None = None,
+    station: str | None = None,
+    context: ContextSource = ContextSource(),
     progress: Progress = silent,
     on_judged: Callable[[Inspection], None] = lambda inspection: None,
 ) -> InspectReport:
@@ -91,11 +102,18 @@ def inspect(
     too. Each inspection is an event in the log (`usecases.common.log`), with the time of its
     stages.
 
-    Files that are new to the category are recorded as production images. An image judged
-    before by this detector under this threshold keeps its one inspection, renewed. A file that
-    holds something else than what was recorded of it fails, so that one photograph's verdict
-    never stands for another's. Stored batch by batch: interrupted, what was judged is kept, and
-    a second run completes it.
+    Files that are new to the category are recorded as production images. An inspection is an
+    event: it is added and changes none before it. Stored batch by batch: interrupted, what was
+    judged is kept, and the same call resumes the run, inspecting the rest. A run that has
+    finished is not resumed: the same call then adds re-inspections, unless `event_key` names
+    the request, whose photographs are judged once however often it is made (`event_keys`).
+    `station` is where it was made, the database login if it is not given. A file that holds
+    something else than what was recorded of it fails, so that one photograph's verdict never
+    stands for another's.
+
+    `context` says what is known of the photographs besides: part, time taken, attributes. It is
+    read before anything is judged, and added to what is recorded of production images; a file
+    of which something else was recorded fails. Without paths its manifest names the files.
 
     Raises:
         UnknownCategory, NoActiveDetector, UsageError; DatasetError: nothing to inspect.
@@ -120,22 +138,50 @@ def inspect(
             f"the detector of {category!r} is an EfficientAD network, which makes no patch "
             f"embeddings; leave out {option('keep_patches')}"
         )
+    if event_key is not None and not store:
+        raise UsageError(
+            f"{option('event_key')} names what is stored, and {option('store', False)} stores "
+            "nothing"
+        )
+    if context.manifest is not None and not paths:
+        paths = manifest_files(context.manifest)
+    if context and not (paths and store):
+        raise UsageError(
+            f"{option('attributes')}, {option('manifest')}, {option('path_pattern')} and "
+            f"{option('exif_time')} are for files whose inspections are stored"
+        )
     finder = inspector.defect_finder if defects and inspector.finds_defects else None
     files, known, order, problems = _queue(database, inspector, category, paths, split)
+    contexts = read_contexts(context, files)
+    run = None
+    if store:
+        asked = {"split": split, "defects": defects, "patches": keep_patches, "station": station}
+        run = open_run(database, inspector, event_key, paths, asked)
+    inspections: list[tuple[int, Inspection]] = []
+    if run is not None and run.before:
+        said = {n: run.stored(files[n], known.get(files[n])) for n in order}
+        inspections += [(n, item) for n, item in said.items() if item is not None]
+        order = [n for n in order if said[n] is None]
+    resumed = len(inspections)
     failed: list[tuple[str, str]] = []
 
     def on_error(index: int, error: ImageError) -> None:
         failed.append((files[order[index]], str(error)))
         log.failure("unreadable", category=category, path=failed[-1][0], reason=failed[-1][1])
 
-    inspections: list[tuple[int, Inspection]] = []
     ordered = [files[n] for n in order]
     accept = only_unchanged([known[path] for path in ordered]) if known else None
     for batch in inspector.judge(ordered, on_error, accept):
         judged = [item for _, item in batch]
         began = time.perf_counter()
         results = database.transact(
-            partial(_look_and_store, inspector, finder, judged, known, store, keep_patches)
+            partial(
+                _look_and_store,
+                *(inspector, finder, judged, known, store, keep_patches),
+                run=run,
+                station=station,
+                contexts=contexts,
+            )
         )
         store_ms = 1000 * (time.perf_counter() - began) / len(batch)
         for (index, item), result in zip(batch, results, strict=True):
@@ -148,13 +194,18 @@ def inspect(
         progress("inspect", len(inspections) + len(failed), len(files))
     inspections.sort(key=lambda item: item[0])
     found = [item for _, item in inspections]
+    if finder:
+        found = _with_votes(database, inspector, found, store)
+    if run is not None:
+        run.finish(database)
     return InspectReport(
         category,
         inspector.detector,
         inspector.preprocessing,
-        tuple(_with_votes(database, inspector, found, store) if finder else found),
+        tuple(found),
         tuple(failed),
         tuple(problems),
+        resumed,
     )
 
 
@@ -166,22 +217,28 @@ def _look_and_store(
     store: bool,
     keep_patches: bool,
     connection: Connection,
+    run: Run | None = None,
+    station: str | None = None,
+    contexts: Mapping[str, PhotoContext] | None = None,
 ) -> list[Inspection | ImageError]:
     """What a batch's images are known to be, and where defective ones depart from normal; all of
     that with the verdicts is stored, if wanted. An error for a file that cannot be stored.
     """
     if store:
         keep_detector(connection, inspector.detector.id)
-    images = _matching(connection, inspector.detector.category, judged, known)
+    images = matching(connection, inspector.detector.category, judged, known)
     if not store:
         return [*_looked_at(connection, finder, judged, images)]
-    recorded = _record(connection, inspector, judged, images)
+    recorded = record_files(connection, inspector, judged, images, contexts or {})
     refused = {n: one for n, one in enumerate(recorded) if isinstance(one, ImageError)}
     ours = [item for n, item in enumerate(judged) if n not in refused]
     looked = _looked_at(
         connection, finder, ours, [one for one in recorded if isinstance(one, StoredImage)]
     )
-    stored = iter(_store(connection, inspector, ours, looked, finder is not None, keep_patches))
+    event_key = run.begin(connection) if run else None
+    ids = store_inspections(connection, looked, event_key, station)
+    _store_found(connection, inspector, ours, looked, finder is not None, keep_patches)
+    stored = (replace(result, inspection_id=id_) for result, id_ in zip(looked, ids, strict=True))
     return [refused.get(n) or next(stored) for n in range(len(judged))]
 
 
@@ -260,17 +317,16 @@ def _is_defective(judged: Judged, image: StoredImage | None) -> bool:
     return judged.inspection.is_anomalous or (image is not None and image.label == "anomalous")
 
 
-def _store(
+def _store_found(
     connection: Connection,
     inspector: Inspector,
     judged: Sequence[Judged],
     results: Sequence[Inspection],
     defects: bool,
     keep_patches: bool,
-) -> list[Inspection]:
-    """Inspections and what was found; returns the inspections with their ids."""
+) -> None:
+    """What was found in inspected images: defects, patch embeddings."""
     detector = inspector.detector
-    ids = store_inspections(connection, results)
     # One file may lie in the batch under two names.
     first = {result.image_id: n for n, result in reversed(list(enumerate(results)))}
     image_ids = [image_id for image_id in first if image_id is not None]
@@ -290,7 +346,6 @@ def _store(
             image_ids,
             [one for one in patches if one is not None],
         )
-    return [replace(result, inspection_id=id_) for result, id_ in zip(results, ids, strict=True)]
 
 
 def _with_votes(
@@ -298,96 +353,18 @@ def _with_votes(
 ) -> list[Inspection]:
     """Guess at defect types last, when all that this run found can be asked."""
     voter = Voter(database, inspector.detector)
-    results = [
-        replace(item, vote=voter.vote(item.defect, item.image_id)) if item.defect else item
-        for item in inspections
-    ]
-    if store:
-        votes = {item.inspection_id: item.vote for item in results if item.inspection_id}
+    results, votes = list(inspections), {}
+    for n, item in enumerate(inspections):
+        # One that was stored before may have its vote, of its own time.
+        if item.defect is None or item.vote is not None:
+            continue
+        vote = voter.vote(item.defect, item.image_id)
+        results[n] = replace(item, vote=vote)
+        if vote is not None and item.inspection_id is not None:
+            votes[item.inspection_id] = vote
+    if store and votes:
         database.transact(partial(store_votes, detector_id=inspector.detector.id, votes=votes))
     return results
-
-
-def _matching(
-    connection: Connection,
-    category: str,
-    judged: Sequence[Judged],
-    known: dict[str, StoredImage],
-) -> list[StoredImage | None]:
-    """The stored image each file is, by path where the list came from the database, else by
-    content: the one at the same path if several are alike.
-    """
-    by_content = images_by_sha256(connection, category, [item.file.sha256 for item in judged])
-    listed = [known.get(str(item.file.path)) for item in judged]
-    there = stored_images(connection, [image.id for image in listed if image is not None])
-    found: list[StoredImage | None] = []
-    for item, image in zip(judged, listed, strict=True):
-        alike = by_content.get(item.file.sha256, [])
-        same = [one for one in alike if one.path == os.path.abspath(item.file.path)]
-        found.append((image and there.get(image.id)) or next(iter(same or alike), None))
-    return found
-
-
-def _record(
-    connection: Connection,
-    inspector: Inspector,
-    judged: Sequence[Judged],
-    images: Sequence[StoredImage | None],
-) -> list[StoredImage | ImageError]:
-    """Add files that are new as production images, and every image embedding.
-
-    An error for a file that is new where another content is recorded under its name.
-    """
-    category_id = inspector.detector.category_id
-    result: list[StoredImage | ImageError | None] = [
-        image if image is None or image.sha256 == item.file.sha256 else changed(image)
-        for item, image in zip(judged, images, strict=True)
-    ]
-    unknown = {n: os.path.abspath(judged[n].file.path) for n, one in enumerate(result) if not one}
-    others = catalog.recorded_at(connection, category_id, unknown.values())
-    there = stored_images(connection, list(others.values()))
-    new: dict[str, list[tuple[int, catalog.NewImage]]] = {}
-    for n, path in unknown.items():
-        if (row := there.get(others.get(path, 0))) is not None:
-            result[n] = changed(row)
-        else:
-            folder, name = os.path.split(path)
-            new.setdefault(folder, []).append((n, _production_image(name, judged[n].file)))
-    roots = {folder: catalog.ensure_root(connection, folder) for folder in sorted(new)}
-    for folder, root_id in roots.items():
-        added = [one for _, one in new[folder]]
-        image_ids = catalog.add_images(connection, category_id, root_id, added)
-        rows = stored_images(connection, image_ids)
-        for (n, made), image_id in zip(new[folder], image_ids, strict=True):
-            row = rows[image_id]
-            result[n] = row if row.sha256 == made.sha256 else changed(row)
-    ids = {image.id: n for n, image in enumerate(result) if isinstance(image, StoredImage)}
-    lock_images(connection, ids)
-    held = {id_: image.sha256 for id_, image in stored_images(connection, list(ids)).items()}
-    if held != {id_: judged[n].file.sha256 for id_, n in ids.items()}:
-        # The next attempt finds out what the files are now.
-        raise TransactionRolledBack(
-            "images were deleted or replaced while they were inspected; run the command again"
-        )
-    if ids:
-        store_image_embeddings(
-            connection,
-            inspector.detector.extractor_id,
-            list(ids),
-            np.stack([judged[n].embedding for n in ids.values()]),
-        )
-    return [one for one in result if one is not None]
-
-
-def _production_image(name: str, file: ImageFile) -> catalog.NewImage:
-    return catalog.NewImage(
-        path=name,
-        sha256=file.sha256,
-        num_bytes=file.num_bytes,
-        height=file.height,
-        width=file.width,
-        split="production",
-    )
 
 
 def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None) -> Inspection:
@@ -399,9 +376,5 @@ def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None
         image_id=image.id,
         label=image.label,
         defect_type=image.defect_type,
-        mask_path=image.mask_path and os.path.join(_root_of(image), image.mask_path),
+        mask_path=image.mask_path and os.path.join(root_of(image), image.mask_path),
     )
-
-
-def _root_of(image: StoredImage) -> str:
-    return image.path.removesuffix(image.relative_path)

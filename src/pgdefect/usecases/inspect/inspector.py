@@ -14,7 +14,6 @@ from pgdefect.core.distance import as_stored
 from pgdefect.core.errors import ImageError, NoMemoryBank, NotFound, UsageError
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.types import (
-    DETECTOR_KINDS,
     Detector,
     DetectorKind,
     Float32,
@@ -22,7 +21,7 @@ from pgdefect.core.types import (
     PatchScores,
 )
 from pgdefect.core.wording import option
-from pgdefect.core.words import SEARCHES, check_word
+from pgdefect.core.words import KINDS, SEARCHES, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.efficient_ad import load_network
@@ -132,7 +131,7 @@ class Inspector:
         search: SearchKind | None = None,
         kind: DetectorKind | None = None,
     ) -> None:
-        check_word("model", kind, DETECTOR_KINDS)
+        check_word("model", kind, KINDS)
         check_word("search", search, SEARCHES)
         self.detector = active_detector(database, category, kind)
         self.search_kind: SearchKind | Literal["network"]

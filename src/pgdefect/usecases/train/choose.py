@@ -10,9 +10,8 @@ from typing import Any
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import UsageError
-from pgdefect.core.types import DETECTOR_KINDS
 from pgdefect.core.wording import option
-from pgdefect.core.words import check_word
+from pgdefect.core.words import KINDS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.train.options import EfficientAdOptions, TrainOptions
@@ -48,7 +47,7 @@ def training_options(kind: str, given: Mapping[str, Any]) -> Options:
         UsageError: no such kind or setting, a setting of another kind, or a value that cannot
             be used.
     """
-    check_word("model", kind, DETECTOR_KINDS)
+    check_word("model", kind, KINDS)
     own = settings_of(kind)
     for other in OPTIONS:
         foreign = [name for name in given if name in settings_of(other) and name not in own]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pgdefect.core.distance import COSINE, Precision, metric_named
+from pgdefect.core.distance import Precision, metric_named
 from pgdefect.core.errors import UsageError
 from pgdefect.core.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.core.wording import option
@@ -118,11 +118,11 @@ class TrainOptions:
                 "it out, "
                 f"not {self.local_contrast}"
             )
-        if metric_named(self.metric) is COSINE and self.transform == "none":
+        if metric_named(self.metric).directions_only and self.transform == "none":
             raise UsageError(
-                f"cosine distance compares directions: use {option('transform', 'centered')} (the "
-                "default) or "
-                f"unit with it, or {option('metric', 'l2')} with {option('transform', 'none')}"
+                f"{self.metric} distance compares directions: use "
+                f"{option('transform', 'centered')} (the default) or unit with it, or "
+                f"{option('metric', 'l2')} with {option('transform', 'none')}"
             )
 
     @property

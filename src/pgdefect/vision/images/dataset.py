@@ -20,6 +20,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.vision.images.csv_table import COLUMNS, Row, read_table
 from pgdefect.vision.images.image import IMAGE_SUFFIXES
 
-__all__ = ["Dataset", "ImageRecord", "scan", "scan_categories"]
+__all__ = ["Dataset", "ImageRecord", "cell_value", "scan", "scan_categories", "time_of"]
 
 LABELS = dict.fromkeys(("normal", "good", "0"), "normal")
 LABELS |= dict.fromkeys(("anomalous", "defective", "1"), "anomalous")
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "production")
 
 _NO_DEFECT = ("", "good", "none", "normal")
 MAX_INDEXED_BYTES = 2000
@@ -44,7 +45,8 @@ _FLOAT = re.compile(r"-?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9
 @dataclass(frozen=True)
 class ImageRecord:
     """One image. Paths are POSIX, relative to the data set's root; `label` is "normal",
-    "anomalous" or None where nobody said; `attributes` holds str, int and float.
+    "anomalous" or None where nobody said; `attributes` holds str, int and float; `taken_at` has
+    a time zone.
     """
 
     path: str
@@ -54,6 +56,7 @@ class ImageRecord:
     mask_path: str | None = None
     group: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict, hash=False)
+    taken_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -318,9 +321,30 @@ def _manifest_record(row: Row, path: str, root: Path, problems: list[str]) -> Im
     for column in ("defect_type", "group"):
         if _too_long(cells.get(column, "")):
             row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
-    attributes = {k: _number(v) for k, v in cells.items() if v and k not in COLUMNS}
+    attributes = {k: cell_value(v) for k, v in cells.items() if v and k not in COLUMNS}
     group = cells.get("group") or None
-    return ImageRecord(path, split, label, defect_type, mask, group, attributes)
+    taken_at = time_of(row)
+    return ImageRecord(path, split, label, defect_type, mask, group, attributes, taken_at)
+
+
+def time_of(row: Row, zone: tzinfo | None = None) -> datetime | None:
+    """When a table says that the photograph was taken, in ISO 8601; without an offset it is
+    in `zone`, the machine's own by default. Raises DatasetError, naming file and line.
+    """
+    if not (said := row.cells.get("taken_at", "")):
+        return None
+    try:
+        if said.isdigit():
+            raise ValueError("a number")
+        taken = datetime.fromisoformat(said)
+    except ValueError:
+        row.fail(
+            f"{row.cells['path']!r} has the time {said!r}, which is none. Write it as "
+            "2026-05-04T07:30:00+02:00."
+        )
+    if taken.tzinfo is None:
+        taken = taken.replace(tzinfo=zone) if zone else taken.astimezone()
+    return taken
 
 
 def _inside(row: Row, column: str, root: Path) -> str | None:
@@ -335,7 +359,7 @@ def _inside(row: Row, column: str, root: Path) -> str | None:
     row.fail(f"{column} {cell!r} is outside {str(root)!r}. Move the manifest above its images.")
 
 
-def _number(text: str) -> str | int | float:
+def cell_value(text: str) -> str | int | float:
     """Parse quantities; leading zeros or over 18 digits make a serial number, kept as text."""
     if _INTEGER.fullmatch(text):
         return int(text)

@@ -52,6 +52,7 @@ __all__ = [
     "ImageFile",
     "load_image",
     "load_mask",
+    "open_image",
     "probe_image",
     "read_image",
     "sha256_of",
@@ -114,6 +115,18 @@ def probe_image(path: Path | str) -> ImageFile:
     here and not in training. Raises ImageError.
     """
     return read_image(path)[0]
+
+
+def open_image(path: Path | str) -> PillowFile:
+    """The image with its header parsed and nothing decoded, for its metadata. Raises ImageError."""
+    name = repr(str(path))
+    data = _read_file(path)
+    try:
+        return _open(data, name)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow documents no closed set for damaged files
+        raise ImageError(f"{name} cannot be read as an image: {_reason(error)}") from error
 
 
 def sha256_of(path: Path | str) -> str:

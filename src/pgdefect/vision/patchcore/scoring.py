@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from pgdefect.core.distance import COSINE, Metric
+from pgdefect.core.distance import Metric
 from pgdefect.core.types import Float32
 
 __all__ = [
@@ -27,10 +27,8 @@ def reweighted(score: float, support_distances: Float32, metric: Metric) -> floa
     """
     if len(support_distances) <= 1:
         return score
-    euclidean = support_distances.astype(np.float64)
-    if metric is COSINE:
-        euclidean = np.sqrt(2.0 * euclidean.clip(0.0))
-    weights = np.exp(euclidean - euclidean.max())
+    lengths = metric.length(support_distances.astype(np.float64))
+    weights = np.exp(lengths - lengths.max())
     return float(score * (1.0 - weights[0] / weights.sum()))
 
 

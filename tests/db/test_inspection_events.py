@@ -1,0 +1,197 @@
+"""Inspections are events: added, never renewed; what is in force and what counts follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from rows import add_extractor, add_images, store
+from test_banks import memory_bank
+
+from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.detectors import active_detector
+
+COLUMNS = (
+    "image_id, detector_id, raw_score, normalized_score, threshold, worst_row, worst_col, "
+    "anomaly_map, search"
+)
+
+
+class Line:
+    """Four production images, two detectors, and time as it is told."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        learned = add_images(database, "parts", 2)
+        vectors = np.random.default_rng(1).normal(0, 1, (30, 8)).astype(np.float32)
+        extractor = add_extractor(database, 8)
+        bank = memory_bank(vectors, learned)
+        self.first = store(database, "parts", extractor, bank)
+        self.second = store(database, "parts", extractor, bank)
+        self.images = add_images(
+            database,
+            "parts",
+            4,
+            split="production",
+            path=lambda n: f"line/{n}.png",
+            sha256=lambda n: f"{n + 1000:064x}",
+            label=None,
+            attributes=lambda n: {"shift": ("early", "late")[n % 2]},
+        )
+        assert active_detector(database, "parts").id == self.second
+
+    def run(self, statement: str, *parameters: Any) -> list[Any]:
+        with psycopg.connect(self.database.url) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def inspect(
+        self, image: int, score: float, at: str, detector: int | None = None, **more: Any
+    ) -> int:
+        names = ", ".join(more)
+        [(made,)] = self.run(
+            f"INSERT INTO pgdefect.inspection ({COLUMNS}, created_at{names and ', ' + names}) "
+            f"VALUES (%s, %s, %s, %s, 0.5, 0, 0, '{{{{0.5}}}}', 'hnsw', %s{', %s' * len(more)}) "
+            "RETURNING id",
+            *[self.images[image], detector or self.first, score, score, at, *more.values()],
+        )
+        return int(made)
+
+    def verdicts(self) -> list[tuple[str | None, float | None, str | None]]:
+        return self.run(
+            "SELECT verdict, raw_score, event FROM defect.images WHERE split = 'production' "
+            "ORDER BY image_id"
+        )
+
+
+@pytest.fixture
+def line(database: Database) -> Line:
+    return Line(database)
+
+
+def test_the_first_is_told_from_later_looks(line: Line) -> None:
+    line.inspect(0, 0.9, "2026-05-04 8:00+00")
+    line.inspect(0, 0.2, "2026-05-05 8:00+00")
+    line.inspect(0, 0.1, "2026-05-06 8:00+00", line.second)
+    line.inspect(1, 0.1, "2026-05-04 8:00+00")
+    rows = line.run(
+        "SELECT image_id, event, in_force, judged_at = inspected_at, station FROM "
+        "defect.inspections ORDER BY inspection_id"
+    )
+    one, other = line.images[:2]
+    assert rows == [
+        (one, "inspection", False, True, "pgdefect"),
+        (one, "re-inspection", False, True, "pgdefect"),
+        (one, "re-inspection", True, True, "pgdefect"),
+        (other, "inspection", True, True, "pgdefect"),
+    ]
+    assert line.verdicts()[:2] == [("normal", 0.1, "re-inspection"), ("normal", 0.1, "inspection")]
+    with pytest.raises(psycopg.errors.UniqueViolation, match="uq_inspection_first"):
+        line.inspect(0, 0.9, "2026-05-07 8:00+00", event="inspection")
+
+
+def test_a_re_judgement_stands_for_its_look_and_for_no_later_one(line: Line) -> None:
+    line.inspect(0, 0.45, "2026-05-04 8:00+00", line.first)
+    line.inspect(0, 0.2, "2026-05-05 8:00+00", line.second)
+    line.inspect(1, 0.45, "2026-05-04 8:00+00", line.first)
+    line.run("SELECT defect.set_threshold('parts', 0.4, detector => %s)", line.first)
+    [(made,)] = line.run("SELECT defect.rejudge(%s)", line.first)
+    assert made == 2
+    # The second detector has looked at the first image since: its word stays in force.
+    assert line.verdicts()[:2] == [
+        ("normal", 0.2, "re-inspection"),
+        ("anomalous", 0.45, "re-judgement"),
+    ]
+    # And no day has changed but that the re-judgements are of today, where every one is asked.
+    assert line.run("SELECT day::text, inspected, rejected FROM defect.daily_rejects") == [
+        ("2026-05-04", 2, 0)
+    ]
+    every = line.run(
+        "SELECT starts >= date_trunc('day', now()) - interval '1 day', sum(inspected), "
+        "sum(rejected) FROM defect.rejects(judged => 'every') GROUP BY 1 ORDER BY 1"
+    )
+    assert every == [(False, 3, 0), (True, 2, 2)]
+    # By the verdicts in force, on the days of the photographs.
+    assert line.run(
+        "SELECT starts::date::text, inspected, rejected FROM defect.rejects(judged => 'last')"
+    ) == [("2026-05-04", 2, 1)]
+
+
+def test_rejects_by_hour_station_detector_and_attribute(line: Line) -> None:
+    line.inspect(0, 0.9, "2026-05-04 8:10+00", station="north")
+    line.inspect(1, 0.1, "2026-05-04 8:50+00", station="south")
+    line.inspect(2, 0.1, "2026-05-04 9:10+00", line.second, station="north")
+    line.inspect(3, 0.9, "2026-05-05 9:10+00", line.second)
+    line.inspect(3, 0.1, "2026-05-05 9:11+00", line.second)
+    line.run(
+        "UPDATE pgdefect.image SET taken_at = '2026-05-04 23:30+00' WHERE id = %s", line.images[3]
+    )
+
+    def counted(arguments: str) -> list[Any]:
+        return line.run(
+            "SELECT to_char(starts, 'DD HH24'), \"group\", inspected, rejected, reject_rate "
+            f"FROM defect.rejects({arguments})"
+        )
+
+    assert counted("") == [("04 00", None, 4, 2, 0.5)]
+    assert counted("per => 'hour'") == [
+        ("04 08", None, 2, 1, 0.5),
+        ("04 09", None, 1, 0, 0.0),
+        ("04 23", None, 1, 1, 1.0),
+    ]
+    assert counted("per => 'all', by => 'station'") == [
+        (None, "north", 2, 1, 0.5),
+        (None, "pgdefect", 1, 1, 1.0),
+        (None, "south", 1, 0, 0.0),
+    ]
+    assert counted("per => 'all', by => 'detector', judged => 'last'") == [
+        (None, str(line.first), 2, 1, 0.5),
+        (None, str(line.second), 2, 0, 0.0),
+    ]
+    assert counted("per => 'month', by => 'shift'") == [
+        ("01 00", "early", 2, 1, 0.5),
+        ("01 00", "late", 2, 1, 0.5),
+    ]
+    assert counted("since => '2026-05-04 9:00+00', until => '2026-05-04 23:30+00'") == [
+        ("04 00", None, 1, 0, 0.0)
+    ]
+    assert counted("split => 'test'") == []
+    assert counted("category => 'parts'") == counted("")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state", "message"),
+    [
+        ("per => 'minute'", "PD400", "hour, day, week, month or all, not 'minute'"),
+        ("per => NULL", "PD400", "month or all, not NULL"),
+        ("judged => 'best'", "PD400", "first, last or every, not 'best'"),
+        ("split => 'nowhere'", "PD400", "nowhere"),
+        ("category => 'nuts'", "PD404", "no category 'nuts'"),
+    ],
+)
+def test_rejects_refuses(line: Line, arguments: str, state: str, message: str) -> None:
+    with pytest.raises(psycopg.Error, match=message) as caught:
+        line.run(f"SELECT * FROM defect.rejects({arguments})")
+    assert caught.value.sqlstate == state
+
+
+def test_the_newest_verdict_of_a_detector_counts_once(line: Line) -> None:
+    """Where an image has several inspections under one threshold."""
+    line.inspect(0, 0.9, "2026-05-04 8:00+00", line.second)
+    line.inspect(0, 0.1, "2026-05-05 8:00+00", line.second)
+    counted = "SELECT inspected_images, rejected_images FROM defect.categories"
+    assert line.run(counted) == [(1, 0)]
+    line.run("UPDATE pgdefect.image SET label = 'normal' WHERE id = %s", line.images[0])
+    assert line.run(
+        "SELECT image_id, raw_score FROM pgdefect.labelled_scores(%s, 'production')", line.second
+    ) == [(line.images[0], 0.1)]
+
+
+def test_one_event_for_a_key_and_an_image(line: Line) -> None:
+    line.inspect(0, 0.9, "2026-05-04 8:00+00", event_key="request 1")
+    line.inspect(1, 0.9, "2026-05-04 8:00+00", event_key="request 1")
+    with pytest.raises(psycopg.errors.UniqueViolation, match="event_key"):
+        line.inspect(0, 0.1, "2026-05-04 8:00+00", event_key="request 1")
