@@ -699,7 +699,7 @@ def test_rules_that_cannot_be_applied_say_what_to_do(line: Line) -> None:
         refused("anomalous image.*pgdefect simulate parts", rule, value, simulated=True)
     line.inspected("anomalous", [0.4], split="production")
     refused(r"normal images.*split='production'", "f1_max", split="production")
-    refused("--simulated", "f1_max", split="simulated")
+    refused("looked at with simulated", "f1_max", split="simulated")
     for bad in (float("nan"), float("inf"), 0.0, -1.0):
         refused("finite number above 0", "given", bad)
     with pytest.raises(UnknownCategory, match="known: parts"):
