@@ -290,7 +290,7 @@ def test_without_pandas_the_extra_is_named(project: pgdefect.Project) -> None:
         ({"max_steps": 9}, r"max_steps goes with model='efficient_ad', not with patchcore"),
         ({"pca_dim": -1}, "pca_dim must be at least 1, or 0 to keep all, not -1"),
         ({"image_size": "big"}, "image_size is a number or HEIGHTxWIDTH, not 'big'"),
-        ({"coreset_ratio": "0.1"}, "a setting has a value of a wrong type"),
+        ({"coreset_ratio": "0.1"}, "has a value of a wrong type"),
     ],
     ids=["unknown", "of another model", "value", "size", "type"],
 )
