@@ -18,10 +18,12 @@ from pathlib import Path
 
 NAMES = (
     *("start", "features", "coreset", "export", "inspect", "train", "retrieval", "parity"),
-    *("accuracy", "defects", "load", "sql"),
+    *("accuracy", "defects", "load", "sql", "generality", "thresholds"),
 )
 ON_ONE_SET = ("start", "features", "export", "load", "sql")
 ON_LAST_SET = ("retrieval",)
+ON_THEIR_OWN = ("generality", "thresholds")
+"""These look at all data sets at hand in one report."""
 ON_ALL_SETS = ("parity", "accuracy")
 """The others, which take time, leave the polycrystalline cells out."""
 
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in args.names or NAMES:
             reports = []
             chosen = [s for s in sets if name in ON_ALL_SETS or s.name != common.POLY]
-            if name in ON_ONE_SET:
+            if name in (*ON_ONE_SET, *ON_THEIR_OWN):
                 chosen = chosen[:1]
             elif name in ON_LAST_SET:
                 chosen = chosen[-1:]

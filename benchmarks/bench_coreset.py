@@ -1,7 +1,7 @@
 """k-center greedy selection against anomalib's KCenterGreedy, from the same raw vectors.
 
 10 % of the patches are picked, from the raw vectors and with the embedding transform
-(centred, 64 PCA dimensions, constant coordinate) included. anomalib's time a pick does not
+(centered, 64 PCA dimensions, constant coordinate) included. anomalib's time a pick does not
 change with the number of picks: it is measured on a few hundred and extrapolated linearly.
 """
 

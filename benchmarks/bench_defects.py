@@ -41,7 +41,7 @@ def measure(context: Context) -> Report:
         train(database, settings, CATEGORY, TrainOptions())
         inspector = Inspector(database, settings, CATEGORY, "exact")
         bank, extractor_id = inspector.detector.bank, inspector.detector.extractor_id
-        space = find_defect_space(database, extractor_id)
+        space = find_defect_space(database, extractor_id, inspector.detector.id)
         with database.connect() as connection:
             artifact = load_defect_view(connection, extractor_id, settings.cache_dir)
         assert space is not None

@@ -28,7 +28,7 @@ Five functions to remember:
 ```sql
 SELECT * FROM defect.similar_images('scratch/003.png', k => 10);       -- what is it like?
 SELECT * FROM defect.nearest_normal(inspection => 1);                  -- what should it look like?
-SELECT * FROM defect.what_if(bank => 1, threshold => 0.08);            -- what would it cost?
+SELECT * FROM defect.what_if(detector => 1, threshold => 0.08);        -- what would it cost?
 SELECT defect.review('scratch/003.png', label => 'normal');            -- what is it really?
 SELECT * FROM defect.inspect('scratch/003.png', bank => 1);            -- what would that bank say?
 ```

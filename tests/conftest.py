@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 
+import platformdirs
 import psycopg
 import pytest
 from psycopg import sql
@@ -28,7 +29,7 @@ from tests.templates.parts import TINY, draw_parts
 from tests.templates.restore import restore_template
 
 Clone = Callable[[Database | None], AbstractContextManager[Database]]
-KEPT_EXPORTS = 3
+KEPT_EXPORTS = 8
 """Versions of the code whose exported graphs are kept for later runs."""
 _number = count(1)
 
@@ -73,24 +74,26 @@ def _surroundings(
     for name in [name for name in os.environ if name.startswith(("PGDEFECT_", "PG"))]:
         patch.delenv(name)
     cache = tmp_path_factory.mktemp("cache")
-    if kept := _kept_exports(request.config):
-        (cache / EXPORTS).symlink_to(kept)
+    (cache / EXPORTS).symlink_to(_kept_exports(request.config))
     patch.setenv("PGDEFECT_CACHE_DIR", str(cache))
     patch.setenv("HF_HUB_OFFLINE", "1")
     yield
     patch.undo()
 
 
-def _kept_exports(config: pytest.Config) -> Path | None:
-    """The folder of exported graphs that runs of the same code share; none without a cache."""
-    if not hasattr(config, "cache"):  # -p no:cacheprovider
-        return None
+def _kept_exports(config: pytest.Config) -> Path:
+    """The folder of exported graphs that runs of the same code share, of all checkouts.
+
+    The code that a graph depends on is what speaks of torch.
+    """
     code = hashlib.sha256()
     for path in sorted(Path(pgdefect.__file__).parent.glob("vision/**/*.py")):
-        code.update(path.read_bytes())
-    folder = config.cache.mkdir(EXPORTS)
+        content = path.read_bytes()
+        if b"torch" in content:
+            code.update(content)
+    folder = platformdirs.user_cache_path("pgdefect-tests") / EXPORTS
     kept = folder / code.hexdigest()
-    kept.mkdir(exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
     os.utime(kept)
     if not hasattr(config, "workerinput"):
         by_age = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)

@@ -12,6 +12,6 @@ SELECT coalesce((
 
 SELECT s.rank, round(s.distance::numeric, 4) AS distance, i.category, i.known_label,
        i.known_defect_type, i.path
-FROM defect.similar_images(:'image', k => :k, exclude_group => true) s
+FROM defect.similar_images(:'image', k => :k, exclude_part => true) s
 JOIN defect.images i USING (image_id)
 ORDER BY s.rank;

@@ -23,5 +23,5 @@ SELECT round(m.threshold::numeric, 5) AS threshold, CASE WHEN m.present THEN '<-
        w.escapes || ' of ' || w.anomalous_images AS escapes,
        rpad(repeat('#', round(20 * w.escape_rate)::integer), 20) AS "share of defects"
 FROM marks m
-CROSS JOIN LATERAL defect.what_if(bank => :bank, threshold => m.threshold) w
+CROSS JOIN LATERAL defect.what_if(detector => :bank, threshold => m.threshold) w
 ORDER BY m.threshold;

@@ -1,5 +1,5 @@
 -- Question: which thresholds has each detector had, who set them, and what would each do to the
---           labelled test images?
+--           labeled test images?
 -- Answer:   the newest first. A change that traded many false rejects for few escapes is seen
 --           at once.
 SELECT t.category, t.detector_id, round(t.threshold::numeric, 5) AS threshold, t.rule_name,
@@ -7,5 +7,5 @@ SELECT t.category, t.detector_id, round(t.threshold::numeric, 5) AS threshold, t
        w.false_rejects || ' of ' || w.normal_images AS false_rejects,
        w.escapes || ' of ' || w.anomalous_images AS escapes
 FROM defect.thresholds t
-CROSS JOIN LATERAL defect.what_if(bank => t.detector_id, threshold => t.threshold) w
+CROSS JOIN LATERAL defect.what_if(detector => t.detector_id, threshold => t.threshold) w
 ORDER BY t.since DESC, t.threshold_id DESC;

@@ -1,4 +1,4 @@
--- Question: how good is each bank on the labelled test images, and which defect types does it
+-- Question: how good is each detector on the labeled test images, and which defect types does it
 --           find?
 -- Answer:   AUROC is the chance that a defect scores higher than a good part, whatever the
 --           threshold; found is what the present threshold finds of a type.
@@ -11,7 +11,7 @@ WITH judged AS (
     WHERE s.known_label = 'anomalous'
     ORDER BY s.detector_id, s.image_id, s.created_at DESC
 )
-SELECT category, detector_id AS bank, round(defect.image_auroc(detector_id)::numeric, 3) AS auroc,
+SELECT category, detector_id AS detector, round(defect.image_auroc(detector_id)::numeric, 3) AS auroc,
        coalesce(known_defect_type, '(not named)') AS defect_type,
        count(*) FILTER (WHERE found) || ' of ' || count(*) AS found
 FROM judged

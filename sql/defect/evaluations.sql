@@ -17,4 +17,4 @@ JOIN pgdefect.detector d ON d.id = v.detector_id
 JOIN pgdefect.category c ON c.id = d.category_id;
 
 COMMENT ON VIEW defect.evaluations IS
-'What detectors were worth on labelled images: figures between 0 and 1, intervals and defect types in metrics, how they were measured in settings; leaks counts parts that the detector had also learned from. Example: SELECT category, version, image_auroc, aupro, metrics->''intervals''->''image_auroc'' AS interval FROM defect.evaluations ORDER BY created_at DESC;';
+'What detectors were worth on labeled images: figures between 0 and 1, intervals and defect types in metrics, how they were measured in settings; leaks counts parts that the detector had also learned from. Example: SELECT category, version, image_auroc, aupro, metrics->''intervals''->''image_auroc'' AS interval FROM defect.evaluations ORDER BY created_at DESC;';

@@ -2,10 +2,11 @@
 -- curve, which is the chance that an anomalous image scores higher than a normal one, ties
 -- counting half (Mann and Whitney).
 --
--- bank         the detector's id
+-- detector     its id
 -- split        whose images of known label (by review, else by the data set) are looked at
 -- drop_leaks   leave out images that the detector has learned from or that set its threshold,
 --              and their parts and copies
+-- bank         the old name of detector
 --
 -- The newest score of each image counts, whatever threshold it was judged under. The pairs
 -- are counted in whole numbers: the figure is pgdefect evaluate's, of the same images. NULL
@@ -14,27 +15,30 @@
 -- Same rule in Python:
 --   pgdefect.evaluation.figures.image_auroc
 CREATE OR REPLACE FUNCTION defect.image_auroc(
-    bank bigint, split text DEFAULT 'test', drop_leaks boolean DEFAULT false
+    detector bigint DEFAULT NULL, split text DEFAULT 'test', drop_leaks boolean DEFAULT false,
+    bank bigint DEFAULT NULL
 ) RETURNS double precision
 LANGUAGE plpgsql
 STABLE PARALLEL SAFE
 SET search_path = pg_catalog
 AS $$
 DECLARE
+    judge bigint := pgdefect.renamed_argument(
+        'image_auroc', 'detector', image_auroc.detector, 'bank', bank);
     figure double precision;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = bank) THEN
-        RAISE EXCEPTION 'there is no detector %', coalesce(bank::text, 'NULL')
+    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = judge) THEN
+        RAISE EXCEPTION 'there is no detector %', coalesce(judge::text, 'NULL')
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.detectors lists them.';
     END IF;
     PERFORM pgdefect.check_split(image_auroc.split);
     WITH held_out AS MATERIALIZED (
         SELECT t.group_name, t.sha256
         FROM pgdefect.holdout_score h JOIN pgdefect.image t ON t.id = h.image_id
-        WHERE drop_leaks AND h.detector_id = bank
+        WHERE drop_leaks AND h.detector_id = judge
     ), scored AS (
         SELECT l.label, l.raw_score
-        FROM pgdefect.labelled_scores(bank, image_auroc.split) l
+        FROM pgdefect.labeled_scores(judge, image_auroc.split) l
         JOIN pgdefect.image i ON i.id = l.image_id
         WHERE drop_leaks
           AND NOT EXISTS (SELECT FROM held_out h WHERE h.group_name = i.group_name)
@@ -44,7 +48,7 @@ BEGIN
             SELECT DISTINCT ON (i.id) i.known_label, s.raw_score
             FROM pgdefect.inspection s
             JOIN pgdefect.image i ON i.id = s.image_id
-            WHERE NOT drop_leaks AND s.detector_id = bank AND i.split = image_auroc.split
+            WHERE NOT drop_leaks AND s.detector_id = judge AND i.split = image_auroc.split
               AND i.known_label IS NOT NULL AND i.retired_at IS NULL
             ORDER BY i.id, s.inspected_at DESC, s.created_at DESC, s.id DESC
         ) every
@@ -65,4 +69,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.image_auroc IS
-'Image AUROC of a detector, 0 to 1 (0.5 is chance), over the inspected images of known label in one split; equal to pgdefect evaluate''s, with drop_leaks to that of --drop-leaks. NULL without normal or anomalous images. Example: SELECT bank_id, version, defect.image_auroc(bank_id) FROM defect.banks;';
+'Image AUROC of a detector, 0 to 1 (0.5 is chance), over the inspected images of known label in one split; equal to pgdefect evaluate''s, with drop_leaks to that of --drop-leaks. NULL without normal or anomalous images. Example: SELECT detector_id, kind, version, defect.image_auroc(detector_id) FROM defect.detectors;';

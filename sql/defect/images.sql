@@ -10,12 +10,13 @@ SELECT i.id AS image_id, c.name AS category, i.split, i.label, i.defect_type,
        CASE WHEN s.is_anomalous THEN 'anomalous' WHEN NOT s.is_anomalous THEN 'normal' END AS verdict,
        s.raw_score, s.normalized_score, s.threshold,
        s.id AS inspection_id, s.detector_id, s.inspected_at,
-       r.path || '/' || i.path AS path, i.group_name AS part, i.height, i.width, i.sha256,
+       r.path || '/' || i.path AS path, i.group_name, i.height, i.width, i.sha256,
        i.attributes, i.created_at, i.retired_at,
        i.reviewed_label, i.reviewed_defect_type, v.reviewer, v.note, v.created_at AS reviewed_at,
        i.known_label, i.known_defect_type, s.vote, s.probable_defect_type,
        i.taken_at, s.created_at AS judged_at, s.event, s.station, s.search,
-       r.path || '/' || i.mask_path AS mask_path
+       r.path || '/' || i.mask_path AS mask_path,
+       i.group_name AS part
 FROM pgdefect.image i
 JOIN pgdefect.category c ON c.id = i.category_id
 JOIN pgdefect.image_root r ON r.id = i.root_id

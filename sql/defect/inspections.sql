@@ -19,7 +19,7 @@ SELECT s.id AS inspection_id, c.name AS category, s.image_id, s.detector_id, d.v
            WHERE newer.image_id = s.image_id
              AND (newer.inspected_at, newer.created_at, newer.id)
                  > (s.inspected_at, s.created_at, s.id)) AS in_force,
-       i.split
+       i.split, i.group_name AS part
 FROM pgdefect.inspection s
 JOIN pgdefect.image i ON i.id = s.image_id
 JOIN pgdefect.image_root r ON r.id = i.root_id

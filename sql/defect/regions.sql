@@ -7,8 +7,8 @@ SELECT g.id AS region_id, c.name AS category, g.image_id, r.path || '/' || i.pat
        g.rank, g.x, g.y, g.width, g.height,
        format('%s,%s,%s,%s', g.x, g.y, g.width, g.height) AS box,
        g.area, g.num_patches, g.peak_score, g.mean_score,
-       i.known_label, i.known_defect_type, i.group_name AS part, i.split,
-       g.detector_id, d.version, d.kind, g.extractor_id
+       i.known_label, i.known_defect_type, i.group_name, i.split,
+       g.detector_id, d.version, d.kind, g.extractor_id, i.group_name AS part
 FROM pgdefect.defect_region g
 JOIN pgdefect.image i ON i.id = g.image_id
 JOIN pgdefect.image_root r ON r.id = i.root_id

@@ -6,17 +6,22 @@
 -- never for a later one of another detector. What the defect probably is goes along where there
 -- still is one, by the new verdict or by what is known. Images with simulated defects are judged
 -- again, too, but only photographs are counted: returns how many of them were.
-CREATE OR REPLACE FUNCTION defect.rejudge(bank bigint) RETURNS bigint
+--
+-- bank is the old name of detector.
+CREATE OR REPLACE FUNCTION defect.rejudge(
+    detector bigint DEFAULT NULL, bank bigint DEFAULT NULL
+) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog
 AS $$
 DECLARE
+    judge bigint := pgdefect.renamed_argument('rejudge', 'detector', rejudge.detector, 'bank', bank);
     target pgdefect.detector;
     made bigint;
 BEGIN
-    SELECT d.* INTO target FROM pgdefect.detector d WHERE d.id = bank FOR NO KEY UPDATE;
+    SELECT d.* INTO target FROM pgdefect.detector d WHERE d.id = judge FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no detector %', bank
+        RAISE EXCEPTION 'there is no detector %', coalesce(judge::text, 'NULL')
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
     END IF;
     WITH judged AS (
@@ -35,7 +40,7 @@ BEGIN
                    s.raw_score > target.threshold OR i.known_label = 'anomalous' AS defective
             FROM pgdefect.inspection s
             JOIN pgdefect.image i ON i.id = s.image_id AND i.retired_at IS NULL
-            WHERE s.detector_id = bank
+            WHERE s.detector_id = judge
             ORDER BY s.image_id, s.inspected_at DESC, s.created_at DESC, s.id DESC
         ) n
         WHERE n.threshold <> target.threshold
@@ -50,4 +55,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.rejudge IS
-'Judges stored scores of a detector again under its present threshold, as events of their own (re-judgement); old ones stay. Returns how many photographs were; simulated defects follow uncounted. Example: SELECT defect.rejudge(bank => 1);';
+'Judges stored scores of a detector again under its present threshold, as events of their own (re-judgement); old ones stay. Returns how many photographs were; simulated defects follow uncounted. Example: SELECT defect.rejudge(detector => 1);';

@@ -4,21 +4,23 @@
 --   picture   the whole image
 --   defect    what departs from normal in it
 --   region    its worst anomalous region, with the most similar region of each other image
--- Without it: defect where the image's newest inspection found it anomalous and it has a
--- defect embedding, else picture; searched_by tells. distance is a cosine distance, 0 to 2;
+-- Without it: defect where the image's newest inspection found it anomalous, or it is known to be,
+-- and it has a defect embedding, else picture; searched_by tells. distance is a cosine distance, 0 to 2;
 -- similarity is 1 - distance.
 --
 -- also_like names further examples, unlike counter-examples: looked for is the mean of the
 -- examples' unit vectors, less half the mean of the counter-examples' (Rocchio 1971).
--- The examples themselves and copies of their files are left out; exclude_group leaves out
+-- The examples themselves and copies of their files are left out; exclude_part leaves out
 -- every image of their parts. part keeps images of one part only; since and until are times of
 -- storing; attributes is a JSON object that an image's attributes must contain. Labels and
 -- defect types are the known ones: a review's word before the data set's.
 -- Near-duplicates are folded into one row, and copies says how many images it stands for;
 -- not so if fold is false. Images with simulated defects are listed only if simulated is true.
 -- Embeddings are those of the extractor of the category's active detector: of the kind that
--- model names (patchcore, efficient_ad), else PatchCore's where one of each kind is active,
+-- kind names (patchcore, efficient_ad), else PatchCore's where one of each kind is active,
 -- else of the newest extractor the image has an embedding of.
+--
+-- model is the old name of kind, exclude_group of exclude_part.
 --
 -- Same rule in Python:
 --   pgdefect.usecases.search.search.combined
@@ -28,9 +30,9 @@ CREATE OR REPLACE FUNCTION defect.similar_images(
     category text DEFAULT NULL,
     label text DEFAULT NULL,
     defect_type text DEFAULT NULL,
-    exclude_group boolean DEFAULT false,
+    exclude_part boolean DEFAULT NULL,
     simulated boolean DEFAULT false,
-    model text DEFAULT NULL,
+    kind text DEFAULT NULL,
     by text DEFAULT NULL,
     split text DEFAULT NULL,
     part text DEFAULT NULL,
@@ -40,7 +42,9 @@ CREATE OR REPLACE FUNCTION defect.similar_images(
     max_distance double precision DEFAULT NULL,
     also_like text[] DEFAULT NULL,
     unlike text[] DEFAULT NULL,
-    fold boolean DEFAULT true
+    fold boolean DEFAULT true,
+    model text DEFAULT NULL,
+    exclude_group boolean DEFAULT NULL
 ) RETURNS TABLE (
     rank bigint, image_id bigint, distance double precision, similarity double precision,
     category_name text, image_label text, image_defect_type text, path text, image_split text,
@@ -53,6 +57,10 @@ SET search_path = pg_catalog, :"vector_schema"
 AS $$
 #variable_conflict use_column
 DECLARE
+    detector_kind text := pgdefect.renamed_argument(
+        'similar_images', 'kind', similar_images.kind, 'model', model);
+    leave_out_part boolean := coalesce(pgdefect.renamed_argument(
+        'similar_images', 'exclude_part', exclude_part, 'exclude_group', exclude_group), false);
     unlike_weight CONSTANT real := 0.5;
     query_id bigint := defect.find_image(image);
     likes bigint[] := query_id || ARRAY(SELECT defect.find_image(word) FROM unnest(also_like) word);
@@ -73,13 +81,13 @@ BEGIN
     JOIN pgdefect.image i ON i.id = e.image_id
     LEFT JOIN pgdefect.detector d
         ON d.category_id = i.category_id AND d.active AND d.extractor_id = e.extractor_id
-    WHERE e.image_id = query_id AND (model IS NULL OR d.kind = model)
+    WHERE e.image_id = query_id AND (detector_kind IS NULL OR d.kind = detector_kind)
     ORDER BY d.id IS NULL, d.kind <> 'patchcore', e.extractor_id DESC
     LIMIT 1;
-    IF NOT FOUND AND model IS NOT NULL THEN
-        RAISE EXCEPTION 'image % has no embedding by an active % detector', query_id, quote_literal(model)
+    IF NOT FOUND AND detector_kind IS NOT NULL THEN
+        RAISE EXCEPTION 'image % has no embedding by an active % detector', query_id, quote_literal(detector_kind)
             USING ERRCODE = 'PD404',
-                  HINT = 'SELECT kind, category FROM defect.detectors WHERE active; models are patchcore and efficient_ad.';
+                  HINT = 'SELECT kind, category FROM defect.detectors WHERE active; kinds are patchcore and efficient_ad.';
     ELSIF NOT FOUND THEN
         RAISE EXCEPTION 'image % has no embedding yet', query_id
             USING ERRCODE = 'PD404',
@@ -88,12 +96,14 @@ BEGIN
     searched := coalesce(similar_images.by, CASE WHEN EXISTS (
         SELECT FROM pgdefect.defect_embedding e
         WHERE e.extractor_id = extractor AND e.image_id = query_id
-    ) AND (
+    ) AND ((
         SELECT s.is_anomalous FROM pgdefect.inspection s
         JOIN pgdefect.detector d ON d.id = s.detector_id AND d.extractor_id = extractor
-        WHERE s.image_id = query_id AND (model IS NULL OR d.kind = model)
+        WHERE s.image_id = query_id AND (detector_kind IS NULL OR d.kind = detector_kind)
         ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
-    ) THEN 'defect' ELSE 'picture' END);
+    ) OR EXISTS (
+        SELECT FROM pgdefect.image i WHERE i.id = query_id AND i.known_label = 'anomalous'
+    )) THEN 'defect' ELSE 'picture' END);
     SELECT avg(l2_normalize(pgdefect.image_vector(u.id, searched, extractor))) INTO query FROM unnest(likes) u(id);
     IF unlikes <> '{}' THEN
         SELECT avg(l2_normalize(pgdefect.image_vector(u.id, searched, extractor))) INTO away FROM unnest(unlikes) u(id);
@@ -107,7 +117,7 @@ BEGIN
         'category', category, 'label', label, 'defect_type', defect_type, 'split', split,
         'group', part, 'since', since, 'until', until, 'attributes', attributes,
         'max_distance', max_distance, 'except_images', likes || unlikes,
-        'except_group', exclude_group, 'simulated', simulated), fold);
+        'except_group', leave_out_part, 'simulated', simulated), fold);
 END
 $$;
 

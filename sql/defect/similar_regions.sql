@@ -3,14 +3,14 @@
 -- region is the id of an anomalous region, as the column region_id of defect.similar_images
 -- has it. Each image is listed by its most similar region. The region's own image and copies
 -- of its file are left out. Distances and the other arguments are those of
--- defect.similar_images.
+-- defect.similar_images. exclude_group is the old name of exclude_part.
 CREATE OR REPLACE FUNCTION defect.similar_regions(
     region bigint,
     k integer DEFAULT 10,
     category text DEFAULT NULL,
     label text DEFAULT NULL,
     defect_type text DEFAULT NULL,
-    exclude_group boolean DEFAULT false,
+    exclude_part boolean DEFAULT NULL,
     simulated boolean DEFAULT false,
     split text DEFAULT NULL,
     part text DEFAULT NULL,
@@ -18,7 +18,8 @@ CREATE OR REPLACE FUNCTION defect.similar_regions(
     until timestamptz DEFAULT NULL,
     attributes jsonb DEFAULT NULL,
     max_distance double precision DEFAULT NULL,
-    fold boolean DEFAULT true
+    fold boolean DEFAULT true,
+    exclude_group boolean DEFAULT NULL
 ) RETURNS TABLE (
     rank bigint, image_id bigint, distance double precision, similarity double precision,
     category_name text, image_label text, image_defect_type text, path text, image_split text,
@@ -31,6 +32,8 @@ SET search_path = pg_catalog, :"vector_schema"
 AS $$
 #variable_conflict use_column
 DECLARE
+    leave_out_part boolean := coalesce(pgdefect.renamed_argument(
+        'similar_regions', 'exclude_part', exclude_part, 'exclude_group', exclude_group), false);
     asked record;
 BEGIN
     SELECT g.extractor_id, g.image_id, g.embedding::vector INTO asked
@@ -44,9 +47,9 @@ BEGIN
         'category', category, 'label', label, 'defect_type', defect_type, 'split', split,
         'group', part, 'since', since, 'until', until, 'attributes', attributes,
         'max_distance', max_distance, 'except_images', ARRAY[asked.image_id],
-        'except_group', exclude_group, 'simulated', simulated), fold);
+        'except_group', leave_out_part, 'simulated', simulated), fold);
 END
 $$;
 
 COMMENT ON FUNCTION defect.similar_regions IS
-'The k stored images with an anomalous region most like a stored one, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_regions(12, k => 10, exclude_group => true);';
+'The k stored images with an anomalous region most like a stored one, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_regions(12, k => 10, exclude_part => true);';

@@ -4,14 +4,17 @@ SELECT i.id AS image_id, c.name AS category,
        i.simulation->>'kind' AS kind, i.simulation->>'size' AS size,
        i.simulation->>'contrast' AS contrast,
        (i.simulation->>'area')::double precision AS area,
-       (i.simulation->>'grey_difference')::double precision AS grey_difference,
+       coalesce(i.simulation->>'gray_difference', i.simulation->>'grey_difference')::double precision
+           AS grey_difference,
        CASE WHEN s.is_anomalous THEN 'anomalous' WHEN NOT s.is_anomalous THEN 'normal' END AS verdict,
        s.raw_score, s.normalized_score, s.threshold,
        s.id AS inspection_id, s.detector_id, s.inspected_at,
        r.path || '/' || i.path AS path, r.path || '/' || i.mask_path AS mask_path,
        (i.simulation->>'seed')::bigint AS seed,
        (i.simulation->>'source_image_id')::bigint AS source_image_id,
-       i.group_name AS part, i.height, i.width, i.created_at, i.retired_at
+       i.group_name, i.height, i.width, i.created_at, i.retired_at, i.group_name AS part,
+       coalesce(i.simulation->>'gray_difference', i.simulation->>'grey_difference')::double precision
+           AS gray_difference
 FROM pgdefect.image i
 JOIN pgdefect.category c ON c.id = i.category_id
 JOIN pgdefect.image_root r ON r.id = i.root_id
@@ -22,4 +25,4 @@ LEFT JOIN LATERAL (
 WHERE i.split = 'simulated';
 
 COMMENT ON VIEW defect.simulated IS
-'Every image with a simulated defect and its newest verdict. area is the defect''s share of the image, grey_difference its mean absolute difference in grey levels (0 to 255). Example: SELECT kind, size, avg((verdict = ''anomalous'')::int) AS detection_rate FROM defect.simulated GROUP BY 1, 2 ORDER BY 1, 2;';
+'Every image with a simulated defect and its newest verdict. area is the defect''s share of the image, gray_difference its mean absolute difference in gray levels (0 to 255). Example: SELECT kind, size, avg((verdict = ''anomalous'')::int) AS detection_rate FROM defect.simulated GROUP BY 1, 2 ORDER BY 1, 2;';

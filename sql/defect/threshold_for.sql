@@ -1,14 +1,22 @@
--- The threshold that rejects at most a given share of normal images, from the scores of the
--- normal images held out in training; needs no defect and changes nothing.
+-- The threshold that rejects at most a given share of the images of new normal parts, from the
+-- scores of the normal images held out in training; needs no defect and changes nothing.
 --
--- The ⌈(n + 1)(1 - rate)⌉-th smallest of n scores, and never below their median: a new normal
--- image exceeds it with probability at most the rate. The rule says what it was made from: the
--- middle 95 % of what the true rate may be, and "guaranteed": false where the images are too
--- few for the promise.
+-- Parts are counted, not images: each of m parts weighs 1 / (m + 1), shared evenly by its images,
+-- and the threshold is the smallest score that scores of a weight of 1 - rate do not exceed
+-- (hierarchical conformal prediction, arXiv 2306.06342), and never below the median. The rule says
+-- what it was made from: a prediction interval for as many new parts, and where the parts are too
+-- few for the promise "guaranteed": false, with what can be promised; each then weighs 1 / m, and
+-- the rate is what is expected. A part is a group of images;
+-- one without a group is a part of its own, with the copies of its file.
+--
+-- bank is the old name of detector.
 --
 -- Same rule in Python:
 --   pgdefect.core.thresholds.false_reject_rate
-CREATE OR REPLACE FUNCTION defect.threshold_for(bank bigint, false_reject_rate double precision)
+CREATE OR REPLACE FUNCTION defect.threshold_for(
+    detector bigint DEFAULT NULL, false_reject_rate double precision DEFAULT NULL,
+    bank bigint DEFAULT NULL
+)
 RETURNS TABLE (threshold double precision, score_center double precision, rule jsonb)
 LANGUAGE plpgsql
 STABLE
@@ -16,14 +24,18 @@ SET search_path = pg_catalog
 AS $$
 #variable_conflict use_column
 DECLARE
+    judge bigint := pgdefect.renamed_argument(
+        'threshold_for', 'detector', threshold_for.detector, 'bank', bank);
     rate double precision := threshold_for.false_reject_rate;
-    scores double precision[] := ARRAY(
-        SELECT h.raw_score FROM pgdefect.holdout_score h
-        WHERE h.detector_id = bank ORDER BY h.raw_score);
-    count integer := cardinality(scores);
-    wanted double precision := ceil((count + 1) * (1 - rate) - 1e-9::double precision);
+    scores double precision[];
+    below double precision[];
+    count integer;
+    parts integer;
+    needed bigint;
+    wanted double precision;
     place integer;
-    center double precision := (scores[(count + 1) / 2] + scores[count / 2 + 1]) / 2;
+    accepted integer;
+    center double precision;
     value double precision;
 BEGIN
     IF rate IS NULL OR NOT (rate > 0 AND rate < 1) THEN
@@ -31,29 +43,55 @@ BEGIN
             coalesce(rate::text, 'NULL')
             USING ERRCODE = 'PD400', HINT = '0.05 rejects at most one normal image in twenty.';
     END IF;
-    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = bank) THEN
-        RAISE EXCEPTION 'there is no detector %', bank
+    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = judge) THEN
+        RAISE EXCEPTION 'there is no detector %', coalesce(judge::text, 'NULL')
             USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
     END IF;
+    -- below: how many parts, in fractions, score as high or lower.
+    SELECT array_agg(s.raw_score ORDER BY s.raw_score, s.image_id),
+           array_agg(s.below ORDER BY s.raw_score, s.image_id),
+           max(s.parts)
+    INTO scores, below, parts
+    FROM (
+        SELECT h.image_id, h.raw_score, sum(h.weight) OVER (
+                   ORDER BY h.raw_score, h.image_id ROWS UNBOUNDED PRECEDING) AS below,
+               sum(h.first) OVER () AS parts
+        FROM (
+            SELECT h.image_id, h.raw_score,
+                   1 / (count(*) OVER part)::double precision AS weight,
+                   (row_number() OVER (part ORDER BY h.image_id) = 1)::integer AS first
+            FROM pgdefect.holdout_score h
+            JOIN pgdefect.image i ON i.id = h.image_id
+            WHERE h.detector_id = judge
+            WINDOW part AS (PARTITION BY coalesce('g' || i.group_name, 's' || i.sha256))
+        ) h
+    ) s;
+    count := coalesce(cardinality(scores), 0);
     IF count = 0 THEN
-        RAISE EXCEPTION 'detector % has no scores of held-out normal images', bank
+        RAISE EXCEPTION 'detector % has no scores of held-out normal images', judge
             USING ERRCODE = 'PD404', HINT = 'Train the category again: training stores them.';
     END IF;
-    place := least(greatest(wanted, 1), count);
+    needed := ceil(1 / rate - 1e-9::double precision)::bigint - 1;
+    wanted := (parts + (parts >= needed)::integer) * (1 - rate) - 1e-9::double precision;
+    place := coalesce(
+        (SELECT min(n) FROM generate_subscripts(below, 1) n WHERE below[n] >= wanted), count);
+    accepted := least(greatest(ceil((parts + 1) * (1 - rate) - 1e-9::double precision), 1), parts);
+    center := (scores[(count + 1) / 2] + scores[count / 2 + 1]) / 2;
     value := greatest(scores[place],
                       center + greatest(1e-6::double precision * greatest(abs(center), 1e-9), 1e-9));
     RETURN QUERY SELECT value, center, jsonb_build_object(
         'rule', 'false_reject_rate',
         'rate', rate,
         'held_out_images', count,
+        'held_out_parts', parts,
         'false_rejects', (SELECT count(*) FROM unnest(scores) s WHERE s > value),
-        'false_reject_interval', jsonb_build_array(
-            pgdefect.beta_quantile((1 - 0.95::double precision) / 2, count + 1 - place, place),
-            pgdefect.beta_quantile((1 + 0.95::double precision) / 2, count + 1 - place, place)),
-        'guaranteed', wanted <= count,
-        'images_needed', ceil(1 / rate - 1e-9::double precision)::bigint - 1);
+        'false_reject_interval', to_jsonb(pgdefect.rejects_interval(parts, accepted)),
+        'guaranteed', parts >= needed,
+        'promised_rate', CASE WHEN parts >= needed THEN rate
+                              ELSE 1 - below[place] / (parts + 1) END,
+        'parts_needed', needed);
 END
 $$;
 
 COMMENT ON FUNCTION defect.threshold_for IS
-'The threshold that rejects at most a share of normal images, from the detector''s held-out normal images, with its uncertainty in the rule. Example: SELECT s.* FROM defect.threshold_for(bank => 1, false_reject_rate => 0.02) t, defect.set_threshold(''leather'', t.threshold, t.rule, 1) s;';
+'The threshold that rejects at most a share of the images of new normal parts, from the detector''s held-out normal images, with its uncertainty in the rule. Example: SELECT s.* FROM defect.threshold_for(detector => 1, false_reject_rate => 0.02) t, defect.set_threshold(''leather'', t.threshold, t.rule, 1) s;';

@@ -99,4 +99,4 @@ def test_move_root(good: Cli, database: Database, parts: Path, tmp_path: Path) -
     old.rename(new)
     assert "29 images" in good(database, "move-root", old, new).out
     again = good(database, "ingest", new, "--category", "parts")
-    assert "0 added, 29 unchanged, 0 changed, 0 relabelled, 0 vanished" in again.out
+    assert "0 added, 29 unchanged, 0 changed, 0 relabeled, 0 vanished" in again.out

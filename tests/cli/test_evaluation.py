@@ -20,7 +20,7 @@ from pgdefect.db.records.evaluations import latest_evaluations
 from pgdefect.evaluation import f1_max
 from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate, mean_figures
 from pgdefect.usecases.evaluate.evaluation_files import map_scale, results_csv, results_markdown
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 
 from .conftest import Cli, value
 
@@ -294,7 +294,7 @@ def test_one_label_alone_cannot_be_evaluated(cli: Cli, trained: Database) -> Non
     change(trained, "UPDATE pgdefect.image SET retired_at = now() WHERE path LIKE 'test/good%'")
     result = cli(trained, "evaluate", "parts")
     assert result.code == 1
-    assert "has 0 normal and 9 anomalous labelled test images" in result.error
+    assert "has 0 normal and 9 anomalous labeled test images" in result.error
     assert "pgdefect ingest" in result.error
     result = cli(trained, "evaluate", "--all")
     assert result.code == 1

@@ -44,6 +44,8 @@ SUBSTITUTIONS = {
     ("delete",): [("--detector 2", "--detector 1")],
     # The size of the trained template, whose extractor is used again.
     ("train",): [("train leather", "train leather --image-size 128")],
+    # One of each kind, size and contrast; the default draws many more.
+    ("simulate",): [("simulate leather", "simulate leather --count 36")],
 }
 PARSED_ONLY = [("demo",)]  # its two minutes are spent in test_demo, with fewer images
 SERVER = [path for path in LEAVES if path[0] == "db"]

@@ -67,7 +67,7 @@ def test_simulate_draws_records_and_inspects(good: Cli, trained: Database, tmp_p
         parts = [rate for (group, _), rate in rates.items() if group == by]
         for count in ("images", "detected", "in_place"):
             assert sum(part[count] for part in parts) == rates["all", ""][count]
-    # Two percent of a part's area at sixty grey levels: nothing could be plainer.
+    # Two percent of a part's area at sixty gray levels: nothing could be plainer.
     plain = [i for i in report["images"] if (i["size"], i["contrast"]) == ("large", "high")]
     assert len(plain) == 4
     assert all(image["detected"] and image["in_place"] for image in plain)
@@ -97,7 +97,7 @@ def test_simulate_draws_records_and_inspects(good: Cli, trained: Database, tmp_p
         assert not (altered != original).any(axis=2)[~mask].any()
         assert simulation["area"] == pytest.approx(mask.mean(), abs=1e-6)
         change = np.abs((altered - original) @ [0.299, 0.587, 0.114])[mask].mean()
-        assert simulation["grey_difference"] == pytest.approx(change, abs=0.01)
+        assert simulation["gray_difference"] == pytest.approx(change, abs=0.01)
     assert value(trained, "SELECT count(*) FROM defect.simulated WHERE verdict IS NOT NULL") == 36
 
 
@@ -377,7 +377,7 @@ def test_ingesting_their_folder_or_copies_takes_none(
 ) -> None:
     before = contents(trained)
     told = good(trained, "ingest", drawn, "--category", "parts", "--accept-changes")
-    assert "0 added, 0 unchanged, 0 changed, 0 relabelled, 0 vanished" in told.out
+    assert "0 added, 0 unchanged, 0 changed, 0 relabeled, 0 vanished" in told.out
     assert "24 files are simulated defects or masks of theirs; left out" in told.err
     copies = tmp_path / "copies"
     shutil.copytree(drawn / "spot", copies)
@@ -409,7 +409,7 @@ def test_a_vanished_simulated_file_is_no_affair_of_ingestion(
         image = NewImage("gone.png", "0" * 64, 1, 8, 8, "simulated", simulation={"kind": "spot"})
         add_images(connection, category, ensure_root(connection, str(parts)), [image])
     told = good(trained, "ingest", parts, "--category", "parts", "--accept-changes").out
-    assert "0 added, 29 unchanged, 0 changed, 0 relabelled, 0 vanished" in told
+    assert "0 added, 29 unchanged, 0 changed, 0 relabeled, 0 vanished" in told
     assert value(trained, "SELECT retired_at FROM pgdefect.image WHERE path = 'gone.png'") is None
 
 

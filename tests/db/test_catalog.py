@@ -92,7 +92,8 @@ def test_an_id_given_out_twice_is_an_error_and_no_image_less(
 def test_ingest_records_what_the_files_are(database: Database, folder: Path) -> None:
     report = ingest(database, folder, "lids")
     assert (report.added, report.unchanged, report.failed) == (6, 0, ())
-    [problem] = report.problems
+    problem, one_level = report.problems
+    assert "one gray level throughout" in one_level
     assert "test/scratch/1.png" in problem
     images = stored(database)
     assert len(images) == 6
@@ -229,9 +230,9 @@ def test_failed_ingest_leaves_no_category(database: Database, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no images"):
         ingest(database, tmp_path / "empty", "lids")
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/a.png").write_bytes(b"")
-    assert len(ingest(database, tmp_path / "bad", "lids").failed) == 1
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/a.png").write_bytes(b"")
+    assert len(ingest(database, tmp_path / "odd", "lids").failed) == 1
     assert list_categories(database) == []
     assert count(database, "pgdefect.image_root") == 0
 
@@ -579,9 +580,9 @@ def test_corrected_labels_are_reported_and_taken_over_when_accepted(
     ingest(database, manifest, "parts")
     manifest.write_text(heading + "1.png,test,anomalous,dent,2\n")
     told = ingest(database, manifest, "parts")
-    assert (told.added, told.unchanged, told.relabelled) == (0, 1, ("1.png",))
+    assert (told.added, told.unchanged, told.relabeled) == (0, 1, ("1.png",))
     assert [image.label for image in images_of(database, "parts")] == ["normal", "normal"]
     taken = ingest(database, manifest, "parts", accept_changes=True)
-    assert taken.relabelled == ("1.png",)
+    assert taken.relabeled == ("1.png",)
     assert [image.defect_type for image in images_of(database, "parts")] == [None, "dent"]
     assert ingest(database, manifest, "parts").unchanged == 2

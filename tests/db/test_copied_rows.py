@@ -12,6 +12,8 @@ from pgdefect.db.schema.sql_files import sql_files
 
 INSERT = re.compile(r"INSERT INTO pgdefect\.inspection\b[^(;]*\(([^)]*)\)")
 UPDATE = re.compile(r"\bDO UPDATE\s+SET (.*?)\bRETURNING\b", re.DOTALL)
+OF_THE_LOOK = {"event_key", "station"}
+"""Who looked, and in which run: what a re-judgement, which looks at nothing, does not have."""
 COPIES = {file.name: file.content for file in sql_files() if INSERT.search(file.content)}
 
 
@@ -32,7 +34,7 @@ def columns_of(database: Database, condition: str) -> set[str]:
 def test_inspections_are_copied_whole(database: Database, name: str) -> None:
     """A column left out would be NULL in every image that is judged again."""
     [listed] = INSERT.findall(COPIES[name])
-    assert set(re.findall(r"\w+", listed)) == columns_of(database, "true")
+    assert set(re.findall(r"\w+", listed)) == columns_of(database, "true") - OF_THE_LOOK
     for assigned in UPDATE.findall(COPIES[name]):
         keys = "attnum = ANY (SELECT unnest(conkey) FROM pg_constraint WHERE contype = 'u' "
         keys += "AND conrelid = a.attrelid)"

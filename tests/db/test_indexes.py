@@ -151,7 +151,7 @@ def test_an_upgrade_whose_build_waits_too_long(trained: Database, settings: Sett
         assert f"at revision {newest_revision()} and in use, but an index is missing" in said
         assert "building image_embedding_1_hnsw gave up after 0.5 seconds" in said
         assert f"held by server process {pid} (login pgdefect, a report" in said
-        assert "pgdefect db upgrade goes on" in said
+        assert "pgdefect db upgrade resumes it" in said
         require_current(trained)
         assert len(inspect(trained, settings, "parts", split="test").inspections) == 13
     assert invalid(trained) == 1

@@ -186,7 +186,7 @@ def test_the_newest_verdict_of_a_detector_counts_once(line: Line) -> None:
     assert line.run(counted) == [(1, 0)]
     line.run("UPDATE pgdefect.image SET label = 'normal' WHERE id = %s", line.images[0])
     assert line.run(
-        "SELECT image_id, raw_score FROM pgdefect.labelled_scores(%s, 'production')", line.second
+        "SELECT image_id, raw_score FROM pgdefect.labeled_scores(%s, 'production')", line.second
     ) == [(line.images[0], 0.1)]
 
 

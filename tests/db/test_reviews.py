@@ -14,7 +14,7 @@ from sqlalchemy import text
 from pgdefect.core.errors import Conflict, UnknownCategory, UnknownImage, UsageError
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.reviews import review_history, review_image, review_queue
-from pgdefect.db.records.thresholds import labelled_scores
+from pgdefect.db.records.thresholds import labeled_scores
 from pgdefect.usecases.ingest import ingest
 
 DIM = 8
@@ -129,7 +129,7 @@ def test_a_review_counts_at_once_and_overwrites_nothing(line: Line) -> None:
     [what] = line.rows("SELECT normal_images, escapes FROM defect.what_if(%s, 0.5)", line.detector)
     assert what == (0, 1)
     with line.database.connect() as connection:
-        scores = labelled_scores(connection, line.detector, "test")
+        scores = labeled_scores(connection, line.detector, "test")
     assert (len(scores.normal), len(scores.anomalous)) == (0, 2)
 
 
@@ -228,12 +228,12 @@ def test_the_queue_asks_first_where_a_review_helps_most(line: Line) -> None:
     doubtful = line.image(0.95, {"scratch": 4, "hole": 3, "dent": 3})
     clear = line.image(0.95, {"scratch": 10})
     clearly_normal = line.image(0.2)
-    labelled = line.image(0.49, label="normal")
+    labeled = line.image(0.49, label="normal")
     contradicted = line.image(0.9, label="normal")
     typed = line.image(0.9, {"scratch": 2}, label="anomalous", defect_type="hole")
     queue = line.queue()
     assert list(queue) == [contradicted, nearer_still, near, doubtful]
-    assert {clear, clearly_normal, labelled, typed}.isdisjoint(queue)
+    assert {clear, clearly_normal, labeled, typed}.isdisjoint(queue)
     assert queue[nearer_still].priority == 1
     assert queue[near].priority == pytest.approx(0.96)
     assert queue[near].reason == "near the threshold"
@@ -389,7 +389,7 @@ def test_ingest_still_compares_with_the_data_sets_own_label(trained: Database, p
     """A review is no change of the data set, and a change of the data set no review."""
     review_image(trained, "test/stain/001.png", "normal")
     report = ingest(trained, parts, "parts")
-    assert report.relabelled == ()
+    assert report.relabeled == ()
     with trained.connect() as connection:
         row = connection.execute(
             text(

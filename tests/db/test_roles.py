@@ -233,8 +233,8 @@ WRITER_FORBIDDEN = {
     "pgdefect.memory_bank_patch_1",
     "column": "ALTER TABLE pgdefect.image ADD COLUMN x integer",
     "table": "CREATE TABLE pgdefect.mine (x integer)",
-    "function": "CREATE OR REPLACE FUNCTION defect.rejudge(bank bigint) RETURNS bigint "
-    "LANGUAGE sql AS 'SELECT 1'",
+    "function": "CREATE OR REPLACE FUNCTION defect.rejudge(detector bigint, bank bigint) "
+    "RETURNS bigint LANGUAGE sql AS 'SELECT 1'",
     "view": "DROP VIEW defect.images",
     "owner": "SET ROLE pgdefect",
     "file": "COPY (SELECT 1) TO PROGRAM 'cat'",

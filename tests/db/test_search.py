@@ -420,7 +420,7 @@ def test_similar_images_in_sql_equals_the_search(crowd: Crowd) -> None:
     expected = nearest(crowd.database, "picture", crowd.extractor_id, vector, 10, where, exact=True)
     rows = similar(
         crowd.database,
-        f"'{image.id}', category => 'a', label => 'anomalous', exclude_group => true",
+        f"'{image.id}', category => 'a', label => 'anomalous', exclude_part => true",
     )
     assert [row.image_id for row in rows] == [n.image.id for n in expected]
     assert [row.rank for row in rows] == list(range(1, 11))
@@ -545,6 +545,6 @@ def test_neighbors_carry_their_regions(inspected: tuple[Database, list[int], Flo
 def test_a_reader_is_told_of_a_wrong_filter(crowd: Crowd) -> None:
     with (
         psycopg.connect(crowd.database.url) as connection,
-        pytest.raises(psycopg.Error, match="no filter called 'colour', 'size'"),
+        pytest.raises(psycopg.Error, match="no filter called 'color', 'size'"),
     ):
-        connection.execute('SELECT pgdefect.search_condition(\'{"size": 1, "colour": 2}\')')
+        connection.execute('SELECT pgdefect.search_condition(\'{"size": 1, "color": 2}\')')

@@ -15,7 +15,7 @@ RECIPE = {
     "size": "large",
     "contrast": "low",
     "area": 0.02,
-    "grey_difference": 15.0,
+    "gray_difference": 15.0,
     "seed": 0,
     "number": 8,
     "source_image_id": 1,

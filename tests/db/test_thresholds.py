@@ -88,6 +88,32 @@ def line(database: Database) -> Line:
 # -- SQL says what Python says -------------------------------------------------------------
 
 
+def assert_equal_rules(rule: dict[str, Any], expected: Any) -> None:
+    for name in ("false_reject_interval", "promised_rate"):
+        assert rule[name] == pytest.approx(expected[name], abs=1e-9)
+    assert rule | {"false_reject_interval": 0, "promised_rate": 0} == {
+        **expected,
+        "false_reject_interval": 0,
+        "promised_rate": 0,
+    }
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.5, 0.3, 0.2, 0.05])
+@pytest.mark.parametrize("parts", ["aaaaaaaaab", "abcabcabca", "aabbccddee", "abcdefghij"])
+def test_threshold_for_counts_parts_as_python_does(line: Line, parts: str, rate: float) -> None:
+    detector = line.train(HELD_OUT)
+    with line.database.begin() as connection:
+        for image, part in zip(line.held_out, parts, strict=True):
+            connection.execute(
+                text("UPDATE pgdefect.image SET group_name = :part WHERE id = :id"),
+                {"part": part, "id": image},
+            )
+    expected = thresholds.false_reject_rate(HELD_OUT, rate, list(parts))
+    value, center, rule = line.value("SELECT * FROM defect.threshold_for(%s, %s)", detector, rate)
+    assert (value, center) == (expected.value, expected.center)
+    assert_equal_rules(rule, expected.rule)
+
+
 @pytest.mark.parametrize("rate", [0.9, 0.5, 0.42, 0.2, 0.1, 0.05, 0.001])
 @pytest.mark.parametrize(
     "scores", [HELD_OUT, HELD_OUT[:7], [0.2], [0.2] * 5, [0.0, 0.0]], ids=lambda s: str(len(s))
@@ -97,10 +123,7 @@ def test_threshold_for_is_the_rule_of_python(line: Line, scores: list[float], ra
     expected = thresholds.false_reject_rate(scores, rate)
     value, center, rule = line.value("SELECT * FROM defect.threshold_for(%s, %s)", detector, rate)
     assert (value, center) == (expected.value, expected.center)
-    assert rule.pop("false_reject_interval") == pytest.approx(
-        expected.rule["false_reject_interval"], abs=1e-9
-    )
-    assert rule == {k: v for k, v in expected.rule.items() if k != "false_reject_interval"}
+    assert_equal_rules(rule, expected.rule)
     with line.database.connect() as connection:
         assert stored.score_center(connection, detector, value) == center
 
@@ -241,6 +264,36 @@ def test_what_makes_no_sense_is_refused(line: Line, call: str, code: str, said: 
     assert caught.value.sqlstate == code
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "FROM defect.what_if({}, threshold => 0.2)",
+        "FROM defect.threshold_for(false_reject_rate => 0.5, {})",
+        "defect.image_auroc({})",
+        "defect.rejudge({})",
+    ],
+)
+def test_arguments_go_by_their_old_name_for_a_version(line: Line, call: str) -> None:
+    """A detector's id was called bank, of whatever kind. A NOTICE says so; both are refused."""
+    called = call.partition("defect.")[2].partition("(")[0]
+    with psycopg.connect(line.database.url) as connection:
+        said: list[str] = []
+        connection.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+        query = "SELECT " + ("* " if call.startswith("FROM") else "") + call
+        number = line.detector
+        new = connection.execute(query.format(f"detector => {number}")).fetchall()
+        assert said == []
+        connection.rollback()
+        assert connection.execute(query.format(f"bank => {number}")).fetchall() == new
+        assert said == [
+            f"the argument bank of defect.{called} is called detector now; "
+            "the next version will not know the old name"
+        ]
+        with pytest.raises(psycopg.Error, match="given both detector and bank") as caught:
+            connection.execute(query.format(f"detector => {number}, bank => {number}"))
+        assert caught.value.sqlstate == "PD400"
+
+
 def test_what_if_counts_what_python_counts(line: Line) -> None:
     normal, anomalous = [0.1, 0.2, 0.3, 0.5], [0.2, 0.4, 0.6]
     line.inspected("normal", normal)
@@ -259,9 +312,9 @@ def test_what_if_counts_what_python_counts(line: Line) -> None:
 # -- which images count --------------------------------------------------------------------
 
 
-def test_only_labelled_images_count_that_the_detector_has_not_learned_from(line: Line) -> None:
+def test_only_labeled_images_count_that_the_detector_has_not_learned_from(line: Line) -> None:
     kept = line.inspected("normal", [0.1, 0.2])
-    line.inspected("unlabelled", [0.9], label=None)
+    line.inspected("unlabeled", [0.9], label=None)
     line.inspected("production", [0.9], label="normal", split="production")
     retired = line.inspected("retired", [0.9], label="normal")
     line.inspected("of a learned part", [0.9], label="normal", group_name="A")
@@ -280,10 +333,10 @@ def test_only_labelled_images_count_that_the_detector_has_not_learned_from(line:
         ):
             connection.execute(text(statement), values)
         # Learned images themselves, too, whatever split is asked for.
-        assert len(stored.labelled_scores(connection, line.detector, "train").normal) == 0
+        assert len(stored.labeled_scores(connection, line.detector, "train").normal) == 0
     for image, score in ((line.learned[0], 0.0), (line.held_out[0], 0.4)):
         line.inspect(image, score)
-    statement = "SELECT image_id FROM pgdefect.labelled_scores(%s, %s)"
+    statement = "SELECT image_id FROM pgdefect.labeled_scores(%s, %s)"
     # Of a bank made here all training images are learned, those that set the threshold, too.
     assert [row[0] for row in line.rows(statement, line.detector, "test")] == kept
     assert line.rows(statement, line.detector, "train") == []
@@ -310,7 +363,7 @@ def test_python_is_told_the_same_of_what_was_learned(line: Line) -> None:
     [new] = add_images(line.database, "parts", 1, path=lambda n: "new.png")
     with line.database.connect() as connection:
         assert images_learned(connection, line.detector) == ({*everything, new}, set())
-        assert len(stored.labelled_scores(connection, line.detector, "test").normal) == 0
+        assert len(stored.labeled_scores(connection, line.detector, "test").normal) == 0
     line.forget_where_vectors_came_from()
     with line.database.connect() as connection:
         learned, calibration = images_learned(connection, line.detector)
@@ -343,7 +396,7 @@ def test_an_image_of_the_bank_is_learned_though_it_set_the_threshold(line: Line)
         "drawn", [0.3], label="anomalous", split="simulated", simulation={"source_image_id": image}
     )
     line.forget_where_vectors_came_from()
-    statement = "SELECT count(*) FROM pgdefect.labelled_scores(%s, %s)"
+    statement = "SELECT count(*) FROM pgdefect.labeled_scores(%s, %s)"
     assert line.value(statement, line.detector, "train") == 1
     with line.database.begin() as connection:
         connection.execute(
@@ -371,17 +424,17 @@ def test_a_simulated_defect_is_judged_by_its_own_source_whatever_its_group(line:
             simulation={"source_image_id": source},
         )
     rows = line.rows(
-        "SELECT i.path FROM pgdefect.labelled_scores(%s, 'simulated') s "
+        "SELECT i.path FROM pgdefect.labeled_scores(%s, 'simulated') s "
         "JOIN pgdefect.image i ON i.id = s.image_id",
         line.detector,
     )
     assert rows == [("held out/0.png",)]
 
 
-def test_many_labelled_images_are_told_from_many_learned_ones_by_hashing(line: Line) -> None:
+def test_many_labeled_images_are_told_from_many_learned_ones_by_hashing(line: Line) -> None:
     """Not one by one, which would take a minute for a hundred thousand."""
     with line.database.connect() as connection:
-        query = stored_query(connection, "pgdefect.labelled_scores")
+        query = stored_query(connection, "pgdefect.labeled_scores")
         plan = connection.execute(text(f"EXPLAIN {query}"))
         found = "\n".join(row[0] for row in plan)
     assert found.count("Anti Join") == 3, found
@@ -393,7 +446,9 @@ def stored_query(connection: Connection, function: str) -> str:
     body = connection.scalar(
         text("SELECT prosrc FROM pg_proc WHERE oid = CAST(:name AS regproc)"), {"name": function}
     )
-    return str(body).replace("labelled_scores.split", "'test'").replace("bank", "1")
+    return (
+        str(body).replace("labeled_scores.split", "'test'").replace("labeled_scores.detector", "1")
+    )
 
 
 def test_the_newest_score_counts_once(line: Line) -> None:
@@ -401,7 +456,7 @@ def test_the_newest_score_counts_once(line: Line) -> None:
     line.value("SELECT defect.set_threshold('parts', 0.6)")
     line.inspect(image, 0.2)
     with line.database.connect() as connection:
-        assert stored.labelled_scores(connection, line.detector, "test").normal.tolist() == [0.2]
+        assert stored.labeled_scores(connection, line.detector, "test").normal.tolist() == [0.2]
 
 
 # -- setting -------------------------------------------------------------------------------
@@ -613,7 +668,7 @@ def test_judging_an_older_detector_again_does_not_overrule_a_newer_look(line: Li
 
 
 def test_what_a_defect_probably_is_goes_along_where_there_still_is_one(line: Line) -> None:
-    line.inspected("unlabelled", [0.6, 0.9], label=None)
+    line.inspected("unlabeled", [0.6, 0.9], label=None)
     line.inspected("anomalous", [0.6])
     with line.database.begin() as connection:
         connection.execute(
@@ -712,7 +767,7 @@ def test_rules_that_cannot_be_applied_say_what_to_do(line: Line) -> None:
 
 
 def test_a_rule_whose_threshold_would_not_be_above_0_is_refused(line: Line) -> None:
-    """Such as where a labelled defect scores below 0, as EfficientAD's maps can."""
+    """Such as where a labeled defect scores below 0, as EfficientAD's maps can."""
     line.inspected("normal", [-0.3, 0.2])
     line.inspected("anomalous", [-0.1, 0.6])
     for dry_run in (True, False):

@@ -42,8 +42,8 @@ def assert_greedy(points: Array, result: CoresetResult, num_centers: int) -> Non
     assert picks.dtype == np.int64
     assert picks.shape == (num_centers,)
     assert len(set(picks.tolist())) == num_centers
-    centred = ((points - points.mean(axis=0)) ** 2).sum(axis=1)
-    tolerance = 1e-5 * centred.max() + 1e-30
+    centered = ((points - points.mean(axis=0)) ** 2).sum(axis=1)
+    tolerance = 1e-5 * centered.max() + 1e-30
     nearest = np.full(len(points), np.inf)
     for pick, following in zip(picks, [*picks[1:], None], strict=True):
         nearest = np.minimum(nearest, ((points - points[pick]) ** 2).sum(axis=1))

@@ -55,12 +55,12 @@ def test_image_figures_worked_by_hand(
     assert f1_max(scores, truth)[0] == pytest.approx(f1)
 
 
-labelled = st.lists(
+labeled = st.lists(
     st.tuples(st.integers(0, 5).map(float) | st.floats(0, 1e6), st.booleans()), min_size=2
 ).filter(lambda items: len({label for _, label in items}) == 2)
 
 
-@given(labelled)
+@given(labeled)
 def test_counted_figures_equal_the_librarys_ties_included(items: list[tuple[float, bool]]) -> None:
     scores = np.array([score for score, _ in items])
     truth = np.array([label for _, label in items])
@@ -78,7 +78,7 @@ def test_counted_figures_equal_the_librarys_ties_included(items: list[tuple[floa
     assert image_auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
 
 
-@given(labelled)
+@given(labeled)
 def test_the_threshold_of_f1_max_reaches_it(items: list[tuple[float, bool]]) -> None:
     scores = np.array([score for score, _ in items])
     truth = np.array([label for _, label in items])
@@ -239,7 +239,7 @@ def test_groups_are_drawn_whole() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(labelled, st.integers(0, 99))
+@given(labeled, st.integers(0, 99))
 def test_replicates_are_the_librarys_figures_of_each_resample(
     items: list[tuple[float, bool]], seed: int
 ) -> None:

@@ -17,10 +17,10 @@ from pgdefect.vision.images import image as image_module
 from pgdefect.vision.images.image import (
     IMAGE_SUFFIXES,
     load_image,
-    load_mask,
     probe_image,
     read_image,
 )
+from pgdefect.vision.images.masks import load_mask
 
 RNG = np.random.default_rng(7)
 COLOR = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)
@@ -291,9 +291,9 @@ def test_large_image_below_the_limit_loads_without_warning(
     assert leaked == []
 
 
-@pytest.mark.parametrize("data", [b"GIF89a" + bytes(20), b"%PDF-1.7", b"x", b"path,label\n"])
+@pytest.mark.parametrize("data", [b"P8 2 2 1 ", b"%PDF-1.7", b"x", b"path,label\n"])
 def test_other_formats_are_refused(data: bytes) -> None:
-    with pytest.raises(ImageError, match="not a PNG, JPEG, BMP, TIFF or WebP"):
+    with pytest.raises(ImageError, match="not a PNG, JPEG, BMP, TIFF, WebP, GIF or netpbm file"):
         load_image(data)
 
 
@@ -383,4 +383,4 @@ def test_mask_modes(tmp_path: Path) -> None:
 
 
 def test_suffixes() -> None:
-    assert {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"} == IMAGE_SUFFIXES
+    assert {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".webp", ".gif"} < IMAGE_SUFFIXES

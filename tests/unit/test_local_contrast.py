@@ -90,7 +90,7 @@ def test_a_constant_image_is_a_half(value: int, shape: tuple[int, int, int]) -> 
     np.testing.assert_allclose(result, 0.5, atol=1e-3)
 
 
-def test_a_constant_colour_is_a_half() -> None:
+def test_a_constant_color_is_a_half() -> None:
     pixels = np.broadcast_to(np.array([200, 100, 7], np.uint8), (70, 50, 3))
     np.testing.assert_allclose(local_contrast(pixels, 0.1), 0.5, atol=1e-3)
 
@@ -101,15 +101,15 @@ def test_gray_is_one_channel_and_has_the_same_values() -> None:
     triple = local_contrast(np.repeat(gray, 3, axis=2), 0.1)
     assert single.shape == triple.shape == (60, 81, 1)
     np.testing.assert_array_equal(triple, single)
-    # One pixel of colour takes the other way, to nearly the same values.
+    # One pixel of color takes the other way, to nearly the same values.
     tinted = np.repeat(gray, 3, axis=2)
     tinted[0, 0, 0] ^= 1
-    coloured = local_contrast(tinted, 0.1)
-    assert coloured.shape == (60, 81, 3)
-    np.testing.assert_allclose(coloured, np.broadcast_to(single, (60, 81, 3)), atol=0.01)
+    colored = local_contrast(tinted, 0.1)
+    assert colored.shape == (60, 81, 3)
+    np.testing.assert_allclose(colored, np.broadcast_to(single, (60, 81, 3)), atol=0.01)
 
 
-def test_colours_keep_their_differences() -> None:
+def test_colors_keep_their_differences() -> None:
     """All channels are measured in one unit: twice the difference stays twice."""
     steps = RNG.integers(0, 40, (64, 70))
     pixels = np.stack([80 + 2 * steps, 80 + steps, 200 - steps], axis=2).astype(np.uint8)

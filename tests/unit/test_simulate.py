@@ -54,7 +54,7 @@ def check(drawn: SimulatedDefect, image: NDArray[np.uint8], size: str, contrast:
     assert abs(inside.sum() - target) <= max(1.5, 0.1 * target + 0.5)
     assert drawn.area == pytest.approx(inside.mean())
     difference = np.abs((drawn.image.astype(float) - image) @ LUMA)[inside].mean()
-    assert drawn.grey_difference == pytest.approx(difference)
+    assert drawn.gray_difference == pytest.approx(difference)
     assert difference == pytest.approx(CONTRASTS[contrast], rel=0.1)  # type: ignore[index]
 
 
@@ -162,7 +162,7 @@ def test_a_scratch_is_thin_and_a_spot_is_soft() -> None:
         assert change[core].mean() > 1.5 * change[inside & ~core].mean()
 
 
-def test_perlin_noise_is_smooth_and_centred() -> None:
+def test_perlin_noise_is_smooth_and_centered() -> None:
     noise = perlin_noise(np.random.default_rng(0), (300, 400), 50)
     assert noise.shape == (300, 400)
     assert abs(noise.mean()) < 0.2

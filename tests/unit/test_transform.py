@@ -75,7 +75,7 @@ def test_whitening_does_not_blow_up_rounding() -> None:
         assert np.isfinite(apply_transform(fitted, data)).all()
 
 
-def test_constant_is_twice_the_median_norm_of_what_is_centred() -> None:
+def test_constant_is_twice_the_median_norm_of_what_is_centered() -> None:
     raw = patches(0)
     transform = fit_transform(raw, pca_dim=None)
     assert transform.mean is not None

@@ -26,7 +26,8 @@ from pgdefect.usecases.inspect.embed import embed
 from pgdefect.usecases.inspect.inspect import inspect
 from pgdefect.usecases.search.search import Query, SearchOptions, SearchReport, combined, search
 from pgdefect.vision.defects.defect_view import DefectView
-from pgdefect.vision.images.image import load_image, load_mask
+from pgdefect.vision.images.image import load_image
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 

@@ -211,7 +211,7 @@ def test_the_exported_network_says_what_anomalib_predicts(
         full = prediction[0].anomaly_map.numpy().squeeze()
         drawn = network.preprocessing.map_to_original(found.distances, SIZE)
         assert found.distances.shape == (64, 64) == (extractor.rows, extractor.cols)
-        # Between cell centres both are bilinear.
+        # Between cell centers both are bilinear.
         np.testing.assert_allclose(drawn, full, rtol=1e-4, atol=1e-5)
         y, x = np.unravel_index(full.argmax(), SIZE)
         assert (found.worst_row, found.worst_col) == (y // 4, x // 4)
@@ -325,7 +325,7 @@ def test_the_teachers_image_embeddings_are_searched(both: Database, settings: Se
         listed = rows(
             both,
             "SELECT image_id, distance "
-            "FROM defect.similar_images(:q, k => 5, model => :m, by => 'picture')",
+            "FROM defect.similar_images(:q, k => 5, kind => :m, by => 'picture')",
             q=str(query.id),
             m=kind,
         )
@@ -339,7 +339,7 @@ def test_the_teachers_image_embeddings_are_searched(both: Database, settings: Se
     with pytest.raises(PgdefectError, match="no embedding by an active 'patchcore' detector"):
         rows(
             both,
-            "SELECT * FROM defect.similar_images(:q, model => 'patchcore')",
+            "SELECT * FROM defect.similar_images(:q, kind => 'patchcore')",
             q=str(query.id),
         )
 

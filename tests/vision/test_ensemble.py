@@ -42,7 +42,9 @@ def inputs_of(images: np.ndarray, backbone: Backbone) -> Float32:
 
 
 @pytest.mark.parametrize("resize", ["keep", "stretch"])
-def test_an_ensemble_says_what_its_backbones_say_side_by_side(resize: str) -> None:
+def test_an_ensemble_says_what_its_backbones_say_side_by_side(
+    settings: Settings, resize: str
+) -> None:
     import timm
     import torch
 
@@ -50,10 +52,10 @@ def test_an_ensemble_says_what_its_backbones_say_side_by_side(resize: str) -> No
     torch.manual_seed(0)
     weights = StateDict("random", timm.create_model("resnet18", pretrained=False).state_dict())
     backbones = [find_backbone("efficientnet_lite0"), find_backbone("resnet18")]
-    settings = Preprocessing(SIZE, mean=backbones[0].mean, std=backbones[0].std, resize=resize)
+    preprocessing = Preprocessing(SIZE, mean=backbones[0].mean, std=backbones[0].std, resize=resize)
     members = [
-        build_embedder(backbones[0], backbones[0].layers, settings, None),
-        build_embedder(backbones[1], backbones[1].layers, settings, weights),
+        build_embedder(backbones[0], backbones[0].layers, preprocessing, None),
+        build_embedder(backbones[1], backbones[1].layers, preprocessing, weights),
     ]
     images = np.random.default_rng(1).random((2, *SIZE, 3))
     apart = [
@@ -62,7 +64,7 @@ def test_an_ensemble_says_what_its_backbones_say_side_by_side(resize: str) -> No
     ]
     expected = np.concatenate(apart, axis=-1)
     ensemble = joined(backbones, members)
-    found = Extractor(ensemble.export())(inputs_of(images, backbones[0]))
+    found = Extractor(ensemble.export(settings.cache_dir))(inputs_of(images, backbones[0]))
     assert found.shape == (2, 12, 12, 152 + 384)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert ensemble.spec.backbone == "efficientnet_lite0+resnet18"
@@ -73,11 +75,11 @@ def test_an_ensemble_says_what_its_backbones_say_side_by_side(resize: str) -> No
         "resnet18.layer3",
     )
     # Other weights of one member are another extractor.
-    other = build_embedder(backbones[0], backbones[0].layers, settings, None)
+    other = build_embedder(backbones[0], backbones[0].layers, preprocessing, None)
     assert joined(backbones, [other, members[1]]).spec.fingerprint == ensemble.spec.fingerprint
     torch.manual_seed(1)
     weights = StateDict("random", timm.create_model("resnet18", pretrained=False).state_dict())
-    changed = build_embedder(backbones[1], backbones[1].layers, settings, weights)
+    changed = build_embedder(backbones[1], backbones[1].layers, preprocessing, weights)
     assert joined(backbones, [other, changed]).spec.fingerprint != ensemble.spec.fingerprint
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.core.errors import UsageError
-from pgdefect.vision.images.picture import Picture, picture_from_bytes, picture_of
+from pgdefect.vision.images.picture import (
+    Picture,
+    picture_from_bytes,
+    picture_from_pillow,
+    picture_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -25,20 +31,21 @@ def is_path(image: Any) -> bool:
     return isinstance(image, str | os.PathLike)
 
 
-def in_memory(image: Any, name: str | None = None) -> Picture:
-    """Pixels and fingerprint of an image in memory.
+def in_memory(
+    image: Any, name: str | None = None, scale: Mapping[str, float | None] | None = None
+) -> Picture:
+    """Pixels and fingerprint of an image in memory; scale: the gray scale of its category.
 
     Raises:
         ImageError: it cannot be decoded, or has another shape or type.
         UsageError: it is no image at all.
     """
     if isinstance(image, bytes | bytearray | memoryview):
-        return picture_from_bytes(bytes(image), name or "bytes")
+        return picture_from_bytes(bytes(image), name or "bytes", scale)
     if isinstance(image, np.ndarray):
         return picture_of(image, name or "array")
     if hasattr(image, "convert") and hasattr(image, "getbands"):
-        mode = "L" if image.mode in ("1", "L") else "RGB"
-        return picture_of(np.asarray(image.convert(mode)), name or "Pillow image")
+        return picture_from_pillow(image, name or "Pillow image", scale)
     raise UsageError(
         "an image is a path, the bytes of a file, a NumPy array or a Pillow image, not "
         f"{type(image).__name__}"

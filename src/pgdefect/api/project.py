@@ -244,7 +244,7 @@ class Project:
                     f"and give its path, or leave out {option('store')}, "
                     f"{option('keep_patches')} and {option('event_key')}"
                 )
-            picture = in_memory(image, name)
+            picture = in_memory(image, name, inspector.gray_scale)
             judged = inspect_picture(self._database, inspector, picture, defects=defects)
             return Inspection(judged, inspector.preprocessing, picture.pixels)
         path = Path(os.fspath(image))  # type: ignore[arg-type]
@@ -369,7 +369,7 @@ class Project:
         elif query is not None:
             if category is None:
                 raise UsageError(f"name the {option('category')} that an image in memory shows")
-            picture = in_memory(query)
+            picture = in_memory(query, None, self._inspector(category, model).gray_scale)
             words.insert(0, str(picture.file.path))
             pictures[words[0]] = picture
         inspectors = {category: self._inspector(category, model)} if category else None

@@ -114,7 +114,9 @@ class Inspection:
     @property
     def image(self) -> Rgb:
         """uint8 `(height, width, 3)`. Raises ImageError where the file cannot be read any more."""
-        return load_image(self.path) if self.pixels is None else self.pixels
+        if self.pixels is not None:
+            return self.pixels
+        return load_image(self.path, self.judgement.gray_scale)
 
     @property
     def anomaly_map(self) -> Float32:
@@ -138,7 +140,7 @@ class Inspection:
         return inspection_panel(
             image,
             self._map_over(image),
-            ground_truth(self.judgement.mask_path, size, []),
+            ground_truth(self.judgement.mask_path, size, [], self.path),
             title=os.path.basename(self.path),
             threshold=self.threshold,
             score=self.raw_score,

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import failures, left_out, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pgdefect.core.types import FolderReading
+    from pgdefect.usecases.ingest import IngestReport, OnListed
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[
@@ -33,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def ingest_command(
     context: typer.Context,
     path: Annotated[
-        Path, typer.Argument(help="An MVTec-style folder, a folder of images, or a CSV manifest.")
+        Path, typer.Argument(help="A folder of images, in any usual layout, or a CSV manifest.")
     ],
     category: Annotated[str | None, typer.Option(help="The product's name.")] = None,
     all_categories: Annotated[
@@ -48,6 +54,17 @@ def ingest_command(
     label: Annotated[
         str | None, typer.Option(help="For a plain folder: normal (the default) or anomalous.")
     ] = None,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MEANING",
+            help="What a folder is, where its name does not say it: normal, anomalous, masks or "
+            "skip. Can be given again.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what each folder is taken as, and stop there.")
+    ] = False,
     accept_changes: Annotated[
         bool,
         typer.Option("--accept-changes", help="Update changed files, retire vanished ones."),
@@ -65,12 +82,22 @@ def ingest_command(
 
     if all_categories == (category is not None):
         raise UsageError("name a category with --category, or take all folders with --all")
+    said = _said(folder or [])
     database = current(context).database
+    show: OnListed = (lambda category, root, folders: None) if json else _show_folders
     with progress_bars() as progress:
         if category is None:
             if groups or split or label:
                 raise UsageError("--groups, --split and --label go with --category")
-            reports = ingest_all(database, path, accept_changes=accept_changes, progress=progress)
+            reports = ingest_all(
+                database,
+                path,
+                said=said,
+                accept_changes=accept_changes,
+                dry_run=dry_run,
+                progress=progress,
+                on_listed=show,
+            )
         else:
             reports = [
                 ingest(
@@ -80,12 +107,15 @@ def ingest_command(
                     groups=groups,
                     split=split,
                     label=label,
+                    said=said,
                     accept_changes=accept_changes,
+                    dry_run=dry_run,
                     progress=progress,
+                    on_listed=show,
                 )
             ]
     failed = [item for report in reports for item in report.failed]
-    if then_inspect:
+    if then_inspect and not dry_run:
         from pgdefect.usecases.inspect.inspect import inspect
 
         for report in reports:
@@ -104,28 +134,57 @@ def ingest_command(
         failures(failed)
         return
     for report in reports:
+        if dry_run:
+            typer.echo(f"{report.category}: {report.listed} images; nothing was stored")
+            _tell(report)
+            continue
         typer.echo(
             f"{report.category}: {report.added} added, {report.unchanged} unchanged, "
-            f"{len(report.changed)} changed, {len(report.relabelled)} relabelled, "
+            f"{len(report.changed)} changed, {len(report.relabeled)} relabeled, "
             f"{len(report.vanished)} vanished, "
             f"{len(report.failed)} unreadable"
         )
         for word, paths in (
             ("changed", report.changed),
-            ("relabelled", report.relabelled),
+            ("relabeled", report.relabeled),
             ("vanished", report.vanished),
         ):
             for name in paths:
                 note(f"  {word}: {name}")
-        if report.changed or report.relabelled or report.vanished:
+        if report.changed or report.relabeled or report.vanished:
             note(
                 "  Updated to their current state; missing images were retired."
                 if report.accepted
                 else "  They were left as they are; --accept-changes takes the new state."
             )
-        for problem in report.problems:
-            note(f"  {problem}")
+        _tell(report)
     failures(failed)
+
+
+def _said(given: list[str]) -> dict[str, str]:
+    """What --folder says, by folder. Raises UsageError."""
+    said = {}
+    for text in given:
+        name, equals, meaning = text.rpartition("=")
+        if not equals or not name:
+            raise UsageError(f"--folder is NAME=MEANING, such as negative=normal, not {text!r}")
+        said[name] = meaning
+    return said
+
+
+def _show_folders(category: str, root: str, folders: Sequence[FolderReading]) -> None:
+    typer.echo(f"{category}: {root}")
+    print_table(
+        ("folder", "taken as", "count", "why"),
+        [(row.folder, row.taken_as, row.count, row.why) for row in folders],
+    )
+    typer.echo()
+
+
+def _tell(report: IngestReport) -> None:
+    for problem in report.problems:
+        note(f"  {problem}")
+    left_out(report.skipped)
 
 
 def categories_command(context: typer.Context, json: Json = False) -> None:

@@ -1,4 +1,4 @@
-"""``pgdefect evaluate``: what a detector is worth on labelled images."""
+"""``pgdefect evaluate``: what a detector is worth on labeled images."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def evaluate_command(
     all_categories: Annotated[
         bool, typer.Option("--all", help="Evaluate every category that has an active detector.")
     ] = False,
-    split: Annotated[str, typer.Option(help="The labelled images of this split.")] = "test",
+    split: Annotated[str, typer.Option(help="The labeled images of this split.")] = "test",
     model: Model = None,
     output: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import failures, left_out, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -186,6 +186,7 @@ def inspect_command(
             note(f"anomaly maps are in {maps}")
     for problem in report.problems:
         note(problem)
+    left_out(report.skipped)
     failures([*report.failed, *unread])
 
 

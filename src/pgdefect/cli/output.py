@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pgdefect.cli import logs
 from pgdefect.usecases.common.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from pgdefect.core.types import Skipped
 
 STAGES = {
     "ingest": "Reading images",
@@ -86,6 +89,13 @@ def note(message: str) -> None:
     """A line for the person at the terminal, on stderr."""
     if not logs.said("note", message):
         typer.echo(visible(message, keep="\n\t"), err=True)
+
+
+def left_out(skipped: Sequence[Skipped]) -> None:
+    """Say how many files were left out, by suffix and reason."""
+    for one in skipped:
+        files = "file" if one.count == 1 else "files"
+        note(f"  left out: {one.count} {one.suffix or 'other'} {files}: {one.reason}")
 
 
 def failures(failed: Sequence[tuple[str, str]]) -> None:

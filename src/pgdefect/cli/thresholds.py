@@ -32,11 +32,11 @@ def threshold_command(
         ),
     ] = None,
     f1_max: Annotated[
-        bool, typer.Option("--f1-max", help="The best F1 on labelled images.")
+        bool, typer.Option("--f1-max", help="The best F1 on labeled images.")
     ] = False,
     zero_escapes: Annotated[
         bool,
-        typer.Option("--zero-escapes", help="Let no labelled defect through; fewest rejects."),
+        typer.Option("--zero-escapes", help="Let no labeled defect through; fewest rejects."),
     ] = False,
     max_escape_rate: Annotated[
         float | None,
@@ -46,7 +46,7 @@ def threshold_command(
         float | None, typer.Option("--set", metavar="NUMBER", help="This raw score.")
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Whose labelled, inspected images are looked at.")
+        str, typer.Option(help="Whose labeled, inspected images are looked at.")
     ] = "test",
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Look at simulated defects instead of real ones.")
@@ -69,7 +69,7 @@ def threshold_command(
 ) -> None:
     """Show a threshold, or choose one by a rule; nothing is trained again.
 
-    Without a rule: the present threshold, its rule, what it does to the labelled images, and
+    Without a rule: the present threshold, its rule, what it does to the labeled images, and
     the thresholds before. With one, a new threshold is in force at once. Inspections keep the
     threshold they were judged by.
     """
@@ -135,7 +135,7 @@ def _print(report: ThresholdReport) -> None:
         typer.echo()
         _print_outcome(report)
     else:
-        note(f"no labelled {report.split} image has been inspected by this detector")
+        note(f"no labeled {report.split} image has been inspected by this detector")
     if report.before is None and len(report.history) > 1:
         typer.echo()
         print_table(
@@ -157,7 +157,7 @@ def _print(report: ThresholdReport) -> None:
 
 
 def _print_outcome(report: ThresholdReport) -> None:
-    """False rejects and escapes among the labelled images, before and after a change."""
+    """False rejects and escapes among the labeled images, before and after a change."""
     columns = [("now", report.outcome)]
     if report.outcome_before is not None:
         columns = [("before", report.outcome_before), ("after", report.outcome)]
@@ -174,25 +174,20 @@ def _print_outcome(report: ThresholdReport) -> None:
 
 def _explained(rule: dict[str, Any]) -> list[str]:
     """What a stored rule promises and how sure that is, in words."""
+    from pgdefect.core.thresholds import promise
+
     name = rule.get("rule")
     rate = rule.get("rate")
     if name == "false_reject_rate" and rate is not None:
         lines = [
             f"rule: reject at most {100 * rate:.3g} % of normal images; from "
             f"{rule['held_out_images']} held-out normal images"
+            + (f" of {rule['held_out_parts']} parts" if "held_out_parts" in rule else "")
         ]
-        if "false_reject_interval" in rule:
-            lines.append(
-                "uncertainty: the true false-reject rate is "
-                f"{_percent(rule['false_reject_interval'])}, with 95 % confidence"
-            )
-        if rule.get("guaranteed") is False:
-            need = f": {rule['images_needed']} would be needed" if "images_needed" in rule else ""
-            lines.append(f"too few held-out images to promise that rate{need}")
-        return lines
+        return lines + promise(rule)
     text = {
-        "f1_max": "the best F1 on labelled images",
-        "zero_escapes": "no labelled defect escapes",
+        "f1_max": "the best F1 on labeled images",
+        "zero_escapes": "no labeled defect escapes",
         "max_escape_rate": f"at most {100 * (rate or 0):.3g} % of defects escape",
         "given": "a number that was set",
     }.get(str(name), str(name))

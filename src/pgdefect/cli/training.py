@@ -51,7 +51,7 @@ def train_command(
     holdout: given.Holdout = None,
     false_reject_rate: given.FalseRejectRate = 0.05,
     transform: given.Transform = "centered",
-    pca_dim: given.PcaDim = 64,
+    pca_dim: given.PcaDim = 192,
     whiten: given.Whiten = None,
     metric: given.Metric = "cosine",
     precision: given.Precision = "half",
@@ -76,7 +76,12 @@ def train_command(
     if json:
         print_json(reports)
     elif reports:
+        from pgdefect.core.thresholds import promise
+
         print_table(*_trained(reports))
+        for report in reports:
+            for line in promise(getattr(report, "rule", {})):
+                typer.echo(f"{report.category}: {line}")
     failures([item for report in reports for item in report.failed])
     if len(reports) < len(names):
         raise typer.Exit(1)

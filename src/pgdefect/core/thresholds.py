@@ -8,14 +8,14 @@ The default, `false_reject_rate`, needs no defect. The others are refused withou
 normal images alone no threshold but a false-reject rate follows, and a rule that went on
 regardless would take the lowest score and reject nearly everything.
 
-Rates come with exact 95 % intervals (Clopper & Pearson 1934). For a threshold that is an
-order statistic of n scores these are statements about the rate among *new* images: the true
-rate is then Beta distributed, whatever the scores' distribution.
+Counted rates come with exact 95 % intervals (Clopper & Pearson 1934). A threshold that is an
+order statistic comes with a prediction interval for new parts, whatever the scores' distribution.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,7 +37,9 @@ __all__ = [
     "images_needed",
     "max_escape_rate",
     "outcome",
+    "promise",
     "rate_interval",
+    "rejects_interval",
     "zero_escapes",
 ]
 
@@ -52,7 +54,7 @@ _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a threshold does to labelled images; a rate and its interval are None without any."""
+    """What a threshold does to labeled images; a rate and its interval are None without any."""
 
     normal_images: int
     false_rejects: int
@@ -94,47 +96,127 @@ def outcome(threshold: float, normal: ArrayLike, anomalous: ArrayLike = ()) -> O
     )
 
 
-def false_reject_rate(normal: ArrayLike, rate: float = DEFAULT_FALSE_REJECT_RATE) -> Threshold:
-    """The threshold that rejects at most a fraction `rate` of normal images.
+def false_reject_rate(
+    normal: ArrayLike,
+    rate: float = DEFAULT_FALSE_REJECT_RATE,
+    parts: Sequence[Hashable] | None = None,
+) -> Threshold:
+    """The threshold that rejects at most a fraction `rate` of the images of new normal parts.
 
-    From raw scores `(n,)` of held-out normal images, or of images each compared with a bank's
-    vectors of other parts, which are a little higher than a new image's (the true rate is then
-    rather below the interval than in it): the r-th smallest, r = ⌈(n + 1)(1 - rate)⌉,
-    which a new normal image exceeds with probability at most `rate` (split conformal
-    prediction; Vovk et al.). Never below the median. Over the draw of the held-out images the
-    true rate is Beta(n + 1 - r, r) distributed; the rule's ``false_reject_interval`` holds the
-    middle 95 % of that. Where n is too small for the promise the largest score is taken, the
-    rule says ``guaranteed: false``, and ``images_needed`` how many would do.
+    Images of one part resemble each other, so that parts are counted, not images (hierarchical
+    conformal prediction: Lee, Barber & Willett 2023, arXiv 2306.06342, and Dunn, Wasserman &
+    Ramdas 2022, arXiv 1809.07441). Each of m parts weighs 1 / (m + 1), shared evenly by its
+    images, and the threshold is the smallest score that scores of a weight of 1 - rate do not
+    exceed: an image of a new part exceeds it with probability at most `rate`. With one image a
+    part it is the r-th smallest of m, r = ⌈(m + 1)(1 - rate)⌉ (split conformal prediction; Vovk
+    et al.). Never below the median.
+
+    Where the parts are too few for that (``guaranteed: false``), each weighs 1 / m instead: the
+    rate is then what is expected, and no promise (pooled distribution functions; Dunn et al.). The
+    rule has in ``promised_rate`` what can be promised of this threshold all the same, 1 - w m /
+    (m + 1) if scores of the weight w do not exceed it, and in ``parts_needed`` how many parts
+    would do for `rate`. ``false_reject_interval`` is a prediction interval
+    (`rejects_interval`): where the rate among as many new parts lies in 95 % of all cases.
 
     Same rule in SQL: defect.threshold_for.
+
+    Args:
+        normal: raw scores `(n,)` of normal images, each by a bank without its part.
+        rate: between 0 and 1.
+        parts: what part each image shows, `(n,)`; None takes every image for a part of its own.
+
+    Raises:
+        UsageError: no score, one that is not finite, or a rate out of range.
     """
     _check_rate("false-reject rate", rate)
-    scores = _some_normal(normal)
-    count = len(scores)
-    order = math.ceil((count + 1) * (1.0 - rate) - _ROUNDING)
-    place = min(max(order, 1), count)
+    found = np.asarray(normal, dtype=np.float64)
+    scores = _some_normal(found)
+    numbers: dict[Hashable, int] = {}
+    names = range(len(found)) if parts is None else parts
+    part = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+    if len(part) != len(found):
+        raise ValueError(f"{len(found)} scores and {len(part)} parts")
+    count = len(numbers)
+    order = np.argsort(found, kind="stable")
+    weights = 1.0 / np.bincount(part)[part[order]]
+    below = np.cumsum(weights)  # in parts, of the scores up to here
+    guaranteed = count >= images_needed(rate)
+    wanted = (count + 1 if guaranteed else count) * (1.0 - rate) - _ROUNDING
+    place = min(int(np.searchsorted(below, wanted)), len(found) - 1)
     center = float(np.median(scores))
     # Never below the median, were the rate ever so large; and equal scores leave no unit to
     # measure in: the next larger number keeps 0.5 at the threshold.
-    value = max(float(scores[place - 1]), center + _least_unit(center))
-    false_rejects = int((scores > value).sum())
+    value = max(float(found[order[place]]), center + _least_unit(center))
+    accepted = min(max(math.ceil((count + 1) * (1.0 - rate) - _ROUNDING), 1), count)
     rule = {
         "rule": "false_reject_rate",
         "rate": rate,
-        "held_out_images": count,
-        "false_rejects": false_rejects,
-        "false_reject_interval": [
-            beta_quantile((1 - CONFIDENCE) / 2, count + 1 - place, place),
-            beta_quantile((1 + CONFIDENCE) / 2, count + 1 - place, place),
-        ],
-        "guaranteed": order <= count,
-        "images_needed": images_needed(rate),
+        "held_out_images": len(found),
+        "held_out_parts": count,
+        "false_rejects": int((scores > value).sum()),
+        "false_reject_interval": list(rejects_interval(count, accepted)),
+        "guaranteed": guaranteed,
+        "promised_rate": rate if guaranteed else 1.0 - float(below[place]) / (count + 1),
+        "parts_needed": images_needed(rate),
     }
     return Threshold(value, center, rule)
 
 
+def promise(rule: Mapping[str, Any]) -> list[str]:
+    """What a stored rule of `false_reject_rate` says of new parts, in words, one line each."""
+    lines = []
+    if "false_reject_interval" in rule:
+        low, high = (100 * rate for rate in rule["false_reject_interval"])
+        if "held_out_parts" in rule:
+            lines.append(
+                f"expected false rejects on new parts: {100 * rule['rate']:.3g} %; of as many "
+                f"parts as these ({rule['held_out_parts']}) between {low:.3g} and {high:.3g} %, "
+                "in 95 of 100 cases"
+            )
+        else:
+            lines.append(
+                f"uncertainty: the true false-reject rate is {low:.3g} to {high:.3g} %, with "
+                "95 % confidence"
+            )
+    if rule.get("guaranteed") is False:
+        if "parts_needed" in rule:
+            lines.append(
+                f"too few parts to promise that rate: at most {100 * rule['promised_rate']:.3g} % "
+                f"can be promised with {rule['held_out_parts']}, and {rule['parts_needed']} parts "
+                "would be needed"
+            )
+        else:
+            need = f": {rule['images_needed']} would be needed" if "images_needed" in rule else ""
+            lines.append(f"too few held-out images to promise that rate{need}")
+    return lines
+
+
+@lru_cache(maxsize=1024)
+def rejects_interval(parts: int, accepted: int) -> Interval:
+    """The share of as many new parts that exceed the `accepted`-th smallest score of `parts`.
+
+    How many do is beta-binomially distributed, whatever the scores' distribution: with a =
+    parts + 1 - accepted and b = accepted, k of them do with the probability
+    C(parts, k) B(k + a, parts - k + b) / B(a, b). The interval leaves out at most 2.5 % on
+    either side.
+
+    Same rule in SQL: pgdefect.rejects_interval.
+    """
+    a, b = parts + 1 - accepted, accepted
+    probability = math.exp(sum(math.log((b + n) / (a + b + n)) for n in range(parts)))
+    tail, low, total = (1 - CONFIDENCE) / 2, None, 0.0
+    for k in range(parts + 1):
+        total += probability
+        if low is None and total > tail:
+            low = k
+        if total >= 1 - tail:
+            break
+        probability *= (parts - k) / (k + 1) * (k + a) / (parts - k - 1 + b)
+    return (low or 0) / parts, k / parts
+
+
 def images_needed(rate: float) -> int:
-    """How many scored images a promise of `rate` takes: ⌈1 / rate⌉ - 1."""
+    """How many parts (or images, each of its own) a promise of `rate` takes: ⌈1 / rate⌉ - 1."""
     return math.ceil(1.0 / rate - _ROUNDING) - 1
 
 

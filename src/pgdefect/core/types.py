@@ -252,7 +252,8 @@ class Detector:
 class StoredImage:
     """A row of ``image`` with its category and full path.
 
-    label and defect_type are the known ones: the newest review's, else the data set's.
+    label and defect_type are the known ones: the newest review's, else the data set's;
+    gray_scale is the category's (`vision.images.gray_scale`), None where it has none.
     """
 
     id: int
@@ -267,6 +268,7 @@ class StoredImage:
     sha256: str
     height: int
     width: int
+    gray_scale: Mapping[str, float | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def defect_shown(self) -> str | None:
@@ -357,6 +359,7 @@ class Inspection:
     mask_path: str | None = None
     defect: Defect | None = field(default=None, repr=False)
     vote: Vote | None = None
+    gray_scale: Mapping[str, float | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_anomalous(self) -> bool:
@@ -417,3 +420,22 @@ class PatchNeighbor:
     path: str | None
     row: int | None
     col: int | None
+
+
+@dataclass(frozen=True)
+class FolderReading:
+    """What a folder's files are taken as; why is empty where the name leaves no doubt."""
+
+    folder: str
+    taken_as: str
+    count: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Files that are left out, of one suffix (in lower case) for one reason."""
+
+    suffix: str
+    reason: str
+    count: int

@@ -82,7 +82,7 @@ class PixelCounts:
     def count(self, scores: NDArray[np.floating], mask: NDArray[np.bool_] | None) -> ImagePixels:
         """Count one image: `scores` and `mask`, both `(height, width)`; None: all normal.
 
-        Regions are the mask's connected components, diagonal neighbours included, as in
+        Regions are the mask's connected components, diagonal neighbors included, as in
         MVTec's and anomalib's AUPRO. An empty mask has none. Changes nothing, so that several
         threads can count.
         """

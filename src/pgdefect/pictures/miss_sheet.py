@@ -37,7 +37,7 @@ _PANE, _GAP, _MARGIN, _INSET = 214, 26, 36, 8
 class Miss:
     """A wrongly judged image: uint8 `(height, width, 3)`, None when its file is gone.
 
-    `anomaly_map` and `mask` are `(height, width)`; `what` is what the image is labelled.
+    `anomaly_map` and `mask` are `(height, width)`; `what` is what the image is labeled.
     """
 
     name: str

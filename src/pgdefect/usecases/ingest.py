@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,12 +14,20 @@ from sqlalchemy import Connection
 
 from pgdefect.core.errors import ImageError, UsageError
 from pgdefect.core.threads import num_cpus
+from pgdefect.core.types import FolderReading, Skipped
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import lock_images
 from pgdefect.db.records import catalog, lifecycle
 from pgdefect.db.records.simulations import simulated_digests, simulated_paths
+from pgdefect.usecases.common.files_seen import FilesSeen
 from pgdefect.usecases.common.progress import Progress, silent
-from pgdefect.vision.images.dataset import Dataset, ImageRecord, scan, scan_categories
+from pgdefect.vision.images.dataset import (
+    Dataset,
+    ImageRecord,
+    scan,
+    scan_categories,
+)
+from pgdefect.vision.images.gray_scale import GrayScale
 from pgdefect.vision.images.image import ImageFile, probe_image, sha256_of
 
 BATCH = 128
@@ -29,11 +37,13 @@ BATCH = 128
 class IngestReport:
     """What became of each file; paths are relative to `root`.
 
-    changed: content differs from what was ingested; relabelled: the content is the same and
+    changed: content differs from what was ingested; relabeled: the content is the same and
     the data set says otherwise of it (split, label, defect type, mask, group, attributes);
     vanished: ingested once and gone from disk; all three taken over only if `accepted`;
     failed: path and reason of files that are no readable image; problems: lines about the
-    data set itself; simulated defects among its files are such, and never ingested.
+    data set itself; simulated defects among its files are such, and never ingested. listed: how
+    many images there are; folders: what each is taken as; skipped: files that are left out, by
+    suffix and reason; dry_run: nothing was read or stored.
     """
 
     category: str
@@ -42,11 +52,19 @@ class IngestReport:
     unchanged: int
     restored: int
     changed: tuple[str, ...]
-    relabelled: tuple[str, ...]
+    relabeled: tuple[str, ...]
     vanished: tuple[str, ...]
     accepted: bool
     failed: tuple[tuple[str, str], ...]
     problems: tuple[str, ...]
+    listed: int = 0
+    folders: tuple[FolderReading, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    dry_run: bool = False
+
+
+OnListed = Callable[[str, str, Sequence[FolderReading]], None]
+"""Told of a category, its folder, and what is taken as what there, before anything is stored."""
 
 
 def check_category_name(name: str) -> str:
@@ -67,8 +85,11 @@ def ingest(
     groups: Path | None = None,
     split: str | None = None,
     label: str | None = None,
+    said: Mapping[str, str] | None = None,
     accept_changes: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
+    on_listed: OnListed = lambda category, root, folders: None,
 ) -> IngestReport:
     """Record a folder's or manifest's images under a category.
 
@@ -77,13 +98,24 @@ def ingest(
     `accept_changes` the new content replaces the old, with what was computed from it, the
     new words the old ones, and vanished images are retired.
 
+    Args:
+        groups: as `scan` has them, with `split`, `label` and `said`.
+        dry_run: say what the folders are taken as, and stop there.
+        on_listed: called with that before anything is stored.
+
     Raises:
-        DatasetError: the path holds no data set.
+        DatasetError: the path holds no data set, or one that can be read in two ways.
     """
     check_category_name(category)
-    dataset = scan(path, groups=groups, split=split, label=label)
+    dataset = scan(path, groups=groups, split=split, label=label, said=said, category=category)
+    on_listed(category, str(dataset.root), dataset.folders)
     return ingest_dataset(
-        database, dataset, category, accept_changes=accept_changes, progress=progress
+        database,
+        dataset,
+        category,
+        accept_changes=accept_changes,
+        dry_run=dry_run,
+        progress=progress,
     )
 
 
@@ -91,8 +123,11 @@ def ingest_all(
     database: Database,
     root: Path,
     *,
+    said: Mapping[str, str] | None = None,
     accept_changes: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
+    on_listed: OnListed = lambda category, root, folders: None,
 ) -> list[IngestReport]:
     """Record every category folder under `root`, each under its own name.
 
@@ -100,9 +135,18 @@ def ingest_all(
     """
     datasets = {}
     for name, folder in scan_categories(root).items():
-        datasets[check_category_name(name)] = scan(folder)
+        datasets[check_category_name(name)] = scan(folder, said=said, category=name)
+    for name, dataset in datasets.items():
+        on_listed(name, str(dataset.root), dataset.folders)
     return [
-        ingest_dataset(database, dataset, name, accept_changes=accept_changes, progress=progress)
+        ingest_dataset(
+            database,
+            dataset,
+            name,
+            accept_changes=accept_changes,
+            dry_run=dry_run,
+            progress=progress,
+        )
         for name, dataset in datasets.items()
     ]
 
@@ -113,23 +157,29 @@ def ingest_dataset(
     category: str,
     *,
     accept_changes: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> IngestReport:
     """Record the images of a data set already listed; see `ingest`."""
     root = str(dataset.root)
     with database.connect() as connection:
+        dataset = _with_similar_names(connection, dataset, category)
+        scale = catalog.gray_scale(connection, category)
         known = catalog.known_images(connection, category, root)
         dataset = _without_simulated(dataset, simulated_paths(connection))
         elsewhere = catalog.known_elsewhere(connection, category, root)
     dataset = _without_known_elsewhere(dataset, elsewhere, known)
+    if dry_run:
+        return replace(_report(dataset, category, _Outcome()), dry_run=True)
     total = _Outcome()
+    seen = FilesSeen(scale.white if scale.settled else None)
     failed: list[tuple[str, str]] = []
     drawn: list[str] = []
     done = 0
     with ThreadPoolExecutor(num_cpus()) as pool:
         for start in range(0, len(dataset.records), BATCH):
             records = dataset.records[start : start + BATCH]
-            probes = list(pool.map(lambda record: _probe(dataset.root, record, known), records))
+            probes = list(pool.map(lambda one: _probe(dataset.root, one, known, seen), records))
             digests = [found.sha256 for found in probes if isinstance(found, ImageFile)]
             with database.connect() as connection:
                 simulated = simulated_digests(connection, digests)
@@ -142,31 +192,68 @@ def ingest_dataset(
                         drawn.append(record.path)
                     case _:
                         files.append((record, found))
+                        if found is not None:
+                            seen.add(record.path, found)
                 done += 1
                 progress("ingest", done, len(dataset.records))
             compared = _compare(files, known)
             total.add(compared.outcome)
             if compared.new or (accept_changes and compared.to_accept):
                 total.add(
-                    database.transact(partial(_store, category, root, compared, accept_changes))
+                    database.transact(
+                        partial(_store, category, root, compared, accept_changes, seen.widest)
+                    )
                 )
+    if total.added or not scale.settled:
+        database.transact(partial(catalog.settle_gray_scale, category=category))
     vanished = _vanished(dataset, known)
     if accept_changes and vanished:
         gone = [known[path].id for path in vanished]
         database.transact(partial(lifecycle.set_images_retired, image_ids=gone, retired=True))
+    told = tuple(f"{path!r} is a simulated defect; left out" for path in drawn)
+    return replace(
+        _report(dataset, category, total),
+        vanished=tuple(vanished),
+        accepted=accept_changes,
+        failed=tuple(failed),
+        problems=(*dataset.problems, *told, *seen.problems()),
+    )
+
+
+def _report(dataset: Dataset, category: str, outcome: _Outcome) -> IngestReport:
     return IngestReport(
         category,
-        root,
-        total.added,
-        total.unchanged,
-        total.restored,
-        tuple(total.changed),
-        tuple(total.relabelled),
-        tuple(vanished),
-        accept_changes,
-        tuple(failed),
-        (*dataset.problems, *(f"{path!r} is a simulated defect; left out" for path in drawn)),
+        str(dataset.root),
+        outcome.added,
+        outcome.unchanged,
+        outcome.restored,
+        tuple(outcome.changed),
+        tuple(outcome.relabeled),
+        vanished=(),
+        accepted=False,
+        failed=(),
+        problems=dataset.problems,
+        listed=len(dataset.records),
+        folders=dataset.folders,
+        skipped=dataset.skipped,
     )
+
+
+def _with_similar_names(connection: Connection, dataset: Dataset, category: str) -> Dataset:
+    """The data set with a line where the category is new and called nearly like another."""
+    names = catalog.category_names(connection)
+    alike = [name for name in names if _plain(name) == _plain(category)]
+    if category in names or not alike:
+        return dataset
+    problem = (
+        f"category {category!r} is new, beside {', '.join(map(repr, alike))}: names are told "
+        "apart by upper and lower case and by spaces"
+    )
+    return replace(dataset, problems=(*dataset.problems, problem))
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 @dataclass
@@ -177,14 +264,14 @@ class _Outcome:
     unchanged: int = 0
     restored: int = 0
     changed: list[str] = field(default_factory=list)
-    relabelled: list[str] = field(default_factory=list)
+    relabeled: list[str] = field(default_factory=list)
 
     def add(self, other: _Outcome) -> None:
         self.added += other.added
         self.unchanged += other.unchanged
         self.restored += other.restored
         self.changed += other.changed
-        self.relabelled += other.relabelled
+        self.relabeled += other.relabeled
 
 
 @dataclass
@@ -192,7 +279,7 @@ class _Compared:
     """Files beside what is known of them: new ones, and what is to be taken over of the others.
 
     replaced: by image id, of those with other content; said: by image id, what is said now of
-    those and of relabelled ones; back: ids of retired ones that are there again.
+    those and of relabeled ones; back: ids of retired ones that are there again.
     """
 
     new: list[tuple[ImageRecord, ImageFile]] = field(default_factory=list)
@@ -226,7 +313,7 @@ def _compare(
         if description == before.description:
             result.outcome.unchanged += 1
         else:
-            result.outcome.relabelled.append(record.path)
+            result.outcome.relabeled.append(record.path)
             result.said[before.id] = description
         if before.retired:
             result.back.append(before.id)
@@ -234,9 +321,16 @@ def _compare(
 
 
 def _store(
-    category: str, root: str, compared: _Compared, accept: bool, connection: Connection
+    category: str,
+    root: str,
+    compared: _Compared,
+    accept: bool,
+    white: GrayScale,
+    connection: Connection,
 ) -> _Outcome:
     """Store new images, and the rest if accepted; returns what that adds to the outcome.
+
+    white: the gray scale that holds all files so far, stored where none is settled.
 
     An image that somebody else has recorded meanwhile is compared with what they recorded.
     """
@@ -244,6 +338,8 @@ def _store(
     todo = [compared]
     if compared.new:
         category_id = catalog.ensure_category(connection, category)
+        if white:
+            catalog.widen_gray_scale(connection, category_id, white)
         root_id = catalog.ensure_root(connection, root)
         inserted = catalog.insert_images(
             connection, category_id, root_id, [_new_image(*one) for one in compared.new]
@@ -303,14 +399,14 @@ def _vanished(dataset: Dataset, known: dict[str, catalog.KnownImage]) -> list[st
 
 
 def _probe(
-    root: Path, record: ImageRecord, known: dict[str, catalog.KnownImage]
+    root: Path, record: ImageRecord, known: dict[str, catalog.KnownImage], seen: FilesSeen
 ) -> ImageFile | ImageError | None:
     """None where the file is the one already known: it need not be decoded again."""
     path = root / record.path
     try:
         if record.path in known and sha256_of(path) == known[record.path].sha256:
             return None
-        return probe_image(path)
+        return probe_image(path, {} if seen.scale is None else seen.scale)
     except ImageError as error:
         return error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgdefect.core.errors import ImageError, UsageError
-from pgdefect.core.types import Inspection
+from pgdefect.core.types import Inspection, StoredImage
 from pgdefect.pictures.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
 from pgdefect.pictures.render import UInt8Array
 from pgdefect.pictures.simulation_sheet import SimulationTile, simulation_sheet
@@ -22,7 +22,8 @@ from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.search.search import SearchReport
 from pgdefect.usecases.simulate.simulate import SimulationReport
 from pgdefect.vision.defects.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
-from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image, load_mask
+from pgdefect.vision.images.image import IMAGE_SUFFIXES, load_image
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def save_map(
     failed: list[tuple[str, str]],
 ) -> Path:
     """Write picture, anomaly map and, where known, ground truth side by side."""
-    image = load_image(inspection.path)
+    image = load_image(inspection.path, inspection.gray_scale)
     height, width, _ = image.shape
-    mask = ground_truth(inspection.mask_path, (height, width), failed)
+    mask = ground_truth(inspection.mask_path, (height, width), failed, inspection.path)
     panel = inspection_panel(
         image,
         preprocessing.map_to_original(inspection.scores.distances, (height, width)),
@@ -91,7 +92,7 @@ def search_sheet(report: SearchReport, image: UInt8Array | None = None) -> Image
             neighbor.rank,
             neighbor.distance,
             _from_here(neighbor.image.path),
-            _picture_or_none(neighbor.image.path),
+            _picture_or_none(neighbor.image),
             neighbor.image.label,
             neighbor.image.defect_shown,
             neighbor.image.category,
@@ -113,13 +114,14 @@ def _sheet_query(report: SearchReport, image: UInt8Array | None) -> SheetQuery:
         assert report.image is not None
         return SheetQuery(
             name=report.query,
-            image=_picture_or_none(report.image.path),
+            image=_picture_or_none(report.image),
             category=report.category,
             verdict=report.image.label,
             facts=[("Image", os.path.basename(report.image.path))],
             boxes=report.regions,
         )
-    image = load_image(inspection.path) if image is None else image
+    if image is None:
+        image = load_image(inspection.path, inspection.gray_scale)
     height, width, _ = image.shape
     assert report.preprocessing is not None
     facts = [("Detector", str(inspection.detector_id))]
@@ -149,9 +151,9 @@ def _from_here(path: str) -> str:
     return path if short.startswith(os.pardir) else short
 
 
-def _picture_or_none(path: str) -> UInt8Array | None:
+def _picture_or_none(image: StoredImage) -> UInt8Array | None:
     try:
-        return load_image(path)
+        return load_image(image.path, image.gray_scale)
     except ImageError:
         return None
 

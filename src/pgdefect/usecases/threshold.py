@@ -14,7 +14,7 @@ from pgdefect.core.wording import command, option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import thresholds as stored
 from pgdefect.db.records.catalog import category_id
-from pgdefect.db.records.thresholds import LabelledScores, ThresholdRecord
+from pgdefect.db.records.thresholds import LabeledScores, ThresholdRecord
 
 Rule = Literal["false_reject_rate", "f1_max", "zero_escapes", "max_escape_rate", "given"]
 SIMULATED = "simulated"
@@ -24,7 +24,7 @@ SPLITS = ("train", "test", "production")
 
 @dataclass(frozen=True)
 class ThresholdReport:
-    """A detector's threshold, and what it does to the labelled images it has inspected.
+    """A detector's threshold, and what it does to the labeled images it has inspected.
 
     before is None where nothing was to be changed; rejudged counts the photographs judged
     again (with dry_run: none) by the threshold now in force; stale those that still lie under
@@ -64,7 +64,7 @@ def show_threshold(
     def work(connection: Connection) -> ThresholdReport:
         found = _detector(connection, category, detector_id)
         made = stored.rejudge(connection, found) if rejudge else 0
-        scores, source = _labelled(connection, found, split, simulated)
+        scores, source = _labeled(connection, found, split, simulated)
         history = stored.threshold_history(connection, found)
         now = history[0]
         return ThresholdReport(
@@ -102,7 +102,7 @@ def change_threshold(
 
     `value` is the rate of false_reject_rate and max_escape_rate and the number of given; the
     other rules have none. false_reject_rate looks at the normal images held out in training,
-    the others at the stored scores of labelled images of `split` that the detector has not
+    the others at the stored scores of labeled images of `split` that the detector has not
     learned from; with `simulated` at simulated defects instead of real ones (and, where the
     split has no normal image, at the held-out ones). Inspections keep the threshold they were
     judged by; with `rejudge` each image gets one more, under the new threshold.
@@ -115,7 +115,7 @@ def change_threshold(
 
     def work(connection: Connection) -> ThresholdReport:
         found = _detector(connection, category, detector_id)
-        scores, source = _labelled(connection, found, split, simulated)
+        scores, source = _labeled(connection, found, split, simulated)
         chosen = _choose(connection, category, found, rule, value, scores, source)
         if chosen.value <= 0.0:
             raise UsageError(
@@ -152,10 +152,10 @@ def _detector(connection: Connection, category: str, detector_id: int | None) ->
     return stored.find_detector(connection, category, detector_id)
 
 
-def _labelled(
+def _labeled(
     connection: Connection, detector_id: int, split: str, simulated: bool
-) -> tuple[LabelledScores, str]:
-    """Scores of the labelled images to judge by, and in words which they are."""
+) -> tuple[LabeledScores, str]:
+    """Scores of the labeled images to judge by, and in words which they are."""
     if split == SIMULATED:
         raise UsageError(
             f"simulated defects are looked at with {option('simulated')}, beside a real "
@@ -165,14 +165,14 @@ def _labelled(
         raise UsageError(
             f"{option('split')} is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}"
         )
-    scores = stored.labelled_scores(connection, detector_id, split)
+    scores = stored.labeled_scores(connection, detector_id, split)
     if not simulated:
         return scores, split
-    defects = stored.labelled_scores(connection, detector_id, SIMULATED).anomalous
+    defects = stored.labeled_scores(connection, detector_id, SIMULATED).anomalous
     if len(scores.normal):
-        return LabelledScores(scores.normal, defects), f"{split} and {SIMULATED}"
+        return LabeledScores(scores.normal, defects), f"{split} and {SIMULATED}"
     held_out = stored.holdout_scores(connection, detector_id)
-    return LabelledScores(held_out, defects), f"{HELD_OUT} and {SIMULATED}"
+    return LabeledScores(held_out, defects), f"{HELD_OUT} and {SIMULATED}"
 
 
 def _choose(
@@ -181,7 +181,7 @@ def _choose(
     detector_id: int,
     rule: Rule,
     value: float | None,
-    scores: LabelledScores,
+    scores: LabeledScores,
     source: str,
 ) -> Threshold:
     if (value is None) != (rule in ("f1_max", "zero_escapes")):
@@ -195,7 +195,8 @@ def _choose(
                 "it was trained before they were kept, or imported with a threshold of its own. "
                 f"Train it again with: {command('train', category)}; or choose by another rule"
             )
-        return thresholds.false_reject_rate(held_out, value)
+        parts = stored.holdout_parts(connection, detector_id)
+        return thresholds.false_reject_rate(held_out, value, parts)
     if rule == "given":
         assert value is not None
         chosen = thresholds.given(value, scores.normal, scores.anomalous)
@@ -212,7 +213,7 @@ def _choose(
     return Threshold(chosen.value, chosen.center, {**chosen.rule, "images": source})
 
 
-def _require(category: str, scores: LabelledScores, source: str) -> None:
+def _require(category: str, scores: LabeledScores, source: str) -> None:
     """Raises UsageError, with what to do, unless both labels have scores."""
     for label, found in (("anomalous", scores.anomalous), ("normal", scores.normal)):
         if len(found):
@@ -231,5 +232,5 @@ def _require(category: str, scores: LabelledScores, source: str) -> None:
         )
 
 
-def _outcome(threshold: float, scores: LabelledScores) -> dict[str, Any]:
+def _outcome(threshold: float, scores: LabeledScores) -> dict[str, Any]:
     return thresholds.outcome(threshold, scores.normal, scores.anomalous).recorded()

@@ -20,7 +20,7 @@ NAME_BYTES = 63
 """The longest name Postgres keeps (NAMEDATALEN - 1)."""
 
 WRITER_MAY: dict[str, str] = {
-    "category": "INSERT",
+    "category": "INSERT, UPDATE (gray_scale, gray_scale_settled)",
     "image_root": "INSERT",
     "image": "INSERT, UPDATE",
     "image_embedding": "INSERT",

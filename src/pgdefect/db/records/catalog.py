@@ -121,6 +121,53 @@ def category_id(connection: Connection, name: str) -> int:
     return found
 
 
+def category_names(connection: Connection) -> list[str]:
+    """The names of all categories, in order."""
+    return list(connection.scalars(select(Category.name).order_by(Category.name)))
+
+
+@dataclass(frozen=True)
+class GrayScaleRow:
+    """A category's gray scale, and whether its first images are all recorded."""
+
+    white: Mapping[str, float | None] | None
+    settled: bool
+
+
+def gray_scale(connection: Connection, category: str) -> GrayScaleRow:
+    """The gray scale of a category; one of nothing for a category there is not yet."""
+    row = connection.execute(
+        select(Category.gray_scale, Category.gray_scale_settled).where(Category.name == category)
+    ).one_or_none()
+    return GrayScaleRow(row[0], row[1]) if row else GrayScaleRow(None, False)
+
+
+def widen_gray_scale(
+    connection: Connection, category: int, white: Mapping[str, float | None]
+) -> None:
+    """Store the larger of two scales, kind by kind; a settled one stays."""
+    connection.execute(
+        text(
+            "UPDATE pgdefect.category SET gray_scale = ("
+            "SELECT jsonb_object_agg(kind, white) FROM ("
+            "SELECT key AS kind, max(value::double precision) AS white FROM ("
+            "SELECT * FROM jsonb_each_text(coalesce(gray_scale, '{}'::jsonb)) UNION ALL "
+            "SELECT * FROM jsonb_each_text(CAST(:white AS jsonb))) both_scales GROUP BY key) w) "
+            "WHERE id = :category AND NOT gray_scale_settled"
+        ),
+        {"category": category, "white": json.dumps(dict(white))},
+    )
+
+
+def settle_gray_scale(connection: Connection, category: str) -> None:
+    """Its first images are recorded: later ones are read by the scale, and change it no more."""
+    connection.execute(
+        update(Category)
+        .where(Category.name == category, ~Category.gray_scale_settled)
+        .values(gray_scale_settled=True)
+    )
+
+
 def known_images(connection: Connection, category: str, root: str) -> dict[str, KnownImage]:
     """A category's images under one root, by relative path; empty where either is new.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,24 @@ from pgdefect.db.connection.binary_format import copy_rows, read_vectors
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.records.extractors import cached_graph, create_extractor_partition
 from pgdefect.db.schema.models import DefectSpace as DefectSpaceRow
+from pgdefect.db.schema.models import MemoryBank as MemoryBankRow
 
 
-def find_defect_space(database: Database, extractor_id: int) -> DefectSpace | None:
-    """The space an extractor's defect embeddings lie in, if it has one."""
+def find_defect_space(
+    database: Database, extractor_id: int, detector_id: int
+) -> DefectSpace | None:
+    """How a detector's defect embeddings are made: by its own statistics of normal images.
+
+    One that was trained before detectors had their own, or imported, has those of the extractor's
+    first category. None where there are none at all.
+    """
+    mine = MemoryBankRow.id == detector_id
     with database.session() as session:
+        own = session.execute(
+            select(MemoryBankRow.defect_parameters, MemoryBankRow.defect_settings).where(mine)
+        ).one_or_none()
+        if own is not None and own[0] is not None:
+            return _space(own[0], own[1])
         row = session.get(DefectSpaceRow, extractor_id)
         return None if row is None else _space(row.parameters, row.settings["space"])
 
@@ -57,16 +70,17 @@ def known_defects(database: Database, category_id: int, extractor_id: int) -> in
 def load_defect_view(
     connection: Connection, extractor_id: int, cache_dir: Path
 ) -> DefectViewArtifact | None:
-    """The second look of an extractor's defect space, from a local cache when that has it.
+    """The second look of an extractor, from a local cache when that has it; None if it has none.
 
     Raises DatabaseError where the stored graph does not match its checksum.
     """
     mine = DefectSpaceRow.extractor_id == extractor_id
-    sha256, settings = connection.execute(
+    row = connection.execute(
         select(DefectSpaceRow.onnx_sha256, DefectSpaceRow.settings).where(mine)
-    ).one()
-    if sha256 is None:
+    ).one_or_none()
+    if row is None or row[0] is None:
         return None
+    sha256, settings = row
     onnx = cached_graph(
         cache_dir / "extractors",
         sha256,
@@ -86,17 +100,17 @@ def load_defect_view(
 def ensure_defect_space(
     database: Database,
     extractor_id: int,
-    fit: Callable[[], tuple[DefectSpace, DefectViewArtifact | None]],
+    space: DefectSpace,
+    view: DefectViewArtifact | None,
 ) -> None:
-    """Store the space `fit` makes, with the partitions of its vectors, unless there is one.
+    """Store the second look of an extractor, with the partitions of its vectors, unless it has one.
 
-    It is never replaced: embeddings of categories and bank versions must compare.
+    `space` gives their dimensions, and serves detectors that have none of their own.
     """
     known = select(DefectSpaceRow.extractor_id).where(DefectSpaceRow.extractor_id == extractor_id)
     with database.connect() as connection:
         if connection.scalar(known) is not None:
             return
-    space, view = fit()
     settings: dict[str, Any] = {"space": dict(space.settings)}
     if view is not None:
         settings["view"] = {
@@ -117,7 +131,7 @@ def ensure_defect_space(
             DefectSpaceRow.__table__.insert().values(  # type: ignore[attr-defined]
                 extractor_id=extractor_id,
                 embedding_dim=dim,
-                parameters=_parameters(space),
+                parameters=space_parameters(space),
                 onnx=view and view.onnx,
                 onnx_sha256=view and view.onnx_sha256,
                 settings=settings,
@@ -131,7 +145,8 @@ def ensure_defect_space(
         )
 
 
-def _parameters(space: DefectSpace) -> bytes:
+def space_parameters(space: DefectSpace) -> bytes:
+    """A space's whitenings as a .npz file; its settings are stored beside it."""
     arrays: dict[str, Float32] = {}
 
     def add(name: str, whitening: Whitening) -> None:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import sql
-from sqlalchemy import Connection, insert, text
+from sqlalchemy import Connection, insert, null, text
 
 from pgdefect.core.distance import index_expression, indexed_type, nearest_vectors, row_distances
 from pgdefect.core.errors import NotFound
 from pgdefect.core.types import (
     UNKNOWN_IMAGE,
+    DefectSpace,
     Float32,
     MemoryBank,
     Threshold,
@@ -24,6 +25,7 @@ from pgdefect.core.types import (
 from pgdefect.db.connection.binary_format import copy_rows
 from pgdefect.db.connection.engine import Database, VectorArray, driver
 from pgdefect.db.connection.row_locks import keep_images
+from pgdefect.db.records.defects import space_parameters
 from pgdefect.db.records.detectors import add_detector, reserve_detector
 from pgdefect.db.records.thresholds import store_first_threshold
 from pgdefect.db.schema.bank_tables import EF_SEARCH_CHOICES, partition_name
@@ -81,6 +83,7 @@ def store_detector(
     metrics: Mapping[str, Any],
     library_versions: Mapping[str, str],
     holdout_scores: Mapping[int, float] = MappingProxyType({}),
+    defect_space: DefectSpace | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> int:
     """Store a trained detector and make it the category's active one; returns its id.
@@ -91,7 +94,8 @@ def store_detector(
     nothing remains. Until then it blocks only deletion of a training image or of the category.
 
     holdout_scores: raw score by image id of the normal training images the threshold is from,
-    each compared with vectors of other parts alone.
+    each compared with vectors of other parts alone. defect_space: the statistics that this
+    detector's defect embeddings are made with.
     """
 
     def work(connection: Connection) -> int:
@@ -129,7 +133,7 @@ def store_detector(
             library_versions=library_versions,
         )
         store_first_threshold(connection, detector_id, threshold, holdout_scores)
-        _insert_bank(connection, detector_id, bank, chosen, calibration)
+        _insert_bank(connection, detector_id, bank, chosen, calibration, defect_space)
         if bank.raw_embeddings is not None:
             _attach(connection, "memory_bank_raw", detector_id)
         _attach(connection, "memory_bank_patch", detector_id)
@@ -148,6 +152,7 @@ class BankFigures:
     covering_radius: float
     threshold: float
     held_out_images: int
+    rule: dict[str, Any]
 
 
 def bank_figures(database: Database, detector_id: int) -> BankFigures:
@@ -156,7 +161,9 @@ def bank_figures(database: Database, detector_id: int) -> BankFigures:
         row = connection.execute(
             text("""
             SELECT b.num_images, b.num_vectors, b.embedding_dim, b.covering_radius, d.threshold,
-                   (SELECT count(*) FROM pgdefect.holdout_score h WHERE h.detector_id = d.id)
+                   (SELECT count(*) FROM pgdefect.holdout_score h WHERE h.detector_id = d.id),
+                   (SELECT t.rule FROM pgdefect.detector_threshold t
+                    WHERE t.detector_id = d.id ORDER BY t.id DESC LIMIT 1)
             FROM pgdefect.memory_bank b JOIN pgdefect.detector d ON d.id = b.id
             WHERE b.id = :id"""),
             {"id": detector_id},
@@ -347,6 +354,7 @@ def _insert_bank(
     bank: MemoryBank,
     chosen: _Chosen,
     calibration: Calibration,
+    defect_space: DefectSpace | None,
 ) -> None:
     transform = bank.transform
     connection.execute(
@@ -373,5 +381,7 @@ def _insert_bank(
             ef_search_recall=chosen.recall,
             ef_search_fast=chosen.ef_search_fast,
             patch_score_std=float(calibration.distances.std(dtype=np.float64)),
+            defect_parameters=defect_space and space_parameters(defect_space),
+            defect_settings=null() if defect_space is None else dict(defect_space.settings),
         )
     )

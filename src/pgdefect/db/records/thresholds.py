@@ -32,7 +32,7 @@ class ThresholdRecord:
 
 
 @dataclass(frozen=True)
-class LabelledScores:
+class LabeledScores:
     """Raw scores `(n,)` of images of known label that the detector has not learned from."""
 
     normal: Float64
@@ -87,16 +87,26 @@ def holdout_scores(connection: Connection, detector_id: int) -> Float64:
     return np.array([row[0] for row in rows.fetchall()], dtype=np.float64)
 
 
-def labelled_scores(connection: Connection, detector_id: int, split: str) -> LabelledScores:
-    """The newest raw score of each labelled image of a split, whatever its threshold was."""
+def holdout_parts(connection: Connection, detector_id: int) -> list[str]:
+    """The part that each of `holdout_scores` shows: its group, or the image and its copies."""
+    rows = driver(connection).execute(
+        "SELECT coalesce('g' || i.group_name, 's' || i.sha256) FROM pgdefect.holdout_score h "
+        "JOIN pgdefect.image i ON i.id = h.image_id WHERE h.detector_id = %s ORDER BY h.image_id",
+        [detector_id],
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def labeled_scores(connection: Connection, detector_id: int, split: str) -> LabeledScores:
+    """The newest raw score of each labeled image of a split, whatever its threshold was."""
     rows = (
         driver(connection)
         .execute(
-            "SELECT label, raw_score FROM pgdefect.labelled_scores(%s, %s)", [detector_id, split]
+            "SELECT label, raw_score FROM pgdefect.labeled_scores(%s, %s)", [detector_id, split]
         )
         .fetchall()
     )
-    return LabelledScores(
+    return LabeledScores(
         np.array([score for label, score in rows if label == "normal"], dtype=np.float64),
         np.array([score for label, score in rows if label == "anomalous"], dtype=np.float64),
     )

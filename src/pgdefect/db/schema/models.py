@@ -72,7 +72,11 @@ def _identity() -> Mapped[int]:
 
 
 class Category(Base):
-    """A product, as in MVTec AD (``leather``)."""
+    """A product, as in MVTec AD (``leather``).
+
+    gray_scale: by kind of sample (``uint16``), the value that is white; NULL before the first
+    image. It may grow while the first images are recorded, and is settled then.
+    """
 
     __tablename__ = "category"
     __table_args__ = (CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),)
@@ -81,6 +85,8 @@ class Category(Base):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = _created_at()
     retired_at: Mapped[datetime | None]
+    gray_scale: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    gray_scale_settled: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class ImageRoot(Base):
@@ -258,7 +264,7 @@ class HoldoutScore(Base):
 
 
 class Evaluation(Base):
-    """What a detector's scores of one split's labelled images are worth."""
+    """What a detector's scores of one split's labeled images are worth."""
 
     __tablename__ = "evaluation"
     __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)
@@ -326,6 +332,8 @@ class MemoryBank(Base):
     ef_search_recall: Mapped[float]
     ef_search_fast: Mapped[int] = mapped_column(INTEGER)
     patch_score_std: Mapped[float | None]
+    defect_parameters: Mapped[bytes | None] = mapped_column(deferred=True)
+    defect_settings: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
 
 
 class MemoryBankPatch(Base):
@@ -367,9 +375,9 @@ class ImageEmbedding(Base):
 class DefectSpace(Base):
     """How an extractor's defect embeddings are made (`pgdefect.vision.defects.defect_embedding`).
 
-    Made with the extractor's first PatchCore detector and never changed: embeddings compare
-    across the categories and bank versions of one extractor. parameters is a .npz file of
-    NumPy's; onnx is of the second look, where there is one.
+    Made with the extractor's first PatchCore detector and never changed: its vectors have one
+    dimension, and its second look is one network (onnx, where there is one). parameters, a .npz
+    file of NumPy's, serve detectors without defect_parameters of their own in memory_bank.
     """
 
     __tablename__ = "defect_space"

@@ -26,7 +26,7 @@ from pgdefect.db.connection.engine import Database, VectorArray, driver
 
 STORED_IMAGE = """
     i.id, c.name, r.path || '/' || i.path, i.path, i.split, i.known_label, i.known_defect_type,
-    i.group_name, i.mask_path, i.sha256, i.height, i.width
+    i.group_name, i.mask_path, i.sha256, i.height, i.width, c.gray_scale
     FROM pgdefect.image i
     JOIN pgdefect.category c ON c.id = i.category_id
     JOIN pgdefect.image_root r ON r.id = i.root_id"""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pgdefect.core.errors import ImageError, UsageError
 from pgdefect.pictures.render import BoolArray, save_png
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,16 +42,18 @@ def save_picture(picture: Image, path: Path) -> Path:
 
 
 def ground_truth(
-    path: str | None, size: tuple[int, int], failed: list[tuple[str, str]]
+    path: str | None, size: tuple[int, int], failed: list[tuple[str, str]], image: str
 ) -> BoolArray | None:
     """The mask to outline in an image of this size `(height, width)`; None where there is none.
+
+    image: the image's file, whose orientation may be that of the mask.
 
     Path and reason of one that does not fit, or cannot be read, go to `failed`.
     """
     if path is None or not os.path.exists(path):
         return None
     try:
-        return load_mask(path, size)
+        return load_mask(path, size, image=image)
     except ImageError as error:
         failed.append((path, str(error)))
         return None

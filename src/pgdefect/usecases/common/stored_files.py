@@ -48,8 +48,9 @@ def image_batches(
     batch_size: int,
     failed: list[tuple[str, str]],
 ) -> Iterator[Batch]:
-    """Prepared images batch by batch; path and reason of those that cannot be read, or are not
-    what was stored, go to `failed`.
+    """Prepared images of one category, batch by batch.
+
+    Path and reason of those that cannot be read, or are not what was stored, go to `failed`.
     """
 
     def on_error(index: int, error: ImageError) -> None:
@@ -62,4 +63,5 @@ def image_batches(
         num_threads=2,
         on_error=on_error,
         accept=only_unchanged(images),
+        scale=images[0].gray_scale if images else None,
     )

@@ -1,4 +1,4 @@
-"""Evaluate a detector on labelled test images: figures, intervals, leaks, retrieval, reports.
+"""Evaluate a detector on labeled test images: figures, intervals, leaks, retrieval, reports.
 
 Uses `usecases.inspect` and below.
 """

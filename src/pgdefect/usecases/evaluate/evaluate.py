@@ -1,4 +1,4 @@
-"""Evaluate a category's active detector on labelled images."""
+"""Evaluate a category's active detector on labeled images."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from pgdefect.db.records.extractors import load_extractor
 from pgdefect.db.search.queries import image_embeddings_of, images_of, stored_images
 from pgdefect.evaluation import (
     FPR_LIMIT,
-    group_numbers,
 )
+from pgdefect.usecases.common.parts import part_numbers
 from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed
@@ -152,7 +152,7 @@ def evaluate(
     *,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure the active detector on the labelled images of a split, and store the result.
+    """Measure the active detector on the labeled images of a split, and store the result.
 
     Inspections that are there are used again, unless they are of the kind whose maps are
     coarse; what is missing is inspected and stored. Files that have gone or changed since they
@@ -181,7 +181,7 @@ def evaluate(
         **asdict(options),
         "aupro_fpr_limit": FPR_LIMIT,
         "pixel_error_bound": measured.pixel_error,
-        "groups": len({*group_numbers([j.image.group for j in judgements]).tolist()}),
+        "groups": len({*part_numbers([j.image for j in judgements]).tolist()}),
         "reused_inspections": reused,
         "leaks": [asdict(leak) for leak in chosen.leaks],
         "look_alikes": [asdict(pair) for pair in look_alikes],
@@ -242,12 +242,12 @@ class _Chosen:
 
 def _choose(database: Database, detector: Detector, options: EvaluateOptions) -> _Chosen:
     category, split = detector.category, options.split
-    labelled = [i for i in images_of(database, category, split=split) if i.label]
+    labeled = [i for i in images_of(database, category, split=split) if i.label]
     training, calibration = _learned(database, detector)
-    leaks = find_leaks(labelled, calibration, training, split)
+    leaks = find_leaks(labeled, calibration, training, split)
     leaking = {id_ for leak in leaks if leak.sides[0] == split for id_ in leak.image_ids}
-    kept = [i for i in labelled if not (options.drop_leaks and i.id in leaking)]
-    dropped = len(labelled) - len(kept)
+    kept = [i for i in labeled if not (options.drop_leaks and i.id in leaking)]
+    dropped = len(labeled) - len(kept)
     _require_both(category, split, kept, dropped=dropped)
     return _Chosen(kept, [*training, *calibration], leaks, leaking, dropped)
 
@@ -349,7 +349,7 @@ def _require_both(
     less += f", {len(failed)} that cannot be used left out, first: {failed[0][1]}" if failed else ""
     raise DatasetError(
         f"evaluating needs normal and anomalous images, and category {category!r} has {normal} "
-        f"normal and {anomalous} anomalous labelled {split} images{less}. Add some with: "
+        f"normal and {anomalous} anomalous labeled {split} images{less}. Add some with: "
         f"{command('ingest', blank('PATH'), category=category)}"
     )
 

@@ -183,7 +183,7 @@ def write_maps(evaluation: Evaluation, folder: Path, progress: Progress = silent
     for done, (judgement, name) in enumerate(
         zip(evaluation.judgements, names, strict=True), start=1
     ):
-        image = load_image(judgement.image.path)
+        image = load_image(judgement.image.path, judgement.image.gray_scale)
         scores, box, mask = _laid_over(evaluation, judgement, image)
         panel = inspection_panel(
             image,
@@ -209,7 +209,7 @@ def _misses(evaluation: Evaluation) -> Image:
     ) -> MissSection:
         parts: dict[str, list[Judgement]] = {}
         for judgement in judged:  # photographs of one part are one miss, shown once
-            part = judgement.image.group or f"image {judgement.image.id}"
+            part = judgement.image.group or judgement.image.sha256
             parts.setdefault(part, []).append(judgement)
         shown = list(parts.values())[:MISSES_SHOWN]
         of_parts = f" of {len(parts)} parts" if len(parts) < len(judged) else ""
@@ -238,7 +238,7 @@ def _miss(evaluation: Evaluation, judgement: Judgement, more: int) -> Miss:
     stored = judgement.image
     path = Path(stored.path)
     try:
-        image = load_image(stored.path)
+        image = load_image(stored.path, stored.gray_scale)
     except ImageError:
         image = None
     scores, box, mask = (
@@ -269,7 +269,7 @@ def _laid_over(
         evaluation.preprocessing.map_to_original(scores.distances, (height, width)),
         region_box(region, evaluation.preprocessing, (height, width)),
         # One that cannot be read is among the evaluation's failures already.
-        ground_truth(judgement.mask_path, (height, width), []),
+        ground_truth(judgement.mask_path, (height, width), [], judgement.image.path),
     )
 
 

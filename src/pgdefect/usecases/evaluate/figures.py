@@ -20,15 +20,15 @@ from pgdefect.evaluation import (
     PixelCounts,
     average_precision,
     f1_max,
-    group_numbers,
     image_auroc,
     image_replicates,
     percentile_interval,
     pixel_replicates,
     score_edges,
 )
+from pgdefect.usecases.common.parts import part_numbers
 from pgdefect.usecases.common.progress import Progress
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 UNNAMED = "(unnamed)"
@@ -146,7 +146,7 @@ def pixel_figures(
         mask = None
         if judgement.anomalous and judgement.mask_path is not None:
             try:
-                mask = load_mask(judgement.mask_path, size)
+                mask = load_mask(judgement.mask_path, size, image=judgement.image.path)
             except ImageError as error:
                 failed.append((judgement.mask_path, str(error)))
                 return None, False
@@ -214,4 +214,4 @@ def _arrays(judgements: Sequence[Judgement]) -> tuple[NDArray[np.float64], NDArr
 
 
 def _groups(judgements: Sequence[Judgement]) -> NDArray[np.int64]:
-    return group_numbers([j.image.group for j in judgements])
+    return part_numbers([j.image for j in judgements])

@@ -18,9 +18,9 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.defects import defect_embeddings, region_embeddings
 from pgdefect.db.records.detectors import store_metrics
 from pgdefect.db.search.queries import image_embeddings_of, images_of
-from pgdefect.evaluation.bootstrap import group_numbers
 from pgdefect.evaluation.retrieval import RetrievalFigures, cosine_distances, retrieval_figures
 from pgdefect.usecases.common.embedding import embed_images
+from pgdefect.usecases.common.parts import part_numbers
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.inspect.embed import embed_defects
 from pgdefect.usecases.inspect.inspector import Inspector
@@ -111,7 +111,7 @@ def evaluate_retrieval(
     failed = list(dict([*failed, *unread]).items())
     lost = {path for path, _ in failed}
     images = [image for image in images if image.path not in lost]
-    groups = group_numbers([image.group for image in images])
+    groups = part_numbers(images)
     types = [str(image.defect_type) for image in images]
     figures = {
         by: retrieval_figures(distances, types, groups)

@@ -152,6 +152,7 @@ def _read_again(
         BATCH_SIZE,
         num_threads=2,
         on_error=on_error,
+        scale=images[0].gray_scale,
     )
     for batch in stream:
         patches = extractor(batch.inputs)

@@ -29,7 +29,7 @@ from pgdefect.pictures.render import DEFAULT_VMAX, save_png
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.exchange.export import ExportReport, Written
 from pgdefect.usecases.exchange.export_folder import as_json, new_folder, write_manifest
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 BLOCK_IMAGES = 64

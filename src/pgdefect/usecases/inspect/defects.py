@@ -24,6 +24,7 @@ from pgdefect.core.types import (
 )
 from pgdefect.core.wording import command
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.defects import (
     find_defect_space,
     has_raw_vectors,
@@ -70,7 +71,7 @@ class DefectFinder:
         detector: Detector,
         preprocessing: Preprocessing,
     ) -> None:
-        space = find_defect_space(database, detector.extractor_id)
+        space = find_defect_space(database, detector.extractor_id, detector.id)
         score_std = detector.bank.patch_score_std
         if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
             raise NotFound(
@@ -89,6 +90,8 @@ class DefectFinder:
         )
         self._view: DefectView | None = None
         self._loaded = False
+        with database.connect() as connection:
+            self._gray_scale = gray_scale(connection, detector.category).white
 
     def _features(self, connection: Connection, source: str | NDArray[np.uint8]) -> list[Float32]:
         """What the second look sees; its network is loaded when the first defect turns up."""
@@ -98,7 +101,8 @@ class DefectFinder:
             self._loaded = True
         if self._view is None:
             return []
-        return self._view(load_image(source) if isinstance(source, str) else source)
+        pixels = load_image(source, self._gray_scale) if isinstance(source, str) else source
+        return self._view(pixels)
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.

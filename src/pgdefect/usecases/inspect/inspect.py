@@ -15,7 +15,14 @@ from sqlalchemy import Connection
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ImageError, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
-from pgdefect.core.types import Defect, Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.core.types import (
+    Defect,
+    Detector,
+    DetectorKind,
+    Inspection,
+    Skipped,
+    StoredImage,
+)
 from pgdefect.core.wording import blank, command, option
 from pgdefect.core.words import SPLITS, check_word
 from pgdefect.db.connection.engine import Database
@@ -25,7 +32,8 @@ from pgdefect.db.records.inspections import store_inspections, store_votes
 from pgdefect.db.records.patches import store_image_patches
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common import log
-from pgdefect.usecases.common.files import list_images
+from pgdefect.usecases.common.files import Listed, list_images
+from pgdefect.usecases.common.files_seen import FilesSeen
 from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import only_unchanged
@@ -46,7 +54,8 @@ from pgdefect.vision.images.preprocess import Preprocessing
 class InspectReport:
     """Judgements in the order of the files, and the files that could not be read.
 
-    problems: a line for whatever a folder holds that is no image file, and was skipped.
+    problems: a line for whatever needs one; skipped: files that were left out, by suffix and
+    reason.
     resumed: how many of the judgements were stored before, by the run that this one resumes or
     under the same event key.
     """
@@ -57,6 +66,7 @@ class InspectReport:
     inspections: tuple[Inspection, ...]
     failed: tuple[tuple[str, str], ...]
     problems: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     resumed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +79,7 @@ class InspectReport:
             "inspections": [inspection_json(item) for item in self.inspections],
             "failed": failed_json(self.failed),
             "problems": self.problems,
+            "skipped": self.skipped,
             "resumed": self.resumed,
         }
 
@@ -151,8 +162,9 @@ def inspect(
             f"{option('exif_time')} are for files whose inspections are stored"
         )
     finder = inspector.defect_finder if defects and inspector.finds_defects else None
-    files, known, order, problems = _queue(database, inspector, category, paths, split)
-    contexts = read_contexts(context, files)
+    listed, known, order = _queue(database, inspector, category, paths, split)
+    files = listed.files
+    contexts = read_contexts(context, list(files))
     run = None
     if store:
         asked = {"split": split, "defects": defects, "patches": keep_patches, "station": station}
@@ -160,10 +172,15 @@ def inspect(
     inspections: list[tuple[int, Inspection]] = []
     if run is not None and run.before:
         said = {n: run.stored(files[n], known.get(files[n])) for n in order}
-        inspections += [(n, item) for n, item in said.items() if item is not None]
+        inspections += [
+            (n, replace(item, gray_scale=inspector.gray_scale))
+            for n, item in said.items()
+            if item is not None
+        ]
         order = [n for n in order if said[n] is None]
     resumed = len(inspections)
     failed: list[tuple[str, str]] = []
+    seen = FilesSeen(inspector.gray_scale or {})
 
     def on_error(index: int, error: ImageError) -> None:
         failed.append((files[order[index]], str(error)))
@@ -189,6 +206,8 @@ def inspect(
                 on_error(index, result)
                 continue
             inspections.append((order[index], result))
+            if paths:
+                seen.add(result.path, item.file)
             _log(item, result, store_ms)
             on_judged(result)
         progress("inspect", len(inspections) + len(failed), len(files))
@@ -204,7 +223,8 @@ def inspect(
         inspector.preprocessing,
         tuple(found),
         tuple(failed),
-        tuple(problems),
+        (*listed.problems, *seen.problems()),
+        listed.skipped,
         resumed,
     )
 
@@ -292,13 +312,11 @@ def _queue(
     category: str,
     paths: Sequence[Path],
     split: str | None,
-) -> tuple[list[str], dict[str, StoredImage], list[int], list[str]]:
-    """The files to inspect, the stored images they are known to be, the order to take them in,
-    and what was skipped.
-    """
+) -> tuple[Listed, dict[str, StoredImage], list[int]]:
+    """The files to inspect, the stored images they are known to be, the order to take them in."""
     if paths:
-        files, problems = list_images(paths)
-        return files, {}, list(range(len(files))), problems
+        listed = list_images(paths)
+        return listed, {}, list(range(len(listed.files)))
     stored = images_of(database, category, split=split)
     if not stored:
         which = f"{split} images" if split else "images"
@@ -310,7 +328,7 @@ def _queue(
     # A batch holds inputs of one size.
     order = sorted(range(len(stored)), key=sizes.__getitem__)
     paths_of = {image.path: image for image in stored}
-    return [image.path for image in stored], paths_of, order, []
+    return Listed(tuple(image.path for image in stored), (), ()), paths_of, order
 
 
 def _is_defective(judged: Judged, image: StoredImage | None) -> bool:

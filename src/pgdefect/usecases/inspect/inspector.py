@@ -23,6 +23,7 @@ from pgdefect.core.types import (
 from pgdefect.core.wording import option
 from pgdefect.core.words import KINDS, SEARCHES, check_word
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.efficient_ad import load_network
 from pgdefect.db.records.extractors import load_extractor
@@ -149,6 +150,8 @@ class Inspector:
             )
         self.preprocessing = self._scoring.preprocessing
         self._database, self._settings = database, settings
+        with database.connect() as connection:
+            self.gray_scale = gray_scale(connection, category).white
 
     @property
     def extractor(self) -> Extractor:
@@ -195,6 +198,7 @@ class Inspector:
             num_threads=2,
             on_error=on_error,
             accept=accept,
+            scale=self.gray_scale,
         )
         with (
             one_blas_thread_each() as num_threads,
@@ -258,6 +262,7 @@ class Inspector:
                 (file.height, file.width),
             ),
             search=self.search_kind,
+            gray_scale=self.gray_scale,
         )
         return Judged(file, embedding, inspection, patches, extract_ms, search_ms)
 

@@ -14,8 +14,8 @@ from pgdefect.core.errors import DatasetError, ImageError, UsageError
 from pgdefect.core.wording import option
 from pgdefect.usecases.inspect.path_pattern import PathPattern
 from pgdefect.vision.images.csv_table import COLUMNS, Row, read_table
-from pgdefect.vision.images.dataset import cell_value, time_of
 from pgdefect.vision.images.exif_time import exif_time
+from pgdefect.vision.images.manifest import cell_value, existing_path, time_of
 
 __all__ = [
     "ContextSource",
@@ -105,7 +105,8 @@ def _rows(manifest: Path) -> dict[str, Row]:
         cell = row.cells.get("path", "")
         if not cell:
             row.fail("no path. Fill in the image's path, relative to the manifest.")
-        path = os.path.realpath(os.path.join(os.path.abspath(manifest.parent), cell))
+        folder = Path(os.path.abspath(manifest.parent))
+        path = os.path.realpath(folder / existing_path(folder, cell)[0])
         if path in rows:
             row.fail(f"{cell!r} is already on line {rows[path].line}. Keep one of the two.")
         if (split := row.cells.get("split", "").lower()) not in ("", "production"):

@@ -189,7 +189,7 @@ def search(
     `picture`, its extractor's image embeddings; by `defect`, what departs from normal in the
     whole image; by `region`, the query's worst region, or its crop, with the most similar
     region of each image. If `by` does not say: `region` for a crop or a stored region,
-    `defect` for an anomalous image, `picture` for a normal one.
+    `defect` for an image that is anomalous by verdict or by what is known of it, else `picture`.
 
     inspectors: by category, loaded already. pictures: images in memory by the word that stands for
     them in the query; `category` is theirs.
@@ -271,14 +271,19 @@ def check_k(k: int) -> None:
 def _by(first: Example, query: Query) -> SearchBy:
     if query.crop is not None:
         return "region"
-    anomalous = first.judged.inspection.is_anomalous
-    return "defect" if anomalous and first.inspector.finds_defects else "picture"
+    return "defect" if _is_defective(first) and first.inspector.finds_defects else "picture"
+
+
+def _is_defective(example: Example) -> bool:
+    """By the detector's verdict, or by what is known of the image, which the detector may miss."""
+    inspection = example.inspection
+    return inspection.is_anomalous or inspection.label == "anomalous"
 
 
 def _with_defect(database: Database, example: Example) -> Inspection:
     """The inspection, with regions and a guess at the defect type where it is anomalous."""
     inspection = example.inspection
-    if not inspection.is_anomalous or not example.inspector.finds_defects:
+    if not _is_defective(example) or not example.inspector.finds_defects:
         return inspection
     defect = _defect(database, example)
     vote = Voter(database, example.inspector.detector).vote(
@@ -430,7 +435,7 @@ def _resolve(
         return image, image.path, category or image.category
     if category is not None:
         return None, query, category
-    digest = probe_image(Path(query)).sha256
+    digest = probe_image(Path(query), {}).sha256
     with database.connect() as connection:
         holding, known = categories_by_sha256(connection, digest)
     if len(holding) == 1:

@@ -174,7 +174,7 @@ def _draw_one(
     for place, index in enumerate(order[:CANDIDATES]):
         source, other = sources[index], sources[order[(place + 1) % len(order)]]
         try:
-            file, pixels = read_image(source.path)
+            file, pixels = read_image(source.path, source.gray_scale)
             if file.sha256 != source.sha256:
                 raise changed(source)
             drawn = simulate_defect(
@@ -183,7 +183,7 @@ def _draw_one(
                 recipe.size,
                 recipe.contrast,
                 generator(recipe.seed, source.sha256, recipe.number),
-                texture=load_image(other.path) if other is not source else None,
+                texture=load_image(other.path, other.gray_scale) if other is not source else None,
             )
         except ImageError as error:
             problems.append((source.path, str(error)))
@@ -209,7 +209,7 @@ def _draw_one(
                 "size": recipe.size,
                 "contrast": recipe.contrast,
                 "area": round(drawn.area, 6),
-                "grey_difference": round(drawn.grey_difference, 2),
+                "gray_difference": round(drawn.gray_difference, 2),
                 "seed": recipe.seed,
                 "number": recipe.number,
                 "source_image_id": source.id,

@@ -23,7 +23,7 @@ from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.inspect.inspect import inspect
 from pgdefect.usecases.simulate.draw_simulated import Recipe, digest, draw, recipes, remove_empty
 from pgdefect.vision.defects.simulate import CONTRASTS, KINDS, SIZES, Contrast, Kind, Size
-from pgdefect.vision.images.image import load_mask
+from pgdefect.vision.images.masks import load_mask
 
 Source = Literal["test", "held_out", "training"]
 """Normal images a detector has not seen, those that set its threshold, those it may know."""

@@ -30,6 +30,7 @@ from pgdefect.core.types import (
 from pgdefect.db.records.patchcore import Calibration
 from pgdefect.usecases.common.patch_search import BankSearch, score_image
 from pgdefect.usecases.common.progress import Progress
+from pgdefect.usecases.train.held_out import deal_parts, vectors_without
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.vision.defects.defect_embedding import ComparedImage, fit_defect_space
 from pgdefect.vision.defects.defect_view import DefectView
@@ -89,6 +90,11 @@ def split_holdout(
     return sorted(kept, key=lambda i: i.id), sorted(out, key=lambda i: i.id)
 
 
+def part_name(image: StoredImage) -> str:
+    """What a threshold counts as one part, as defect.threshold_for does."""
+    return f"g{image.group}" if image.group is not None else f"s{image.sha256}"
+
+
 def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
     """Images that belong together, by name: a group's, and with it those of copies of its files.
 
@@ -115,11 +121,18 @@ def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
 def images_to_score(images: Sequence[StoredImage], holdout: float, seed: int) -> set[int]:
     """Ids of the images that the threshold comes from: a share of `holdout`, by whole groups.
 
-    MAX_SCORED or so at most. Raises TooFewImages where all images share one group.
+    At most MAX_SCORED: every part gives one image, and then another, until there are so many, for
+    it is the number of parts that says how sure a threshold is. Raises TooFewImages where all
+    images share one group.
     """
-    share = min(holdout, MAX_SCORED / len(images))
-    rest, scored = split_holdout(images, share, seed)
-    return {image.id for image in ([*rest, *scored] if share == 1.0 else scored)}
+    rest, scored = split_holdout(images, holdout, seed)
+    wanted = sorted([*rest, *scored] if holdout == 1.0 else scored, key=lambda i: i.id)
+    rng = np.random.default_rng(seed)
+    turns: list[tuple[int, float, int]] = []
+    for part in _parts(wanted).values():
+        order = rng.permutation(len(part)).tolist()
+        turns += [(turn, float(rng.random()), part[n].id) for turn, n in enumerate(order)]
+    return {image_id for _, _, image_id in sorted(turns)[:MAX_SCORED]}
 
 
 def build_bank(
@@ -233,36 +246,37 @@ def score_others(
     """The threshold, and the raw scores by image id that it came from.
 
     images: those of the spool in order; `scored` names the ones to score. Each is compared
-    exactly with the bank's vectors of *other* parts: not of its group, nor of a copy of its
-    file. Without its own part's vectors the coreset covers an image a little less than it would
-    have, had the part never been there: the scores are slightly high, so that a threshold from
-    them rejects fewer normal images than it allows for.
+    exactly with a bank made from the images of *other* parts (`held_out`): not of its group, nor
+    of a copy of its file.
 
-    Raises TooFewImages where no image has vectors of another part to be compared with.
+    Raises TooFewImages where no image has another part to be compared with.
     """
-    chosen = [n for n, image in enumerate(images) if image.id in scored]
+    place = {image.id: n for n, image in enumerate(images)}
+    groups = [[place[image.id] for image in part] for part in _parts(images).values()]
+    ids = [image.id for image in images]
+    chosen = {place[image_id] for image_id in scored if image_id in place}
 
-    def score(n: int) -> float | None:
-        others = bank.embeddings[_of_other_parts(bank, images, n)]
-        if not len(others):
-            return None
-        search = BankSearch(others, bank.metric, bank.num_neighbors, bank.worst_share)
+    def score(n: int) -> float:
         return score_image(search, _stored_patches(bank, spool, n), spool.grids[n]).raw_score
 
     scores: dict[int, float] = {}
-    with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
-        for done, (n, result) in enumerate(
-            zip(chosen, pool.map(score, chosen), strict=True), start=1
-        ):
-            if result is not None:
+    for out, numbers in deal_parts(groups, chosen, options.seed):
+        if len(out) == len(images):
+            break  # one part alone
+        vectors = vectors_without(bank, ids, spool, out, options)
+        search = BankSearch(vectors, bank.metric, bank.num_neighbors, bank.worst_share)
+        with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
+            for n, result in zip(numbers, pool.map(score, numbers), strict=True):
                 scores[images[n].id] = result
-            progress("threshold", done, len(chosen))
+                progress("threshold", len(scores), len(chosen))
     if not scores:
         raise TooFewImages(
             "all training images that can be read are of one part, or copies of one file, so that "
             "none can be compared with another for the threshold; add images of other parts"
         )
-    return false_reject_rate(list(scores.values()), options.false_reject_rate), scores
+    parts = [part_name(images[place[image_id]]) for image_id in scores]
+    threshold = false_reject_rate(list(scores.values()), options.false_reject_rate, parts)
+    return threshold, scores
 
 
 def calibration_for(
@@ -322,7 +336,9 @@ def learn_defect_space(
     look, glance = (DefectView(view), DefectView(view, orientations=1)) if view else (None, None)
     chosen = _spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)
     # Statistics of one orientation serve as well as those of all, in a quarter of the time.
-    features = [glance(load_image(images[n].path)) if glance else [] for n in chosen]
+    features = [
+        glance(load_image(images[n].path, images[n].gray_scale)) if glance else [] for n in chosen
+    ]
     compared = []
     for n in _spread(chosen, COMPARED_IMAGES):
         others = np.flatnonzero(_of_other_parts(bank, images, n))
@@ -334,7 +350,7 @@ def learn_defect_space(
         raw_bank = bank.embeddings if bank.raw_embeddings is None else bank.raw_embeddings
         nearest = raw_bank[others[positions]].astype(np.float32)
         scores = distances.reshape(spool.grids[n])
-        looked = look(load_image(images[n].path)) if look else []
+        looked = look(load_image(images[n].path, images[n].gray_scale)) if look else []
         compared.append(ComparedImage(raw, nearest, scores, looked))
     return fit_defect_space(compared, features)
 

@@ -136,6 +136,7 @@ def extract_patches(
             num_threads=2,
             on_error=on_error,
             accept=only_unchanged(images[first:]),
+            scale=images[first].gray_scale,
         )
         patchcore.run_engine(embedder, stream, consume, device=options.device)
     result.failed += [(path, reason) for _, path, reason in unreadable]

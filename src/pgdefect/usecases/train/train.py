@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection
@@ -14,17 +15,15 @@ from sqlalchemy import Connection
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
 from pgdefect.core.types import (
-    DefectSpace,
     DefectViewArtifact,
     Float32,
-    MemoryBank,
     StoredImage,
 )
 from pgdefect.core.wording import blank, command
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
-from pgdefect.db.records.defects import ensure_defect_space
+from pgdefect.db.records.defects import ensure_defect_space, load_defect_view
 from pgdefect.db.records.extractors import (
     find_extractor,
     images_without_embedding,
@@ -65,7 +64,7 @@ class TrainReport:
     training_images were learned from. held_out_images, some of them, set the threshold: each was
     compared with the bank without the vectors of its own part. resumed_images: of
     extracted_images, those reused from an interrupted training; already_stored: it
-    had stored the detector, too.
+    had stored the detector, too. rule: what the threshold was made from, and promises.
     """
 
     category: str
@@ -82,6 +81,7 @@ class TrainReport:
     extracted_images: int = 0
     resumed_images: int = 0
     already_stored: bool = False
+    rule: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -159,11 +159,9 @@ def _train(
                 threshold, scores = score_others(bank, spool, readable, scored, options, progress)
                 calibration = calibration_for(bank, spool, readable, options.seed)
             with clock("defects"):
-                ensure_defect_space(
-                    database,
-                    extractor_id,
-                    partial(_defect_space, bank, spool, readable, options, settings),
-                )
+                view = _defect_view(database, settings, extractor_id, options)
+                space = learn_defect_space(bank, spool, readable, view)
+                ensure_defect_space(database, extractor_id, space, view)
             with clock("export"):
                 database.transact(partial(_store_means, extractor_id, means))
                 detector_id = store_detector(
@@ -173,6 +171,7 @@ def _train(
                     bank=bank,
                     threshold=threshold,
                     holdout_scores=scores,
+                    defect_space=space,
                     calibration=calibration,
                     settings=recorded,
                     metrics={},
@@ -199,6 +198,7 @@ def _train(
         len(images),
         extracted.resumed,
         already_stored,
+        figures.rule,
     )
 
 
@@ -208,17 +208,19 @@ def _store_means(extractor_id: int, means: dict[int, Float32], connection: Conne
         store_image_embeddings(connection, extractor_id, missing, embeddings)
 
 
-def _defect_space(
-    bank: MemoryBank,
-    spool: PatchSpool,
-    images: list[StoredImage],
-    options: TrainOptions,
+def _defect_view(
+    database: Database,
     settings: Settings,
-) -> tuple[DefectSpace, DefectViewArtifact | None]:
-    # Of an ensemble the first one looks a second time.
+    extractor_id: int,
+    options: TrainOptions,
+) -> DefectViewArtifact | None:
+    """The extractor's second look, or a new one; of an ensemble the first backbone's."""
+    with database.connect() as connection:
+        known = load_defect_view(connection, extractor_id, settings.cache_dir)
+    if known is not None:
+        return known
     backbone = find_backbones(options.backbone)[0]
-    view = export_defect_view(backbone, options.weights, settings.cache_dir)
-    return learn_defect_space(bank, spool, images, view), view
+    return export_defect_view(backbone, options.weights, settings.cache_dir)
 
 
 def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]:

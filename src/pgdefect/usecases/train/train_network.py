@@ -19,7 +19,7 @@ from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
-from pgdefect.usecases.train.bank import split_holdout
+from pgdefect.usecases.train.bank import part_name, split_holdout
 from pgdefect.usecases.train.options import EfficientAdOptions
 from pgdefect.usecases.train.train import MIN_IMAGES, Clock, learnable
 from pgdefect.vision.efficient_ad import efficient_ad
@@ -143,7 +143,10 @@ def _train(
                 [found] = network(cache[place][None])[1]
                 scores[by_place[place]] = found.raw_score
                 progress("threshold", len(scores), len(held_out))
-            threshold = false_reject_rate(list(scores.values()), options.false_reject_rate)
+            shown = {image.id: part_name(image) for image in splits[2]}
+            threshold = false_reject_rate(
+                list(scores.values()), options.false_reject_rate, [shown[n] for n in scores]
+            )
             threshold = replace(threshold, value=max(threshold.value, MIN_THRESHOLD))
     with clock("store"):
         extractor_id = store_extractor(database, graph)

@@ -12,8 +12,11 @@ weights are
 Each is whitened, scaled to length 1 and laid beside the others. Whitening makes the directions
 in which normal images vary count for little. Anomaly is the patch score and, to find the defect
 within what scored high, how unlike normal images the deep layers are there.
-All statistics are of normal images and belong to the extractor: no label and no defect goes
-into them, so that embeddings of several categories and bank versions of one extractor compare.
+All statistics are of normal images, and each detector has its own: what was trained before, or
+in which order, does not matter. Whitening is symmetric (ZCA: Bell & Sejnowski 1997), which of all
+whitenings turns vectors least (Kessy, Lewin & Strimmer 2018, arXiv 1512.00809): the axes stay
+those of the network, the same for all, so that embeddings of several categories and bank versions
+of one extractor compare.
 What each of it is worth: ``python -m benchmarks defects``.
 """
 
@@ -42,7 +45,7 @@ TEMPERATURE = 1.0
 any bank, metric and backbone."""
 MAX_PATCHES = 384
 MAX_DIM = 320
-"""Of each part; wider layers are cut to the directions of the most variance."""
+"""Of each part; wider layers are projected on as many directions, the same for all detectors."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +67,42 @@ def fit_whitening(
 ) -> Whitening:
     """The whitening of normal vectors `(num_vectors, dim)`.
 
-    With V diag(w) V^T their covariance a vector x becomes (x - center) V / sqrt(w + s mean(w)):
-    directions without variance stay finite. Without `center` the center is 0: a residual of 0
-    means *like the bank*.
+    With V diag(w) V^T their covariance a vector x becomes V (w + s mean(w))^(-1/2) V^T
+    (x - center): directions without variance stay finite. Without `center` the center is 0: a
+    residual of 0 means *like the bank*.
     """
     values = np.asarray(vectors, dtype=np.float64)
     mean = values.mean(axis=0)
     values = values - mean
+    projection = _projection(values.shape[1])
+    if projection is not None:
+        values = values @ projection.T
     variances, axes = np.linalg.eigh(values.T @ values / max(len(values) - 1, 1))
     # Identical vectors only: any scale keeps the result finite.
     floor = shrinkage * float(variances.mean()) or 1.0
-    kept = slice(None, -MAX_DIM - 1, -1)
-    components = (axes / np.sqrt(variances.clip(0.0) + floor))[:, kept].T
+    components = (axes / np.sqrt(variances.clip(0.0) + floor)) @ axes.T
+    if projection is not None:
+        components = components @ projection
     return Whitening(
         np.asarray(mean if center else np.zeros_like(mean), dtype=np.float32),
         np.ascontiguousarray(components, dtype=np.float32),
     )
 
 
+def _projection(dim: int) -> NDArray[np.float64] | None:
+    """Random orthonormal directions `(MAX_DIM, dim)` that only the layer's width decides; None
+    for one that is not too wide.
+    """
+    if dim <= MAX_DIM:
+        return None
+    drawn = np.random.default_rng(dim).standard_normal((dim, MAX_DIM))
+    return np.asarray(np.linalg.qr(drawn)[0].T)
+
+
 def fit_defect_space(
     compared: Sequence[ComparedImage], features: Sequence[Features]
 ) -> DefectSpace:
-    """An extractor's space, from normal images: `features` are of these and more."""
+    """A detector's space, from normal images: `features` are of these and more."""
     residual = fit_whitening(
         np.concatenate([image.patches - image.nearest for image in compared]),
         RESIDUAL_SHRINKAGE,

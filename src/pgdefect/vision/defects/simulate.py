@@ -10,7 +10,7 @@ spot        a blob with soft edges that covers half of the texture beneath
 ==========  =========================================================================
 
 How large a defect is and how much it stands out are asked for and measured: `SIZES` are
-shares of the image's area, `CONTRASTS` the mean absolute difference in grey levels (of 255)
+shares of the image's area, `CONTRASTS` the mean absolute difference in gray levels (of 255)
 between the altered and the original image inside the mask. Both are absolute, so that
 figures of two products, and the measure of any other tool, can be compared.
 
@@ -56,13 +56,13 @@ class SimulatedDefect:
     """image: uint8 `(height, width, 3)`; mask: uint8 `(height, width)`, 255 on the defect.
 
     Outside the mask the image is its original, bit for bit. area is the mask's share of the
-    image, grey_difference the mean absolute difference in grey levels inside it.
+    image, gray_difference the mean absolute difference in gray levels inside it.
     """
 
     image: Rgb
     mask: Mask
     area: float
-    grey_difference: float
+    gray_difference: float
 
 
 def generator(seed: int, sha256: str, number: int) -> np.random.Generator:
@@ -83,7 +83,7 @@ def simulate_defect(
 
     `texture` is another normal image, of any size, that cut_paste and perlin take pixels
     from; without it they take them from the image itself. An image whose three channels are
-    equal keeps them equal. Area and grey difference hit their targets to a tenth.
+    equal keeps them equal. Area and gray difference hit their targets to a tenth.
 
     Raises:
         ImageError: the image is too small for a defect of that size, or none of 60 places
@@ -121,7 +121,7 @@ def simulate_defect(
         difference = _difference(drawn, original[inside])
         return SimulatedDefect(out, mask, count / (height * width), difference)
     raise ImageError(
-        f"no {size} {kind} defect of {contrast} contrast ({CONTRASTS[contrast]:g} grey levels) "
+        f"no {size} {kind} defect of {contrast} contrast ({CONTRASTS[contrast]:g} gray levels) "
         f"could be drawn on an image of {width} × {height} pixels in {_ATTEMPTS} attempts. "
         "Leave that kind out"
     )
@@ -259,7 +259,7 @@ def _place(
     return slice(top, top + box[0]), slice(left, left + box[1])
 
 
-# -- layers: what shows where the defect is opaque, and the colour of what is added ------------
+# -- layers: what shows where the defect is opaque, and the color of what is added ------------
 
 
 @dataclass(frozen=True)
@@ -323,7 +323,7 @@ def _crop(rng: np.random.Generator, at: _Site, source: Rgb) -> _Field:
 
 
 def _tint(rng: np.random.Generator, gray: bool) -> _Field:
-    """What one grey level more is in red, green and blue."""
+    """What one gray level more is in red, green and blue."""
     tint = np.ones(3) if gray else np.clip(1 + rng.normal(0, 0.2, 3), 0.4, 1.8)
     return tint / float(tint @ _LUMA)
 
@@ -353,7 +353,7 @@ def _blend(
     target: float,
     rng: np.random.Generator,
 ) -> NDArray[np.uint8] | None:
-    """Pixels `(n, 3)` that differ from the original by `target` grey levels on average.
+    """Pixels `(n, 3)` that differ from the original by `target` gray levels on average.
 
     A layer that differs by more is made more transparent; one that differs by less is
     brightened or darkened. None where neither reaches the target.
@@ -435,7 +435,7 @@ def _is_gray(image: Rgb) -> bool:
 
 
 def _like(texture: Rgb, gray: bool) -> Rgb:
-    """A texture for a grey image is grey too."""
+    """A texture for a gray image is gray too."""
     if not gray or _is_gray(texture):
         return texture
     level = np.asarray(Image.fromarray(texture).convert("L"))

@@ -39,49 +39,68 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
     Raises DatasetError where the file is no table in UTF-8, or lacks a column that is needed.
     """
     if not os.path.isfile(file):
-        raise DatasetError(f"{str(file)!r} is not a file that exists. Name a CSV file.")
+        raise DatasetError(f"{str(file)!r} is not a file that exists. Name a CSV file")
     line = 1
     try:
         if (size := file.stat().st_size) > MAX_TABLE_BYTES:
             raise DatasetError(
                 f"{str(file)!r} has {size} bytes, more than the {MAX_TABLE_BYTES} read as a table. "
-                "Split it."
+                "Split it"
             )
         text = file.read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
-        names = [_column_name(name) for name in next(reader, [])]
+        names = _with_aliases([_column_name(name) for name in next(reader, [])])
         if "group" not in names:
             names = ["group" if name.lower() == "part" else name for name in names]
         if any("\0" in name for name in names):
-            Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text.")
+            Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text")
         missing = [name for name in needed if name not in names]
         doubled = {name for name in names if name and names.count(name) > 1}
         if missing or doubled:
             fault = f"no column {missing[0]!r}" if missing else f"column {min(doubled)!r} twice"
-            Row(file, 1, {}).fail(f"{fault}. Found: {names}; needed: {', '.join(needed)}.")
+            Row(file, 1, {}).fail(f"{fault}. Found: {names}; needed: {', '.join(needed)}")
         line = reader.line_num + 1
         for values in reader:
             cells = dict(zip(names, (value.strip() for value in values), strict=False))
             row = Row(file, line, {name: cell for name, cell in cells.items() if name})
             line = reader.line_num + 1
             if len(values) > len(names):
-                row.fail(f"{len(values)} cells under {len(names)} columns. Quote the text.")
+                row.fail(f"{len(values)} cells under {len(names)} columns. Quote the text")
             if any("\0" in cell for cell in values):
-                row.fail("a NUL character. Export the file as UTF-8 text.")
+                row.fail("a NUL character. Export the file as UTF-8 text")
             if any(cells.values()):
                 yield row
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DatasetError(
             f"{str(file)!r} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. "
-            "Export the file as UTF-8."
+            "Export the file as UTF-8"
         ) from error
     except (OSError, csv.Error) as error:
-        raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file.") from error
+        raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file") from error
+
+
+_ALIASES = {
+    "path": ("image", "image_path", "file", "filename", "file_name", "file_path", "filepath"),
+    "mask": ("mask_path", "mask_file", "ground_truth"),
+}
+"""Other names that these columns have, where there is none of their own."""
 
 
 def _column_name(header: str) -> str:
     name = header.strip()
     known = re.sub(r"[\s-]+", "_", name.lower())
     return known if known in COLUMNS else name
+
+
+def _with_aliases(names: list[str]) -> list[str]:
+    """The names, with those that stand for a known column replaced by it."""
+    found = list(names)
+    for column, others in _ALIASES.items():
+        if column in names:
+            continue
+        alias = next((name for other in others for name in names if name.lower() == other), None)
+        if alias is not None and names.count(alias) == 1:
+            found[names.index(alias)] = column
+    return found

@@ -1,74 +1,72 @@
 """Which images are on disk, and what their place or a manifest says of them.
 
-Three layouts are recognised:
-
-mvtec     ``train/good``, ``test/good``, ``test/<defect type>`` and
-          ``ground_truth/<defect type>/<stem>_mask.png`` (or ``<stem>.png``; any image suffix)
-flat      any other folder: every image in it and below, a normal training image unless the
-          caller says otherwise
+folder    read by the names of its folders, whatever the layout (`layouts`)
 manifest  a CSV file in UTF-8, separated by comma, semicolon or tab, with the columns path
           (relative to the manifest), split, label, defect_type, group, mask; every further
           named column becomes an attribute
 
-Only names are read here, never the images. What is skipped is said in `Dataset.problems`.
+Names are read here, and the images only where names leave open which are masks. What is skipped
+is said in `Dataset.problems` and counted in `Dataset.skipped`.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from datetime import datetime, tzinfo
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pgdefect.core.errors import DatasetError, UsageError
-from pgdefect.vision.images.csv_table import COLUMNS, Row, read_table
+from pgdefect.core.types import FolderReading, Skipped
+from pgdefect.core.wording import option
+from pgdefect.vision.images.folder_tree import (
+    FolderTree,
+    entries,
+    has_image_suffix,
+    is_hidden,
+    kind_of,
+    skipped_of,
+    unstorable,
+    walk,
+)
+from pgdefect.vision.images.folder_words import LABEL_WORDS, MEANINGS, Meaning, label_of, meaning_of
 from pgdefect.vision.images.image import IMAGE_SUFFIXES
+from pgdefect.vision.images.layouts import (
+    ImageRecord,
+    Layout,
+    meanings,
+    read_layout,
+)
+from pgdefect.vision.images.manifest import (
+    SPLITS,
+    add_groups,
+    manifest_root,
+    read_manifest,
+    rows_of,
+)
+from pgdefect.vision.images.masks import looks_like_mask
 
-__all__ = ["Dataset", "ImageRecord", "cell_value", "scan", "scan_categories", "time_of"]
+__all__ = ["Dataset", "ImageRecord", "scan", "scan_categories"]
 
-LABELS = dict.fromkeys(("normal", "good", "0"), "normal")
-LABELS |= dict.fromkeys(("anomalous", "defective", "1"), "anomalous")
-SPLITS = ("train", "test", "production")
-
-_NO_DEFECT = ("", "good", "none", "normal")
-MAX_INDEXED_BYTES = 2000
-"""The longest path, defect type or group, in UTF-8: an index of Postgres's holds no longer one."""
-_LAYOUT_FOLDERS = ("train", "test", "ground_truth")
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_FLOAT = re.compile(r"-?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One image. Paths are POSIX, relative to the data set's root; `label` is "normal",
-    "anomalous" or None where nobody said; `attributes` holds str, int and float; `taken_at` has
-    a time zone.
-    """
-
-    path: str
-    split: str
-    label: str | None
-    defect_type: str | None = None
-    mask_path: str | None = None
-    group: str | None = None
-    attributes: dict[str, Any] = field(default_factory=dict, hash=False)
-    taken_at: datetime | None = None
+NAMED = ("mvtec", "folders")
+"""Layouts that say themselves what is normal."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The records in order of their paths, under the absolute folder `root`; `problems` has
-    a line for whatever was skipped; `layout` is "mvtec", "flat" or "manifest".
+    """The records in order of their paths, under the absolute folder `root`.
+
+    layout: "mvtec", "folders", "masks", "flat" or "manifest"; problems: a line for whatever needs
+    one; folders: what each is taken as; skipped: files that are left out, by suffix and reason.
     """
 
     root: Path
     records: tuple[ImageRecord, ...]
     layout: str
     problems: tuple[str, ...]
+    folders: tuple[FolderReading, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def scan(
@@ -77,311 +75,234 @@ def scan(
     groups: Path | str | None = None,
     split: str | None = None,
     label: str | None = None,
+    said: Mapping[str, str] | None = None,
+    category: str | None = None,
+    only_photographs: bool = False,
 ) -> Dataset:
     """List the images of a folder or a manifest.
 
-    `groups` is a CSV file with the columns path (relative to the data set's root) and group;
-    it overrides the manifest's group column. Without it, a ``groups.csv`` in the root fills
-    in what the manifest leaves open. `split` and `label` are for a flat folder; a test split
-    without a label is unlabelled, an anomalous label without a split is test.
-    Raises DatasetError where nothing usable is found, UsageError for `split` or `label` that
-    are unknown or do not fit the layout.
+    Args:
+        path: the folder or the CSV file.
+        groups: a CSV file with the columns path (relative to the data set's root) and group;
+            it overrides the manifest's group column. Without it, a ``groups.csv`` in the root
+            fills in what the manifest leaves open.
+        split: of all photographs, where folders do not say it.
+        label: the same. A test split without a label is unlabeled, an anomalous label without a
+            split is test.
+        said: what folders are, by name or path: "normal", "anomalous", "masks" or "skip".
+        category: which product is meant where a manifest lists several.
+        only_photographs: leave out what is no photograph, and ask no more: for inspecting.
+
+    Raises:
+        DatasetError: nothing usable is found, or names could mean two things.
+        UsageError: `split`, `label` or `said` is unknown or does not fit the layout.
     """
     top = Path(os.path.abspath(path))
-    problems: list[str] = []
-    kind = _kind(top)
+    kind = kind_of(top)
     if kind == "nothing":
-        raise DatasetError(f"{str(top)!r} does not exist or may not be read. Check the path.")
-    if kind == "other" or (kind == "file" and _has_image_suffix(top.name)):
-        raise DatasetError(f"{str(top)!r} is neither a folder nor a manifest. Name one of these.")
+        raise DatasetError(f"{str(top)!r} does not exist or may not be read. Check the path")
+    if kind == "other" or (kind == "file" and has_image_suffix(top.name)):
+        raise DatasetError(f"{str(top)!r} is neither a folder nor a manifest. Name one of these")
+    split, label, given = _checked(split, label, said or {})
     if kind == "file":
-        root, layout = top.parent, "manifest"
-        records = _manifest_records(top, problems)
+        dataset = _scan_manifest(top, category)
         sought = "no row names an image that exists"
-    elif _is_category(top):
-        root, layout = top, "mvtec"
-        records = _mvtec_records(top, problems)
-        sought = "no image in train/good and test/<defect type>"
     else:
-        root, layout = top, "flat"
-        if categories := _categories(top):
-            raise DatasetError(
-                f"{str(top)!r} holds {len(categories)} categories ({', '.join(categories)}), "
-                "not one. Name one of these folders, or ingest all of them."
-            )
-        records = _flat_records(top, split, label, problems)
-        sought = f"no file with a suffix of {' '.join(sorted(IMAGE_SUFFIXES))}"
-    if layout != "flat" and (split, label) != (None, None):
+        if not only_photographs:
+            _refuse_several(top)
+        dataset = _scan_folder(top, split, label, given, only_photographs)
+        sought = (
+            "no image in train/good and test/<defect type>"
+            if dataset.layout == "mvtec" or _is_category(top)
+            else f"no file with a suffix of {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    if dataset.layout in (*NAMED, "manifest") and (split, label) != (None, None):
         raise UsageError(
             f"{str(top)!r} says itself what is train or test, normal or anomalous. "
-            "Give split and label only with a plain folder of images."
+            "Give split and label only with a plain folder of images"
         )
-    if not records:
-        skipped = "".join(f" {problem}." for problem in problems[:3])
+    if not dataset.records:
+        skipped = "".join(f" {problem}." for problem in dataset.problems[:3])
+        left_out = ", ".join(
+            f"{s.count} {s.suffix or 'file'} ({s.reason})" for s in dataset.skipped
+        )
+        skipped += f" Left out: {left_out}." if left_out else ""
         raise DatasetError(f"{str(top)!r} has no images: {sought}.{skipped}")
+    records, problems = list(dataset.records), list(dataset.problems)
     if groups is not None:
-        _add_groups(records, Path(os.path.abspath(groups)), problems, override=True)
-    elif os.path.lexists(root / "groups.csv"):
-        _add_groups(records, root / "groups.csv", problems, override=False)
+        add_groups(records, Path(os.path.abspath(groups)), problems, override=True)
+    elif os.path.lexists(dataset.root / "groups.csv"):
+        add_groups(records, dataset.root / "groups.csv", problems, override=False)
     records.sort(key=lambda record: record.path)
-    return Dataset(root, tuple(records), layout, tuple(problems))
+    return Dataset(
+        dataset.root,
+        tuple(records),
+        dataset.layout,
+        tuple(problems),
+        dataset.folders,
+        dataset.skipped,
+    )
 
 
 def scan_categories(root: Path | str) -> dict[str, Path]:
-    """Every category folder (``mvtec`` layout) directly under `root`, by name, sorted.
+    """Every folder directly under `root` that is a category's, by name, sorted.
 
     Raises DatasetError where `root` is no folder or has none.
     """
     top = Path(os.path.abspath(root))
-    if _kind(top) != "folder":
-        raise DatasetError(f"{str(top)!r} is not a folder. Name the folder of the categories.")
+    if kind_of(top) != "folder":
+        raise DatasetError(f"{str(top)!r} is not a folder. Name the folder of the categories")
     categories = _categories(top)
     if not categories:
         wanted = "<category>/train/good or <category>/test/<defect type>"
-        raise DatasetError(f"{str(top)!r} has no category: no folder {wanted}.")
+        raise DatasetError(f"{str(top)!r} has no category: no folder {wanted}")
     return categories
 
 
-def _kind(path: str | os.PathLike[str]) -> str:
-    """Return "folder", "file", "other" (a pipe, say) or "nothing" (also a broken link)."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return "nothing"
-    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+def _checked(
+    split: str | None, label: str | None, said: Mapping[str, str]
+) -> tuple[str | None, str | None, dict[str, Meaning]]:
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}. Choose one of: {', '.join(SPLITS)}")
+    if label is not None and label_of(label) is None:
+        raise UsageError(f"unknown label {label!r}. Choose one of: {', '.join(LABEL_WORDS)}")
+    for name, meaning in said.items():
+        if meaning not in MEANINGS:
+            raise UsageError(
+                f"a folder is one of {', '.join(MEANINGS)}, and {name!r} was said to be {meaning!r}"
+            )
+    given = {name: MEANINGS[meaning] for name, meaning in said.items()}
+    return split, label_of(label) if label is not None else None, given
+
+
+def _scan_manifest(manifest: Path, category: str | None) -> Dataset:
+    problems: list[str] = []
+    root = manifest_root(manifest)
+    records = read_manifest(manifest, root, category, problems)
+    return Dataset(root, tuple(records), "manifest", tuple(problems), tuple(rows_of(records)))
+
+
+def _scan_folder(
+    root: Path,
+    split: str | None,
+    label: str | None,
+    said: Mapping[str, Meaning],
+    only_photographs: bool,
+) -> Dataset:
+    meaning = meanings(said)
+    tree = walk(root)
+    named = {"train": "train", "validation": "train", "test": "test"}.get(
+        meaning_of(root.name).meaning
+    )
+    layout = read_layout(tree, meaning, only_photographs=only_photographs, default_split=named)
+    if not only_photographs:
+        _refuse_doubts(root, layout, said, label)
+        if (split, label) != (None, None) and (layout.doubts or layout.kind not in NAMED):
+            tree = walk(root)
+            layout = read_layout(tree, meaning, split=split, label=label)
+    _tell_beside_splits(tree, layout)
+    return Dataset(
+        root,
+        tuple(layout.records),
+        layout.kind,
+        tuple(tree.problems),
+        tuple(layout.folders),
+        skipped_of(tree.skipped),
+    )
+
+
+def _refuse_doubts(
+    root: Path, layout: Layout, said: Mapping[str, Meaning], label: str | None
+) -> None:
+    """Raises DatasetError where two readings would learn different things."""
+    if label is not None:
+        return
+    said_how = (
+        f"where all photographs in it are normal, say so with {option('label')} normal; where none "
+        "is, with "
+        f"{option('label')} anomalous"
+    )
+    if layout.kind == "flat" and not said:
+        word = meaning_of(root.name)
+        if word.meaning in ("anomalous", "defect") and word.certain:
+            raise DatasetError(
+                f"the name of {str(root)!r} says that its photographs are defective, and nothing "
+                f"else in it does: {said_how}. Or ingest the folder around it"
+            )
+        if word.meaning in ("masks", "perhaps masks") and _are_masks(root, layout):
+            raise DatasetError(
+                f"the pictures in {str(root)!r} are masks by its name and by their look: ingest "
+                f"the folder around it; or {said_how}"
+            )
+    if layout.doubts:
+        first = layout.doubts[0].split("'")[1]
+        more = f" and {len(layout.doubts) - 5} more" if len(layout.doubts) > 5 else ""
+        raise DatasetError(
+            f"{str(root)!r} can be read in two ways, which would not learn the same. "
+            f"{' '.join(layout.doubts[:5])}{more} Say what each is with {option('folder')} "
+            f"{shlex.quote(first + '=normal')} (or anomalous, masks, skip); or, {said_how}. Known "
+            "layouts: train/good with test/<defect type> and ground_truth/<defect type>; good with "
+            "<defect type> and mask/<defect type>; a manifest (docs/folders.md)"
+        )
+
+
+def _are_masks(root: Path, layout: Layout) -> bool:
+    found = [looks_like_mask(root / record.path) for record in layout.records[:5]]
+    return bool(found) and all(found)
+
+
+def _tell_beside_splits(tree: FolderTree, layout: Layout) -> None:
+    for row in layout.folders:
+        if row.taken_as == "left out":
+            tree.problems.append(f"{row.folder!r}: {row.count} photographs skipped, {row.why}")
+
+
+def _refuse_several(root: Path) -> None:
+    if _is_category(root):
+        return
+    categories = _categories(root)
+    if categories and (len(categories) > 1 or _is_mvtec(next(iter(categories.values())))):
+        raise DatasetError(
+            f"{str(root)!r} holds {len(categories)} categories ({', '.join(categories)}), "
+            "not one. Name one of these folders, or ingest all of them"
+        )
 
 
 def _categories(root: Path) -> dict[str, Path]:
-    folders = {e.name: Path(e.path) for e in _entries(root) if not _unstorable(e.name)}
-    return {name: folder for name, folder in folders.items() if _is_category(folder)}
+    found = {
+        entry.name: Path(entry.path)
+        for entry in entries(root)
+        if not unstorable(entry.name) and not is_hidden(entry.name)
+    }
+    return {name: folder for name, folder in found.items() if _is_category(folder)}
 
 
-def _is_category(folder: Path) -> bool:
-    types = _entries(folder / "test", [])  # one that cannot be read is reported by the walk
-    return any(_kind(f) == "folder" for f in (folder / "train" / "good", *types))
+def _folders_in(folder: Path) -> list[Path]:
+    # One that cannot be read is reported by the walk.
+    found = [entry for entry in entries(folder, []) if not is_hidden(entry.name)]
+    return [Path(entry.path) for entry in found if kind_of(entry.path) == "folder"]
 
 
-def _entries(folder: Path, problems: list[str] | None = None) -> list[os.DirEntry[str]]:
-    """List a folder by name, without hidden entries and macOS leftovers; [] if it is none."""
-    if _kind(folder) != "folder":
-        return []
-    try:
-        with os.scandir(folder) as found:
-            entries = [e for e in found if not e.name.startswith((".", "__MACOSX"))]
-    except OSError as error:
-        if problems is None:
-            raise DatasetError(f"{str(folder)!r} cannot be read: {error}.") from error
-        problems.append(f"{str(folder)!r} cannot be read: {error.strerror}; skipped")
-        return []
-    return sorted(entries, key=lambda entry: entry.name)
+def _is_mvtec(folder: Path) -> bool:
+    """Whether splits hold folders of labels: train/good, test/<defect type>."""
+    for split in _folders_in(folder):
+        means = meaning_of(split.name).meaning
+        if means == "test" and _folders_in(split):
+            return True
+        if means == "train" and any(
+            meaning_of(label.name).meaning == "normal" for label in _folders_in(split)
+        ):
+            return True
+    return False
 
 
-def _walk(root: Path, start: str, problems: list[str]) -> Iterator[str]:
-    """Paths relative to `root` of all images below `root/start`.
-
-    Links to folders are followed after the real folders, and no folder is entered twice, so
-    a loop ends and a file reached both ways keeps its real path.
-    """
-    seen: set[str] = set()
-    real, linked = [start], list[str]()
-    while real or linked:
-        here = real.pop() if real else linked.pop(0)
-        folder = os.path.realpath(root / here)
-        if folder in seen:
-            continue
-        seen.add(folder)
-        for entry in _entries(root / here, problems):
-            relative = f"{here}/{entry.name}" if here else entry.name
-            kind = _kind(entry.path)
-            if kind == "nothing" and entry.is_dir(follow_symlinks=False):
-                problems.append(f"{relative!r} may not be entered; skipped")
-                continue
-            if kind != "folder" and not _has_image_suffix(entry.name):
-                continue
-            if _unstorable(relative):
-                problems.append(f"{relative!r} is not valid UTF-8; skipped, rename it")
-            elif kind == "file" and _too_long(relative):
-                problems.append(f"{relative!r} is longer than {MAX_INDEXED_BYTES} bytes; skipped")
-            elif kind == "folder":
-                (linked if entry.is_symlink() else real).append(relative)
-            elif kind == "file":
-                yield relative
-            else:
-                problems.append(f"{relative!r} is a broken link or no regular file; skipped")
-
-
-def _has_image_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _unstorable(text: str) -> bool:
-    """Whether a file name is not valid UTF-8, which a Postgres text column cannot hold."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _too_long(text: str) -> bool:
-    return len(text.encode()) > MAX_INDEXED_BYTES
-
-
-def _flat_records(
-    root: Path, split: str | None, label: str | None, problems: list[str]
-) -> list[ImageRecord]:
-    if split is not None and split not in SPLITS:
-        raise UsageError(f"Unknown split {split!r}. Choose one of: {', '.join(SPLITS)}.")
-    if label is not None and label not in LABELS:
-        raise UsageError(f"Unknown label {label!r}. Choose one of: {', '.join(LABELS)}.")
-    meaning = LABELS[label] if label is not None else None if split == "test" else "normal"
-    split = split or ("test" if meaning == "anomalous" else "train")
-    return [ImageRecord(path, split, meaning) for path in _walk(root, "", problems)]
-
-
-def _mvtec_records(root: Path, problems: list[str]) -> list[ImageRecord]:
-    records: list[ImageRecord] = []
-    for entry in _entries(root):
-        if _kind(entry.path) == "folder" and entry.name not in _LAYOUT_FOLDERS:
-            problems.append(f"{entry.name!r} is none of {', '.join(_LAYOUT_FOLDERS)}; skipped")
-    for split in SPLITS:
-        for entry in _entries(root / split, problems):
-            folder = f"{split}/{entry.name}"
-            if _kind(entry.path) != "folder":
-                if _has_image_suffix(entry.name):
-                    problems.append(f"{folder!r} is not in the folder of a type; skipped")
-            elif _unstorable(entry.name):
-                problems.append(f"{folder!r} is not valid UTF-8; skipped, rename it")
-            elif entry.name == "good":
-                paths = _walk(root, folder, problems)
-                records += (ImageRecord(path, split, "normal") for path in paths)
-            elif split == "train":
-                problems.append(f"{folder!r}: only train/good is read; skipped")
-            else:
-                records += _defective_records(root, entry.name, problems)
-    return records
-
-
-def _defective_records(root: Path, defect_type: str, problems: list[str]) -> list[ImageRecord]:
-    images, truth = f"test/{defect_type}", f"ground_truth/{defect_type}"
-    masks: dict[str, str] = {}
-    for path in sorted(_walk(root, truth, problems)):
-        masks.setdefault(os.path.splitext(path)[0].removeprefix(truth), path)
-    records, used = [], set()
-    for path in _walk(root, images, problems):
-        stem = os.path.splitext(path)[0].removeprefix(images)
-        mask = masks.get(f"{stem}_mask") or masks.get(stem)
-        used.add(mask)
-        records.append(ImageRecord(path, "test", "anomalous", defect_type, mask))
-    lacking = [record.path for record in records if record.mask_path is None]
-    if masks and lacking:
-        problems.append(
-            f"{len(lacking)} images in {images!r} have no mask in {truth!r}, {min(lacking)!r} first"
-        )
-    problems += (f"{m!r} is the mask of no image" for m in masks.values() if m not in used)
-    return records
-
-
-def _manifest_records(manifest: Path, problems: list[str]) -> list[ImageRecord]:
-    root = manifest.parent
-    records: list[ImageRecord] = []
-    lines: dict[str, int] = {}
-    for row in read_table(manifest, ("path",)):
-        path = _inside(row, "path", root)
-        if path is None:
-            row.fail("no path. Fill in the image's path, relative to the manifest.")
-        if path in lines:
-            row.fail(f"{path!r} is already on line {lines[path]}. Keep one of the two.")
-        if _too_long(path):
-            row.fail(f"a path of more than {MAX_INDEXED_BYTES} bytes. Give the file a shorter one.")
-        lines[path] = row.line
-        record = _manifest_record(row, path, root, problems)
-        if _kind(root / path) == "file":
-            records.append(record)
-        else:
-            problems.append(f"{manifest.name} line {row.line}: no file {path!r}; skipped")
-    return records
-
-
-def _manifest_record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord:
-    cells = row.cells
-    given = cells.get("label", "")
-    if given and given.lower() not in LABELS:
-        row.fail(f"unknown label {given!r}. Use one of: {', '.join(LABELS)}, or leave it empty.")
-    label = LABELS[given.lower()] if given else None
-    named = cells.get("defect_type", "")
-    defect_type = None if named.lower() in _NO_DEFECT else named
-    if defect_type is not None:
-        if label == "normal":
-            row.fail(f"label {given!r} but defect type {named!r}. Empty one of the two.")
-        label = "anomalous"
-    split = cells.get("split", "").lower() or ("train" if label == "normal" else "test")
-    if split not in SPLITS:
-        row.fail(f"unknown split {cells['split']!r}. Use one of: {', '.join(SPLITS)}.")
-    mask = _inside(row, "mask", root)
-    if mask is not None and _kind(root / mask) != "file":
-        problems.append(f"{row.file.name} line {row.line}: no mask {mask!r}; left out")
-        mask = None
-    for column in ("defect_type", "group"):
-        if _too_long(cells.get(column, "")):
-            row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
-    attributes = {k: cell_value(v) for k, v in cells.items() if v and k not in COLUMNS}
-    group = cells.get("group") or None
-    taken_at = time_of(row)
-    return ImageRecord(path, split, label, defect_type, mask, group, attributes, taken_at)
-
-
-def time_of(row: Row, zone: tzinfo | None = None) -> datetime | None:
-    """When a table says that the photograph was taken, in ISO 8601; without an offset it is
-    in `zone`, the machine's own by default. Raises DatasetError, naming file and line.
-    """
-    if not (said := row.cells.get("taken_at", "")):
-        return None
-    try:
-        if said.isdigit():
-            raise ValueError("a number")
-        taken = datetime.fromisoformat(said)
-    except ValueError:
-        row.fail(
-            f"{row.cells['path']!r} has the time {said!r}, which is none. Write it as "
-            "2026-05-04T07:30:00+02:00."
-        )
-    if taken.tzinfo is None:
-        taken = taken.replace(tzinfo=zone) if zone else taken.astimezone()
-    return taken
-
-
-def _inside(row: Row, column: str, root: Path) -> str | None:
-    """The cell as a normalized path relative to `root`; None where it is empty."""
-    cell = row.cells.get(column, "")
-    if not cell:
-        return None
-    for base in (str(root), os.path.realpath(root)):
-        relative = os.path.relpath(os.path.join(base, cell), base)
-        if relative != "." and relative != ".." and not relative.startswith("../"):
-            return relative
-    row.fail(f"{column} {cell!r} is outside {str(root)!r}. Move the manifest above its images.")
-
-
-def cell_value(text: str) -> str | int | float:
-    """Parse quantities; leading zeros or over 18 digits make a serial number, kept as text."""
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
-
-
-def _add_groups(
-    records: list[ImageRecord], file: Path, problems: list[str], *, override: bool
-) -> None:
-    known = {record.path for record in records}
-    groups: dict[str, tuple[str, int]] = {}
-    for row in read_table(file, ("path", "group")):
-        path, group = os.path.normpath(row.cells.get("path", "")), row.cells.get("group", "")
-        if path not in known:
-            problems.append(f"{file.name} line {row.line}: no image {path!r} in the data set")
-            continue
-        if _too_long(group):
-            row.fail(f"group has more than {MAX_INDEXED_BYTES} bytes. Shorten it.")
-        if path in groups and groups[path][0] != group:
-            row.fail(f"{path!r} has another group on line {groups[path][1]}. Keep one of the two.")
-        groups[path] = group, row.line
-    for index, record in enumerate(records):
-        group, _ = groups.get(record.path, ("", 0))
-        if group and (override or record.group is None):
-            records[index] = replace(record, group=group)
+def _is_category(folder: Path, depth: int = 0) -> bool:
+    """Whether the folders in one say what is normal, and of what else."""
+    if _is_mvtec(folder):
+        return True
+    inside = _folders_in(folder)
+    means = [meaning_of(one.name).meaning for one in inside]
+    if "normal" in means and len(inside) > 1:
+        return True
+    neutral = [one for one, meant in zip(inside, means, strict=True) if meant == "neutral"]
+    return depth < 3 and any(_is_category(one, depth + 1) for one in neutral)

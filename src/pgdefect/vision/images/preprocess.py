@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.vision.images.gray_scale import GrayScale
 from pgdefect.vision.images.image import ImageFile, read_image
 from pgdefect.vision.images.local_contrast import local_contrast
 
@@ -264,7 +265,7 @@ class Preprocessing:
         """Lay an anomaly map over the original image.
 
         `anomaly_map` is `(rows, cols)` over the network's input, `original` the image's
-        `(height, width)`. Returns float32 `(height, width)`: bilinear between cell centres,
+        `(height, width)`. Returns float32 `(height, width)`: bilinear between cell centers,
         averaging where the map is finer than the image; 0 outside the center crop, which
         the network never saw.
         """
@@ -277,15 +278,15 @@ class Preprocessing:
 
     def _axis_weights(self, axis: int, cells: int, length: int) -> Float32:
         """`(length, cells)`: how much each cell gives to each original pixel. Rows sum to 1,
-        and to 0 where the pixel's centre is outside the crop.
+        and to 0 where the pixel's center is outside the crop.
         """
         per_pixel = self.image_size[axis] / length
         position = (np.arange(length) + 0.5) * per_pixel - self.crop_offset[axis]
         inside = (position >= 0) & (position < self.crop_size[axis])
         cells_per_input_pixel = cells / self.crop_size[axis]
-        centre = position * cells_per_input_pixel - 0.5
+        center = position * cells_per_input_pixel - 0.5
         reach = max(1.0, per_pixel * cells_per_input_pixel)
-        weights = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(cells)) / reach)
+        weights = np.maximum(0, 1 - np.abs(center[:, None] - np.arange(cells)) / reach)
         weights[~inside] = 0
         weights[inside] /= weights[inside].sum(axis=1, keepdims=True)
         narrowed: Float32 = weights.astype(np.float32)
@@ -310,6 +311,7 @@ def batches(
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
     accept: Callable[[int, ImageFile], None] | None = None,
+    scale: GrayScale | None = None,
 ) -> Iterator[Batch]:
     """Decode and prepare images in threads, at most two batches ahead of the consumer.
 
@@ -317,13 +319,14 @@ def batches(
     the threads), is passed to `on_error(index, error)`, in the consumer's
     thread and in order, and left out; later images fill its place. A batch is short where
     the network's input changes its size, and at the end. Closing the iterator cancels what has
-    not begun. Raises UsageError for counts below 1.
+    not begun. `scale` is the gray scale of the images' category. Raises UsageError for counts
+    below 1.
     """
     if batch_size < 1 or num_threads < 1:
         raise UsageError(
             f"batch_size and num_threads must be at least 1, not {batch_size} and {num_threads}."
         )
-    return _batches(paths, preprocessing, batch_size, num_threads, on_error, accept)
+    return _batches(paths, preprocessing, batch_size, num_threads, on_error, accept, scale)
 
 
 def _batches(
@@ -333,10 +336,11 @@ def _batches(
     num_threads: int,
     on_error: Callable[[int, ImageError], None],
     accept: Callable[[int, ImageFile], None] | None,
+    scale: GrayScale | None,
 ) -> Iterator[Batch]:
     def prepare(index: int, path: Path | str) -> tuple[ImageFile, Float32]:
         began = time.perf_counter()
-        file, pixels = read_image(path)
+        file, pixels = read_image(path, scale)
         if accept is not None:
             accept(index, file)
         prepared = preprocessing.apply(pixels)

@@ -64,6 +64,7 @@ def k_center_greedy(
     num_centers: int,
     *,
     seed: int = 0,
+    first: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     device: str | None = None,
 ) -> CoresetResult:
@@ -71,9 +72,9 @@ def k_center_greedy(
 
     ``embeddings``: ``(num_points, embedding_dim)``, any real dtype, in memory or mapped
     from a file; computed in float32, converted block by block and never copied whole.
-    The first pick is drawn with ``seed``; the rest follow, so that equal arguments give
-    equal results (on another machine, up to ties within float32 rounding). Among equal
-    rows each is picked once all others are covered: indices never repeat.
+    The first pick is ``first``, or drawn with ``seed``; the rest follow, so that equal
+    arguments give equal results (on another machine, up to ties within float32 rounding).
+    Among equal rows each is picked once all others are covered: indices never repeat.
 
     Beyond the input it needs about 24 bytes a point, ``4 (embedding_dim + 1)`` a
     center, and blocks: 6 MiB and 2 MiB a thread at 152 dimensions.
@@ -95,7 +96,10 @@ def k_center_greedy(
         products = _TorchProducts(num_centers, points.dim, device)
         threads = _full_precision()
     with threads as num_workers, ThreadPoolExecutor(num_workers) as pool:
-        return _Selection(points, products, num_centers, num_workers, pool).run(seed, progress)
+        return _Selection(points, products, num_centers, num_workers, pool).run(
+            int(np.random.default_rng(seed).integers(points.size)) if first is None else first,
+            progress,
+        )
 
 
 def _check(embeddings: npt.NDArray[Any], num_centers: int) -> None:
@@ -245,10 +249,10 @@ class _Selection:
         self._picks = np.empty(num_centers, dtype=np.int64)
         self._done = 0
 
-    def run(self, seed: int, progress: Callable[[int, int], None] | None) -> CoresetResult:
+    def run(self, first: int, progress: Callable[[int, int], None] | None) -> CoresetResult:
         num_centers = len(self._picks)
         report = progress or (lambda done, total: None)
-        self._add(np.random.default_rng(seed).integers(self._points.size, size=1))
+        self._add(np.array([first]))
         self._refresh(np.arange(self._points.size))
         # Points at equal distance differ by rounding; without slack, many would fall
         # below the bound outside and be picked one at a time.

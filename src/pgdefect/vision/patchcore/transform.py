@@ -2,7 +2,7 @@
 
 PatchCore is Euclidean, and cosine distance throws magnitude away. With
 ``y = normalize([(x - mean) P, constant])`` the cosine distance of two vectors whose
-centred norms are small against the constant is ``|x1 - x2|^2 / (2 constant^2)``, so
+centered norms are small against the constant is ``|x1 - x2|^2 / (2 constant^2)``, so
 ranking by it nearly ranks by Euclidean distance, and pgvector's cosine index serves.
 """
 
@@ -25,10 +25,16 @@ __all__ = [
     "transformed_dim",
 ]
 
-DEFAULT_PCA_DIM = 64
+DEFAULT_PCA_DIM = 192
+"""All of the small networks' dimensions (152 to 168), and the leading ones of wide networks, whose
+banks would be large. The axes of little variance are where small defects show (docs/accuracy.md).
+"""
 LEAST_VARIANCE = 1e-4
 """Of the largest: an axis of hardly any variance holds rounding, which whitening would blow up."""
 CONSTANT_OVER_MEDIAN_NORM = 2.0
+COVERED_NORMS = 0.999
+"""Share of patches with norms of at most the constant: a longer vector turns by more than 45°,
+where cosine distance hardly grows any more."""
 BLOCK = 16_384
 
 Embeddings = NDArray[np.float16] | NDArray[np.float32]
@@ -82,7 +88,13 @@ def fit_transform(
         [np.linalg.norm(_project(unscaled, block), axis=1) for block in _blocks(embeddings)]
     )
     # Identical patches only: any positive constant keeps the vectors away from zero.
-    constant = CONSTANT_OVER_MEDIAN_NORM * float(np.median(norms)) or 1.0
+    constant = (
+        max(
+            CONSTANT_OVER_MEDIAN_NORM * float(np.median(norms)),
+            float(np.quantile(norms, COVERED_NORMS)),
+        )
+        or 1.0
+    )
     return EmbeddingTransform("centered", mean, components, constant)
 
 
@@ -125,6 +137,6 @@ def _project(transform: EmbeddingTransform, embeddings: Float32) -> Float32:
     assert transform.mean is not None
     if transform.components is None:
         return embeddings.astype(np.float32) - transform.mean
-    # (x - mean) P as x P - mean P: one product, no centred copy.
+    # (x - mean) P as x P - mean P: one product, no centered copy.
     offset = transform.components @ transform.mean
     return np.asarray(embeddings.astype(np.float32, copy=False) @ transform.components.T - offset)
