@@ -54,7 +54,7 @@ def measure(context: Context) -> Report:
         ingest_dataset(database, images.dataset, CATEGORY)
         test = images_of(database, CATEGORY, split="test")
         anomalous = np.array([image.label == "anomalous" for image in test])
-        groups = [image.group or "" for image in test]
+        groups = [image.part or "" for image in test]
         halves = {"whole": np.ones(len(test), dtype=bool)}
         if all(group.isdigit() for group in groups):
             odd = np.array([int(group) % 2 == 1 for group in groups])

@@ -101,7 +101,7 @@ def measure(context: Context) -> Report:
             "the default without the residual": full[:, dims[1] :],
             "the default without the deepest layer": full[:, : dims[2]],
         }
-        groups = group_numbers([image.group for image in test])
+        groups = group_numbers([image.part for image in test])
         types = [str(image.defect_type) for image in test]
     report = Report("defects", f"{len(test)} anomalous test images of {images.name}")
     for name, embeddings in variants.items():
@@ -120,7 +120,7 @@ def measure(context: Context) -> Report:
         )
     report.facts["second_look_seconds"] = float(np.median(seconds))
     report.notes.append(f"the second look takes {1000 * np.median(seconds):.0f} ms an image")
-    if not context.quick and all((image.group or "").isdigit() for image in test):
+    if not context.quick and all((image.part or "").isdigit() for image in test):
         default = report.facts["+ four orientations: the default"]["over_queries"]
         report.check("precision@10 of 0.75", default["precision_at_10"] >= 0.75)
         report.check("mAP of 0.55", default["mean_average_precision"] >= 0.55)

@@ -134,8 +134,8 @@ class Trained:
 
 def trained(photographs: Sequence[Photograph], options: Any, scales: Any, folder: Path) -> Trained:
     """What `pgdefect train` makes of them, by its own functions."""
+    from pgdefect.core.progress import silent
     from pgdefect.usecases.common.patch_search import BankSearch
-    from pgdefect.usecases.common.progress import silent
     from pgdefect.usecases.train.bank import build_bank, images_to_score, score_others
 
     images = stored(photographs)

@@ -45,9 +45,9 @@ BEGIN
     END IF;
     RETURN QUERY SELECT * FROM pgdefect.neighbors('region', asked.extractor_id, asked.embedding, k, jsonb_build_object(
         'category', category, 'label', label, 'defect_type', defect_type, 'split', split,
-        'group', part, 'since', since, 'until', until, 'attributes', attributes,
+        'part', part, 'since', since, 'until', until, 'attributes', attributes,
         'max_distance', max_distance, 'except_images', ARRAY[asked.image_id],
-        'except_group', leave_out_part, 'simulated', simulated), fold);
+        'except_part', leave_out_part, 'simulated', simulated), fold);
 END
 $$;
 

@@ -1,12 +1,12 @@
 -- SQL text that is true of the images a search may return; the image is called i.
 --
 -- filter is a JSON object; a key that is absent or null does not restrict:
---   category, label, defect_type, split, group    equal to
+--   category, label, defect_type, split, part     equal to
 --   has_defect_type                               true: the defect type is known
 --   since, until                                  stored at or after, stored before
 --   attributes                                    an object that the image's attributes contain
 --   except_images                                 ids; copies of their files are left out too
---   except_group                                  true: no image of the parts of except_images
+--   except_part                                  true: no image of the parts of except_images
 --   except_sha256                                 digests of files to leave out
 --   simulated                                     true: images with simulated defects too
 -- label and defect type are the known ones: a review's word before the data set's.
@@ -27,8 +27,8 @@ DECLARE
     unknown text;
 BEGIN
     SELECT string_agg(quote_literal(key), ', ' ORDER BY key) INTO unknown FROM jsonb_object_keys(w) key
-    WHERE key NOT IN ('category', 'label', 'defect_type', 'has_defect_type', 'split', 'group', 'since',
-                      'until', 'except_images', 'except_group', 'except_sha256', 'simulated');
+    WHERE key NOT IN ('category', 'label', 'defect_type', 'has_defect_type', 'split', 'part', 'since',
+                      'until', 'except_images', 'except_part', 'except_sha256', 'simulated');
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'a search has no filter called %', unknown USING ERRCODE = 'PD400';
     ELSIF w ->> 'label' NOT IN ('normal', 'anomalous') THEN
@@ -64,8 +64,8 @@ BEGIN
     ELSIF NOT coalesce((w ->> 'simulated')::boolean, false) THEN
         conditions := conditions || 'i.split <> ''simulated'''::text;
     END IF;
-    IF w ? 'group' THEN
-        conditions := conditions || format('i.group_name = %L', w ->> 'group');
+    IF w ? 'part' THEN
+        conditions := conditions || format('i.group_name = %L', w ->> 'part');
     END IF;
     IF w ? 'since' THEN
         conditions := conditions || format('i.created_at >= %L', (w ->> 'since')::timestamptz);
@@ -88,7 +88,7 @@ BEGIN
     IF digests <> '{}' THEN
         conditions := conditions || format('i.sha256 <> ALL (%L)', digests);
     END IF;
-    IF (w ->> 'except_group')::boolean THEN
+    IF (w ->> 'except_part')::boolean THEN
         conditions := conditions || ARRAY(
             SELECT DISTINCT format('(i.group_name IS DISTINCT FROM %L OR i.category_id <> %s)',
                                    q.group_name, q.category_id)

@@ -287,12 +287,12 @@ def test_without_pandas_the_extra_is_named(project: pgdefect.Project) -> None:
     ("settings", "said"),
     [
         ({"nonsense": 1}, "there is no setting 'nonsense'; patchcore has: backbone, layers"),
-        ({"max_steps": 9}, r"max_steps goes with model='efficient_ad', not with patchcore"),
+        ({"max_steps": 9}, r"max_steps goes with kind='efficient_ad', not with patchcore"),
         ({"pca_dim": -1}, "pca_dim must be at least 1, or 0 to keep all, not -1"),
         ({"image_size": "big"}, "image_size is a number or HEIGHTxWIDTH, not 'big'"),
         ({"coreset_ratio": "0.1"}, "has a value of a wrong type"),
     ],
-    ids=["unknown", "of another model", "value", "size", "type"],
+    ids=["unknown", "of another kind", "value", "size", "type"],
 )
 def test_settings_that_do_not_fit_are_refused_before_any_work(
     project: pgdefect.Project, settings: dict[str, object], said: str

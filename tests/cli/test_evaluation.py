@@ -145,7 +145,7 @@ def test_a_leak_is_named_and_can_be_dropped(cli: Cli, trained: Database) -> None
     assert (found["normal_images"], found["anomalous_images"]) == (3, 8)
     assert found["dropped_images"] == 2
     [leak] = found["leaks"]
-    assert (leak["kind"], leak["name"]) == ("group", "tile 7")
+    assert (leak["kind"], leak["name"]) == ("part", "tile 7")
     with psycopg.connect(trained.url) as connection:
         [(recorded,)] = connection.execute(
             "SELECT settings FROM defect.evaluations ORDER BY evaluation_id DESC LIMIT 1"
@@ -184,7 +184,7 @@ def test_a_part_that_may_have_been_learned_under_another_name_is_named(
     [pair] = evaluated(cli, trained)["look_alikes"]
     assert pair["path"].endswith("test/good/001.png")
     assert pair["other_path"].endswith("train/good/003.png")
-    assert (pair["group"], pair["other_group"]) == (None, "pair 1")
+    assert (pair["part"], pair["other_part"]) == (None, "pair 1")
     assert abs(pair["distance"]) < 1e-5 < pair["usual"]
     warned = cli(trained, "evaluate", "parts", *QUICK).err
     assert "warning: parts: 1 test parts may have been learned from under other names" in warned
@@ -285,7 +285,7 @@ def test_a_category_s_name_leads_out_of_no_folder(
 
 
 def test_all_takes_the_categories_with_such_a_detector(cli: Cli, trained: Database) -> None:
-    result = cli(trained, "evaluate", "--all", "--model", "efficient_ad")
+    result = cli(trained, "evaluate", "--all", "--kind", "efficient_ad")
     assert result.code == 2
     assert "no category has an active efficient_ad detector" in result.error
 
@@ -315,7 +315,7 @@ def test_one_label_alone_cannot_be_evaluated(cli: Cli, trained: Database) -> Non
         (["parts", "--search", "fast"], "--search is exact or hnsw"),
         (["parts", "--bootstrap", "-1"], "must be 0 or more, not -1"),
         (["parts", "--seed", "-1"], "must be 0 or more, not -1"),
-        (["parts", "--model", "resnet"], "--model is patchcore or efficient_ad"),
+        (["parts", "--kind", "resnet"], "--kind is patchcore or efficient_ad"),
     ],
 )
 def test_wrong_words_are_refused(

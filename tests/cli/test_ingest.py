@@ -99,7 +99,7 @@ def test_ingest_all_and_groups(good: Cli, database: Database, parts: Path, tmp_p
     assert value(database, grouped, "A") == 1
     good(
         database, "ingest", tmp_path / "two", "--category", "three",
-        "--groups", tmp_path / "other.csv",
+        "--parts", tmp_path / "other.csv",
     )  # fmt: skip
     assert value(database, grouped, "B") == 2
 

@@ -81,14 +81,14 @@ def test_search_filters_and_always_k_rows(good: Cli, trained: Database, parts: P
     assert len(found("--label", "normal", "-k", "19")) == 19
     assert {n["defect_type"] for n in found("--defect-type", "chip", "-k", "3")} == {"chip"}
     assert len(found("--defect-type", "chip", "-k", "3")) == 3
-    others = found("--exclude-group", "-k", "18")
+    others = found("--exclude-part", "-k", "18")
     assert len(others) == 18
     assert not [n for n in others if "/train/good/00" in n["path"]]
     assert found("-k", "5", "--exact") == found("-k", "5")
     folded = good(
         trained, "search", parts / "test/chip/000.png", "--by", "picture", "-k", "19", "--json"
     )
-    copies = [n["copies"] for n in folded.json["neighbors"] if n["group"] == "G"]
+    copies = [n["copies"] for n in folded.json["neighbors"] if n["part"] == "G"]
     assert copies == [11]  # ten of the training images and one of the test's
 
 

@@ -39,7 +39,7 @@ class Picture:
     category: str
     label: str
     defect_type: str | None
-    group: str | None
+    part: str | None
     sha256: str
     retired: bool
     split: str
@@ -148,7 +148,7 @@ def _add_images(database: Database) -> tuple[Picture, ...]:
                 category=category,
                 label="anomalous" if n in defects else "normal",
                 defect_type=defects.get(n),
-                group=groups[n],
+                part=groups[n],
                 sha256=digests[n],
                 retired=category == "gone" or n % 50 == 25,
                 split="test" if n % 2 else "train",

@@ -106,7 +106,7 @@ def test_ingest_records_what_the_files_are(database: Database, folder: Path) -> 
     assert scratch.mask_path == "ground_truth/scratch/0_mask.png"
     assert images["test/scratch/1.png"].mask_path is None
     good = images["train/good/3.png"]
-    assert (good.split, good.label, good.defect_type, good.group) == ("train", "normal", None, None)
+    assert (good.split, good.label, good.defect_type, good.part) == ("train", "normal", None, None)
 
 
 def test_ingest_again_changes_nothing(database: Database, folder: Path) -> None:
@@ -242,11 +242,11 @@ def test_groups_beside_the_images_and_named_ones(database: Database, folder: Pat
     named = folder.parent / "named.csv"
     named.write_text("path,group\ntrain/good/0.png,lid8\ntrain/good/1.png,lid8\n")
     ingest(database, folder, "lids")
-    assert stored(database)["train/good/0.png"].group == "lid7"
-    assert stored(database)["train/good/1.png"].group is None
-    ingest(database, folder, "named", groups=named)
+    assert stored(database)["train/good/0.png"].part == "lid7"
+    assert stored(database)["train/good/1.png"].part is None
+    ingest(database, folder, "named", parts=named)
     images = stored(database, "named")
-    assert {images[f"train/good/{n}.png"].group for n in (0, 1)} == {"lid8"}
+    assert {images[f"train/good/{n}.png"].part for n in (0, 1)} == {"lid8"}
 
 
 def test_manifest_columns_beyond_the_known_become_attributes(

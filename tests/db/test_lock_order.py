@@ -255,7 +255,7 @@ def adds_to_the_category(line: Line, database: Database, n: int) -> None:
             label="normal",
             defect_type=None,
             mask_path=None,
-            group=None,
+            part=None,
             attributes={},
         )
         found.new.append((record, ImageFile(Path(name), digest(f"{name}{n}"), 1, 64, 64)))  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def passing(crowd: Crowd, where: SearchFilter) -> list[int]:
     """Indices of the images a filter lets through: the reference."""
     excepted = [image for image in crowd.images if image.id in where.except_images]
     digests = {*where.except_sha256, *(image.sha256 for image in excepted)}
-    parts = {(i.category, i.group) for i in excepted if i.group and where.except_group}
+    parts = {(i.category, i.part) for i in excepted if i.part and where.except_part}
 
     def passes(image: Picture) -> bool:
         return (
@@ -55,11 +55,11 @@ def passing(crowd: Crowd, where: SearchFilter) -> list[int]:
             and where.defect_type in (None, image.defect_type)
             and (image.defect_type is not None or not where.has_defect_type)
             and where.split in (None, image.split)
-            and where.group in (None, image.group)
+            and where.part in (None, image.part)
             and (where.attributes or {}).get("line", image.line) == image.line
             and image.id not in where.except_images
             and image.sha256 not in digests
-            and (image.category, image.group) not in parts
+            and (image.category, image.part) not in parts
         )
 
     return [n for n, image in enumerate(crowd.images) if passes(image)]
@@ -88,7 +88,7 @@ def reference(
                 seen[other.id]
                 for other, m in rows
                 if other.sha256 == image.sha256
-                or (image.group and (other.category, other.group) == (image.category, image.group))
+                or (image.part and (other.category, other.part) == (image.category, image.part))
                 or np.array_equal(crowd.vectors[by][m], crowd.vectors[by][n])
             ),
             None,
@@ -128,7 +128,7 @@ FILTERS = {
     "one in two hundred": SearchFilter(defect_type="rare"),
     "the same by label": SearchFilter(category="a", label="anomalous", has_defect_type=True),
     "one row": SearchFilter(defect_type="single"),
-    "part": SearchFilter(group="part3"),
+    "part": SearchFilter(part="part3"),
     "no row": SearchFilter(category="b", defect_type="rare"),
     "unknown category": SearchFilter(category="'; DROP TABLE pgdefect.image; --"),
     "retired category": SearchFilter(category="gone"),
@@ -283,10 +283,10 @@ def test_a_crowd_of_copies_takes_no_place_from_others(database: Database) -> Non
     query = np.eye(8, dtype=np.float32)[0]
     found = nearest(database, "picture", extractor, query, 5, SearchFilter())
     assert len(found) == 5
-    assert found[0].image.group == "one"
+    assert found[0].image.part == "one"
     assert [n.copies for n in found] == [600, 1, 1, 1, 1]
     unlisted = nearest(database, "picture", extractor, query, 5, SearchFilter(), fold=False)
-    assert {n.image.group for n in unlisted} == {"one"}
+    assert {n.image.part for n in unlisted} == {"one"}
     assert [n.copies for n in unlisted] == [1] * 5
 
 
@@ -296,7 +296,7 @@ def test_search_leaves_out_the_examples_their_copies_and_their_parts(crowd: Crow
     copy = next(i for i in crowd.images if i.category == "a" and i.number == 799)
     assert image.sha256 == copy.sha256
     mates = {
-        i.id for i in crowd.images if (i.category, i.group) == ("a", image.group) and not i.retired
+        i.id for i in crowd.images if (i.category, i.part) == ("a", image.part) and not i.retired
     }
     assert len(mates) > 5
     search = partial(
@@ -307,19 +307,19 @@ def test_search_leaves_out_the_examples_their_copies_and_their_parts(crowd: Crow
     assert {image.id, copy.id}.isdisjoint(n.image.id for n in found)
     assert mates - {image.id} <= {n.image.id for n in found}
     assert len(found) == everything - 2
-    found = search(9000, SearchFilter(except_images=(image.id,), except_group=True))
+    found = search(9000, SearchFilter(except_images=(image.id,), except_part=True))
     assert mates.isdisjoint(n.image.id for n in found)
     found = search(9000, SearchFilter(except_sha256=(image.sha256,)))
     assert len(found) == everything - 2
-    other = next(i for i in crowd.images if i.category == "b" and i.group and not i.retired)
-    where = SearchFilter(except_images=(image.id, other.id), except_group=True)
+    other = next(i for i in crowd.images if i.category == "b" and i.part and not i.retired)
+    where = SearchFilter(except_images=(image.id, other.id), except_part=True)
     found = search(9000, where)
     assert len(found) == len(passing(crowd, where))
 
 
 def test_images_of_no_part_are_not_taken_for_one_part(crowd: Crowd) -> None:
-    image = next(i for i in crowd.images if i.group is None and not i.retired)
-    where = SearchFilter(except_images=(image.id,), except_group=True)
+    image = next(i for i in crowd.images if i.part is None and not i.retired)
+    where = SearchFilter(except_images=(image.id,), except_part=True)
     vector = crowd.vectors["picture"][0]
     found = unfolded(crowd.database, "picture", crowd.extractor_id, vector, 9000, where)
     assert len(found) == len(passing(crowd, where)) > 5000
@@ -414,7 +414,7 @@ def similar(database: Database, arguments: str, function: str = "images") -> lis
 def test_similar_images_in_sql_equals_the_search(crowd: Crowd) -> None:
     image = crowd.images[123]
     where = SearchFilter(
-        category="a", label="anomalous", except_images=(image.id,), except_group=True
+        category="a", label="anomalous", except_images=(image.id,), except_part=True
     )
     vector = crowd.vectors["picture"][123]
     expected = nearest(crowd.database, "picture", crowd.extractor_id, vector, 10, where, exact=True)

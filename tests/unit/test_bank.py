@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.progress import silent
 from pgdefect.core.types import StoredImage
-from pgdefect.usecases.common.progress import silent
 from pgdefect.usecases.train.bank import (
     CALIBRATION_IMAGES,
     MAX_LEFT_OUT,
@@ -80,14 +80,14 @@ def test_a_few_images_without_the_vectors_of_their_parts(
             count = len(calibration.grids)
             assert 1 <= count <= most_images
             assert set(calibration.grids) == {GRID}
-            parts = {by_id[i].group or by_id[i].sha256 for i in bank.image_ids[left_out]}
-            others = {by_id[i].group or by_id[i].sha256 for i in bank.image_ids[~left_out]}
+            parts = {by_id[i].part or by_id[i].sha256 for i in bank.image_ids[left_out]}
+            others = {by_id[i].part or by_id[i].sha256 for i in bank.image_ids[~left_out]}
             assert 1 <= len(parts) <= most_parts
             assert count >= len(parts)
             assert not parts & others
             assert 0.0 < left_out.mean() <= share
             if any(groups):  # more images of the same parts leave nothing more out
-                of_these = sum((image.group or image.sha256) in parts for image in images)
+                of_these = sum((image.part or image.sha256) in parts for image in images)
                 assert count == min(CALIBRATION_IMAGES, of_these)
             # Brute force: the queries' distances are to the nearest of what is not left out.
             units = bank.embeddings / np.linalg.norm(bank.embeddings, axis=1, keepdims=True)

@@ -249,7 +249,7 @@ def test_the_command_line_reaches_the_database_lazily() -> None:
             (
                 "pgdefect.core.errors.",
                 "pgdefect.core.wording.",
-                "pgdefect.usecases.common.progress.",
+                "pgdefect.core.progress.",
             )
         )
     ]

@@ -27,7 +27,7 @@ def test_a_clean_split_has_no_leak() -> None:
 def test_a_part_on_two_sides_is_named_with_its_images() -> None:
     test = [image(1, "a"), image(2, "a"), image(3, "b")]
     [leak] = find_leaks(test, [], [image(4, "a"), image(5, "c"), image(6, "a")], "test")
-    assert (leak.kind, leak.name, leak.sides) == ("group", "a", ("test", "training"))
+    assert (leak.kind, leak.name, leak.sides) == ("part", "a", ("test", "training"))
     assert leak.image_ids == (1, 2)
     assert leak.other_paths == ("/a/4.png", "/a/6.png")
     assert str(leak) == (
@@ -41,7 +41,7 @@ def test_one_file_twice_is_named_unless_its_part_is_already() -> None:
     assert (leak.kind, leak.name) == ("sha256", same)
     assert str(leak).startswith("the file ffffffffffff… is in test (/a/1.png) and in training")
     [leak] = find_leaks([image(1, "a", same)], [], [image(2, "a", same)], "test")
-    assert leak.kind == "group"
+    assert leak.kind == "part"
 
 
 def test_calibration_may_share_parts_with_neither() -> None:
@@ -70,7 +70,7 @@ def photographs(
 
 
 def renamed(images: list[StoredImage], group: str | None) -> list[StoredImage]:
-    return [replace(one, id=one.id + 50, group=group) for one in images]
+    return [replace(one, id=one.id + 50, part=group) for one in images]
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_part_learned_from_under_another_name_is_found(
     new = renamed(new, name)
     vectors = {id_ + 50: vector for id_, vector in vectors.items()}
     found = find_look_alikes([*other, *new], learned[0], learned[1] | vectors | unlike)
-    assert {pair.other_group for pair in found} == {"part 5"}
+    assert {pair.other_part for pair in found} == {"part 5"}
     assert len(found) == (1 if name else 2)  # without a name each is a part of its own
     assert all(pair.distance < pair.usual for pair in found)
     assert list(found) == sorted(found, key=lambda pair: pair.distance)

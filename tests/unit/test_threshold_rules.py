@@ -16,7 +16,7 @@ from pgdefect.core.errors import UsageError
 from pgdefect.core.thresholds import (
     beta_quantile,
     center_below,
-    f1_max,
+    f1_max_threshold,
     false_reject_rate,
     images_needed,
     max_escape_rate,
@@ -31,7 +31,7 @@ from pgdefect.vision.patchcore.scoring import normalized_score
 NORMAL = [1.0, 2.0, 3.0, 4.0, 6.0]
 ANOMALOUS = [5.0, 7.0, 8.0, 9.0]
 WITH_DEFECTS: dict[str, Callable[..., Threshold]] = {
-    "f1_max": f1_max,
+    "f1_max": f1_max_threshold,
     "zero_escapes": zero_escapes,
     "max_escape_rate": lambda normal, anomalous: max_escape_rate(normal, anomalous, 0.2),
 }
@@ -209,7 +209,7 @@ def test_what_cannot_be_used_is_refused() -> None:
 
 def test_rules_with_defects_of_a_case_worked_by_hand() -> None:
     # Caught at 4.5: 5 7 8 9 and the 6: F1 = 8/9. At 6.5: 7 8 9 of 4, no reject: 6/7.
-    best = f1_max(NORMAL, ANOMALOUS)
+    best = f1_max_threshold(NORMAL, ANOMALOUS)
     assert best.value == 4.5
     assert best.center == 3.0
     assert best.rule["f1"] == pytest.approx(8 / 9)
@@ -229,7 +229,7 @@ def test_rules_with_defects_of_a_case_worked_by_hand() -> None:
 
 def test_of_equally_good_thresholds_the_highest_is_taken() -> None:
     # Both 0.5 and 2.5 give F1 2/3: everything caught with 2 rejects, or 1 of 2 without any.
-    threshold = f1_max([1.0, 2.0], [0.9, 3.0])
+    threshold = f1_max_threshold([1.0, 2.0], [0.9, 3.0])
     assert threshold.rule["f1"] == pytest.approx(2 / 3)
     assert threshold.value == 2.5
 
@@ -252,7 +252,7 @@ def test_f1_max_is_the_best_of_all_thresholds(normal: list[float], anomalous: li
         caught = found.anomalous_images - found.escapes
         return 2 * caught / (caught + found.false_rejects + found.anomalous_images)
 
-    threshold = f1_max(normal, anomalous)
+    threshold = f1_max_threshold(normal, anomalous)
     every = [-1.0, *normal, *anomalous]
     assert f1(threshold.value) == threshold.rule["f1"] == max(map(f1, every))
 

@@ -262,9 +262,9 @@ def test_the_second_look_is_torchs(trained: Database, settings: Settings, parts:
 
 
 def test_retrieval_figures_of_generated_defects(trained: Database, settings: Settings) -> None:
-    with pytest.raises(UsageError, match="without_groups"):
+    with pytest.raises(UsageError, match="without_parts"):
         evaluate_retrieval(trained, settings, "parts")
-    report = evaluate_retrieval(trained, settings, "parts", without_groups=True)
+    report = evaluate_retrieval(trained, settings, "parts", without_parts=True)
     by_defect = report.by["defect"].over_queries
     assert report.images == len(defective(trained))
     assert by_defect["mean_average_precision"] > by_defect["chance"] + 0.2

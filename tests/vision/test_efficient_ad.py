@@ -247,7 +247,7 @@ def test_a_training_leaves_a_detector_whose_threshold_is_from_images_of_its_own(
     assert len(held_out) == report.held_out_images == rule["held_out_images"] > 0
     assert learned | held_out.keys() == set(normal)
     assert not learned & held_out.keys()
-    groups = [{normal[i].group for i in ids if normal[i].group} for ids in (learned, held_out)]
+    groups = [{normal[i].part for i in ids if normal[i].part} for ids in (learned, held_out)]
     assert not groups[0] & groups[1]
     assert threshold == pytest.approx(max(held_out.values()))
     assert settings["teacher_weights"] == "teacher.pth"
@@ -548,16 +548,16 @@ def test_too_few_parts_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--model", "efficientad"], "--model is patchcore or efficient_ad"),
+        (["--kind", "efficientad"], "--kind is patchcore or efficient_ad"),
         (
-            ["--model", "efficient_ad", "--coreset-ratio", "0.1", "--pca-dim", "8"],
-            "--coreset-ratio, --pca-dim goes with --model patchcore, not with efficient_ad",
+            ["--kind", "efficient_ad", "--coreset-ratio", "0.1", "--pca-dim", "8"],
+            "--coreset-ratio, --pca-dim goes with --kind patchcore, not with efficient_ad",
         ),
-        (["--max-steps", "5"], "--max-steps goes with --model efficient_ad"),
-        (["--model", "efficient_ad", "--max-steps", "1"], "--max-steps must be at least 2"),
-        (["--model", "efficient_ad", "--model-size", "large"], "--model-size is small or medium"),
-        (["--model", "efficient_ad", "--learning-rate", "0"], "--learning-rate must lie"),
-        (["--model", "efficient_ad", "--image-size", "128"], "at least 256x256, not 128x128"),
+        (["--max-steps", "5"], "--max-steps goes with --kind efficient_ad"),
+        (["--kind", "efficient_ad", "--max-steps", "1"], "--max-steps must be at least 2"),
+        (["--kind", "efficient_ad", "--model-size", "large"], "--model-size is small or medium"),
+        (["--kind", "efficient_ad", "--learning-rate", "0"], "--learning-rate must lie"),
+        (["--kind", "efficient_ad", "--image-size", "128"], "at least 256x256, not 128x128"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -583,9 +583,9 @@ def test_the_command_line_trains_and_inspects_with_either(
     for kind in KINDS:
         maps = str(tmp_path / kind)
         printed = cli(
-            "inspect", image, "--category", "parts", "--model", kind, "--save-maps", maps, "--json"
+            "inspect", image, "--category", "parts", "--kind", kind, "--save-maps", maps, "--json"
         )
-        assert f'"model": "{kind}"' in printed
+        assert f'"kind": "{kind}"' in printed
         assert len(list(Path(maps).glob("*.png"))) == 1
-        cli("search", image, "--model", kind, "--sheet", f"{maps}/sheet.png")
+        cli("search", image, "--kind", kind, "--sheet", f"{maps}/sheet.png")
     assert run(["--database-url", both.url, "inspect", image, "--category", "parts"]) == 0

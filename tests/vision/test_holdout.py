@@ -51,7 +51,7 @@ def test_holdout_never_splits_a_group(groups: list[str | None], fraction: float,
     assert kept
     assert held_out
     assert sorted(i.id for i in [*kept, *held_out]) == list(range(len(images)))
-    assert not {i.group for i in kept if i.group} & {i.group for i in held_out if i.group}
+    assert not {i.part for i in kept if i.part} & {i.part for i in held_out if i.part}
     assert split_holdout(images, fraction, seed) == (kept, held_out)
     if not any(groups):
         wanted = min(len(images) - 1, max(1, round(fraction * len(images))))
@@ -78,12 +78,12 @@ def test_copies_of_a_file_are_held_out_together_and_their_groups_with_them(
             reached |= more
             more = {
                 n for n, i in enumerate(made) for m in reached
-                if i.sha256 == made[m].sha256 or (i.group and i.group == made[m].group)
+                if i.sha256 == made[m].sha256 or (i.part and i.part == made[m].part)
             }  # fmt: skip
         assert reached == set(range(len(made)))
         return
     assert not {i.sha256 for i in kept} & {i.sha256 for i in held_out}
-    assert not {i.group for i in kept if i.group} & {i.group for i in held_out if i.group}
+    assert not {i.part for i in kept if i.part} & {i.part for i in held_out if i.part}
 
 
 def test_group_named_like_an_image_is_no_image() -> None:
@@ -116,7 +116,7 @@ def test_images_of_one_part_are_held_out_together_in_training(
                 {"d": detector.id},
             )
         )
-    groups = {i.id: i.group for i in images_of(cells, "cells", split="train")}
+    groups = {i.id: i.part for i in images_of(cells, "cells", split="train")}
     [part] = {groups[i] for i in scored}
     assert scored == {i for i, group in groups.items() if group == part}
     assert report.held_out_images == len(scored) >= 3
@@ -155,7 +155,7 @@ def test_threshold_scores_compare_an_image_with_other_parts_alone(
             [
                 apply_transform(detector.bank.transform, raw[other.id])
                 for other in images.values()
-                if other.group != images[image_id].group
+                if other.part != images[image_id].part
             ]
         )
         # A coreset of theirs covers the image at best as well as all their patches do.

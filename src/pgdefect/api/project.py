@@ -23,6 +23,7 @@ from pgdefect.api.results import (
 from pgdefect.api.tables import Table, frame
 from pgdefect.core.config import Settings, load_settings
 from pgdefect.core.errors import ImageError, SchemaOutOfDate, UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import DetectorKind, SearchBy
 from pgdefect.core.wording import option
 from pgdefect.db.connection.engine import Database, driver, open_database
@@ -35,7 +36,6 @@ from pgdefect.db.records.summaries import (
 )
 from pgdefect.db.schema.schema import require_current, upgrade
 from pgdefect.usecases.common.patch_search import SearchKind
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.evaluate.evaluate import EvaluateOptions, evaluate
 from pgdefect.usecases.ingest import IngestReport, ingest, ingest_all
 from pgdefect.usecases.inspect.inspect import inspect
@@ -129,7 +129,7 @@ class Project:
         path: PathLike,
         category: str,
         *,
-        groups: PathLike | None = None,
+        parts: PathLike | None = None,
         split: str | None = None,
         label: str | None = None,
         accept_changes: bool = False,
@@ -140,7 +140,7 @@ class Project:
         Args:
             path: An MVTec-style folder, a folder of images, or a CSV manifest.
             category: The product's name.
-            groups: A CSV file with the columns path and group (the physical part).
+            parts: A CSV file with the columns path and part (the physical part).
             split: Of a plain folder: train (the default) or test.
             label: Of a plain folder: normal (the default) or anomalous.
             accept_changes: Update changed files, retire vanished ones.
@@ -154,7 +154,7 @@ class Project:
             self._database,
             Path(path),
             category,
-            groups=None if groups is None else Path(groups),
+            parts=None if parts is None else Path(parts),
             split=split,
             label=label,
             accept_changes=accept_changes,
@@ -174,7 +174,7 @@ class Project:
         self,
         category: str,
         *,
-        model: DetectorKind = "patchcore",
+        kind: DetectorKind = "patchcore",
         progress: Progress = silent,
         **settings: Any,
     ) -> TrainReport | NetworkReport:
@@ -184,7 +184,7 @@ class Project:
 
         Args:
             category: The product's name.
-            model: patchcore, or efficient_ad.
+            kind: patchcore, or efficient_ad.
             progress: Called with stage, done and total.
             settings: As ``pgdefect train --help`` lists them, with underscores: ``backbone``,
                 ``image_size`` (a side in pixels, or `(height, width)`), ``coreset_ratio``,
@@ -195,7 +195,7 @@ class Project:
             UnknownCategory, TooFewImages, WeightsError, TrainingError.
             MissingExtra: the extra ``train`` is not installed.
         """
-        options = training_options(model, settings)
+        options = training_options(kind, settings)
         return train_with(self._database, self._settings, category, options, progress=progress)
 
     # -- judging --------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Project:
         store: bool | None = None,
         defects: bool = True,
         keep_patches: bool = False,
-        model: DetectorKind | None = None,
+        kind: DetectorKind | None = None,
         event_key: str | None = None,
         station: str | None = None,
     ) -> Inspection:
@@ -228,7 +228,7 @@ class Project:
                 has no file that its row could point to, so that nothing is stored of it.
             defects: Look at an anomalous image a second time: regions, and a guess at the type.
             keep_patches: Store every patch embedding, too.
-            model: Which detector, where both kinds are active.
+            kind: Which detector, where both kinds are active.
             event_key: Names this request: made again, it stores nothing twice.
             station: Where this is, kept with what is stored.
 
@@ -236,7 +236,7 @@ class Project:
             ImageError: the image cannot be read.
             UnknownCategory, NoActiveDetector.
         """
-        inspector = self._inspector(category, model)
+        inspector = self._inspector(category, kind)
         if not is_path(image):
             if store or keep_patches or event_key is not None:
                 raise UsageError(
@@ -275,7 +275,7 @@ class Project:
         store: bool = True,
         defects: bool = True,
         keep_patches: bool = False,
-        model: DetectorKind | None = None,
+        kind: DetectorKind | None = None,
         event_key: str | None = None,
         station: str | None = None,
         progress: Progress = silent,
@@ -286,7 +286,7 @@ class Project:
             paths: Files and folders.
             category: The product shown.
             split: Of stored images: only these.
-            store, defects, keep_patches, model, event_key, station: As for `inspect`.
+            store, defects, keep_patches, kind, event_key, station: As for `inspect`.
             progress: Called with stage, done and total.
 
         Raises:
@@ -303,7 +303,7 @@ class Project:
             store=store,
             defects=defects,
             keep_patches=keep_patches,
-            inspector=self._inspector(category, model),
+            inspector=self._inspector(category, kind),
             event_key=event_key,
             station=station or self._settings.station,
             progress=progress,
@@ -322,17 +322,17 @@ class Project:
         unlike: Sequence[PathLike] = (),
         crop: tuple[int, int, int, int] | None = None,
         region: int | None = None,
-        model: DetectorKind | None = None,
+        kind: DetectorKind | None = None,
         all_categories: bool = False,
         label: str | None = None,
         defect_type: str | None = None,
         split: str | None = None,
-        group: str | None = None,
+        part: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         attributes: Mapping[str, Any] | None = None,
         max_distance: float | None = None,
-        exclude_group: bool = False,
+        exclude_part: bool = False,
         simulated: bool = False,
         fold: bool = True,
         exact: bool = False,
@@ -349,11 +349,11 @@ class Project:
             like, unlike: Further examples and counter-examples.
             crop: `(x, y, width, height)` in pixels: look for what this part shows.
             region: Instead of a query: the id of a stored region.
-            model: Which detector, where both kinds are active.
+            kind: Which detector, where both kinds are active.
             all_categories: Also list images of other categories.
-            label, defect_type, split, group, since, until, attributes, max_distance: Only
+            label, defect_type, split, part, since, until, attributes, max_distance: Only
                 images for which this holds.
-            exclude_group: No image of the query's own part.
+            exclude_part: No image of the query's own part.
             simulated: Also list images with simulated defects.
             fold: Near-duplicates count as one.
             exact: Scan the table instead of its index.
@@ -369,10 +369,10 @@ class Project:
         elif query is not None:
             if category is None:
                 raise UsageError(f"name the {option('category')} that an image in memory shows")
-            picture = in_memory(query, None, self._inspector(category, model).gray_scale)
+            picture = in_memory(query, None, self._inspector(category, kind).gray_scale)
             words.insert(0, str(picture.file.path))
             pictures[words[0]] = picture
-        inspectors = {category: self._inspector(category, model)} if category else None
+        inspectors = {category: self._inspector(category, kind)} if category else None
         report = search(
             self._database,
             self._settings,
@@ -384,16 +384,16 @@ class Project:
                 label=label,
                 defect_type=defect_type,
                 split=split,
-                group=group,
+                part=part,
                 since=since,
                 until=until,
                 attributes=None if attributes is None else dict(attributes),
                 max_distance=max_distance,
-                exclude_group=exclude_group,
+                exclude_part=exclude_part,
                 simulated=simulated or split == "simulated",
                 fold=fold,
                 exact=exact,
-                kind=model,
+                kind=kind,
             ),
             category=category,
             inspectors=inspectors,
@@ -409,7 +409,7 @@ class Project:
         category: str,
         *,
         split: str = "test",
-        model: DetectorKind | None = None,
+        kind: DetectorKind | None = None,
         search: SearchKind = "exact",
         again: bool = False,
         drop_leaks: bool = False,
@@ -422,7 +422,7 @@ class Project:
         Args:
             category: The product's name.
             split: Whose labeled images.
-            model: Which detector, where both kinds are active.
+            kind: Which detector, where both kinds are active.
             search: exact or hnsw: how what is missing is inspected.
             again: Inspect also what has been inspected already.
             drop_leaks: Leave out images whose part was trained on.
@@ -436,7 +436,7 @@ class Project:
         """
         options = EvaluateOptions(
             split=split,
-            kind=model,
+            kind=kind,
             search=search,
             again=again,
             drop_leaks=drop_leaks,
@@ -560,18 +560,18 @@ class Project:
             rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         return frame(rows, names)
 
-    def _inspector(self, category: str, model: DetectorKind | None) -> Inspector:
+    def _inspector(self, category: str, kind: DetectorKind | None) -> Inspector:
         """The active detector, loaded; loaded anew where it is another one by now."""
         with self._lock:
-            kept = self._inspectors.get((category, model))
+            kept = self._inspectors.get((category, kind))
             if kept is not None:
                 found = kept.detector
                 version = (found.id, found.threshold, found.score_center)
-                if active_version(self._database, category, model) == version:
+                if active_version(self._database, category, kind) == version:
                     return kept
-                del self._inspectors[category, model]
-            kind = active_detector(self._database, category, model).kind
-            search: SearchKind | None = "exact" if kind == "patchcore" else None
-            made = Inspector(self._database, self._settings, category, search, kind)
-            self._inspectors[category, model] = made
+                del self._inspectors[category, kind]
+            found_kind = active_detector(self._database, category, kind).kind
+            search: SearchKind | None = "exact" if found_kind == "patchcore" else None
+            made = Inspector(self._database, self._settings, category, search, found_kind)
+            self._inspectors[category, kind] = made
             return made

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, left_out, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import (
+    Json,
+    failures,
+    left_out,
+    note,
+    print_json,
+    print_table,
+    progress_bars,
+)
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +25,6 @@ if TYPE_CHECKING:
     from pgdefect.core.types import FolderReading
     from pgdefect.usecases.ingest import IngestReport, OnListed
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Do it; without it, only show what would go.")
 ]
@@ -45,8 +52,8 @@ def ingest_command(
     all_categories: Annotated[
         bool, typer.Option("--all", help="Take every category folder under PATH.")
     ] = False,
-    groups: Annotated[
-        Path | None, typer.Option(help="CSV with columns path and group (the physical part).")
+    parts: Annotated[
+        Path | None, typer.Option(help="CSV with columns path and part (the physical part).")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="For a plain folder: train (the default) or test.")
@@ -87,8 +94,8 @@ def ingest_command(
     show: OnListed = (lambda category, root, folders: None) if json else _show_folders
     with progress_bars() as progress:
         if category is None:
-            if groups or split or label:
-                raise UsageError("--groups, --split and --label go with --category")
+            if parts or split or label:
+                raise UsageError("--parts, --split and --label go with --category")
             reports = ingest_all(
                 database,
                 path,
@@ -104,7 +111,7 @@ def ingest_command(
                     database,
                     path,
                     category,
-                    groups=groups,
+                    parts=parts,
                     split=split,
                     label=label,
                     said=said,

@@ -11,7 +11,7 @@ import typer
 
 from pgdefect.cli import roles
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json, progress_bars
+from pgdefect.cli.output import Json, note, print_json, progress_bars
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ app = typer.Typer(
 )
 
 app.add_typer(roles.app, name="role")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def _server(context: typer.Context) -> EmbeddedServer:

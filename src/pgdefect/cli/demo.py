@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, note, print_json, print_table, progress_bars
 from pgdefect.cli.search import print_search
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def demo_command(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the contact sheet goes.")
     ] = Path("pgdefect-demo"),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Learn two kinds of solar cells, flag defects, find similar images: two minutes.
 

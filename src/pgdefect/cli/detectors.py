@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json, print_table
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+from pgdefect.cli.output import Json, note, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +35,7 @@ def detectors_command(
         (
             "detector",
             "category",
-            "model",
+            "kind",
             "version",
             "state",
             "backbone",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json
+from pgdefect.cli.output import Json, note, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def doctor_command(
     files: Annotated[
         bool, typer.Option("--files", help="Look for every image file; slow over a network.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Look the database over: indexes, partitions, vectors, networks, memory, disk, rights.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, print_json, progress_bars
+from pgdefect.cli.output import Json, failures, print_json, progress_bars
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def embed_command(
     again: Annotated[
         bool, typer.Option("--again", help="Also those that the active detector made before.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Make the embeddings that searches need: all that are missing, or of an older detector.
 

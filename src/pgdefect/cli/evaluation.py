@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.inspection import Kind
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate_command(
         bool, typer.Option("--all", help="Evaluate every category that has an active detector.")
     ] = False,
     split: Annotated[str, typer.Option(help="The labeled images of this split.")] = "test",
-    model: Model = None,
+    kind: Kind = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -84,23 +84,23 @@ def evaluate_command(
         bool,
         typer.Option("--retrieval", help="Instead: how well defects of one type find each other."),
     ] = False,
-    without_groups: Annotated[
+    without_parts: Annotated[
         bool,
         typer.Option(
-            "--without-groups", help="--retrieval of images without groups: each is a part."
+            "--without-parts", help="--retrieval of images of unnamed parts: each is one."
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure how well active detectors tell defects apart, and where they are.
 
     The result is stored: SELECT * FROM defect.evaluations.
     """
-    if without_groups and not retrieval:
-        raise UsageError("--without-groups goes with --retrieval")
+    if without_parts and not retrieval:
+        raise UsageError("--without-parts goes with --retrieval")
     if retrieval:
         names = _names(current(context).database, categories, all_categories, None)
-        _evaluate_retrieval(context, names, split, without_groups, json)
+        _evaluate_retrieval(context, names, split, without_parts, json)
         return
     from pgdefect.usecases.common.files import folder_name
     from pgdefect.usecases.common.picture_files import writable_folder
@@ -109,7 +109,7 @@ def evaluate_command(
 
     options = EvaluateOptions(
         split=split,
-        kind=model,  # type: ignore[arg-type]
+        kind=kind,  # type: ignore[arg-type]
         search=search,  # type: ignore[arg-type]
         again=again,
         drop_leaks=drop_leaks,
@@ -256,7 +256,7 @@ def _remarks(evaluations: list[Evaluation], drop_leaks: bool) -> None:
             note(
                 f"warning: {item.category}: {len(item.look_alikes)} {item.split} parts may have "
                 "been learned from under other names: their photographs are more alike than "
-                "those of one part mostly are. Where a pair shows one part, give it one group, "
+                "those of one part mostly are. Where a pair shows one part, give it one name, "
                 "ingest again and train again:"
             )
         for pair in item.look_alikes[:MOST_PAIRS]:
@@ -276,7 +276,7 @@ def _remarks(evaluations: list[Evaluation], drop_leaks: bool) -> None:
         else:
             note(
                 f"warning: {item.category}: the threshold was calibrated on what was trained on; "
-                "train again after mending the groups:"
+                "train again after fixing the parts:"
             )
         for leak in item.leaks:
             note(f"  {leak}")
@@ -295,7 +295,7 @@ def _at(threshold: float | None) -> str:
 
 
 def _evaluate_retrieval(
-    context: typer.Context, names: list[str], split: str, without_groups: bool, json: bool
+    context: typer.Context, names: list[str], split: str, without_parts: bool, json: bool
 ) -> None:
     """Print how well defects of one type find each other, beside what chance would give."""
     from pgdefect.usecases.evaluate.retrieval import evaluate_retrieval
@@ -307,7 +307,7 @@ def _evaluate_retrieval(
                 current(context).settings,
                 name,
                 split=split,
-                without_groups=without_groups,
+                without_parts=without_parts,
                 progress=progress,
             )
             for name in names

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
     from pgdefect.usecases.exchange.export import ExportReport
     from pgdefect.usecases.exchange.export_anomalib import CheckpointReport
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 class Format(Enum):

@@ -9,11 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, left_out, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import (
+    Json,
+    failures,
+    left_out,
+    note,
+    print_json,
+    print_table,
+    progress_bars,
+)
 from pgdefect.core.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Model = Annotated[
+Kind = Annotated[
     str | None,
     typer.Option(
         help="patchcore or efficient_ad, where both are active; patchcore is the default."
@@ -58,7 +65,7 @@ def inspect_command(
             "0.3 MB an image at the default settings.",
         ),
     ] = False,
-    model: Model = None,
+    kind: Kind = None,
     search: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +145,7 @@ def inspect_command(
             keep_patches=keep_patches,
             defects=defects,
             search=search,  # type: ignore[arg-type]
-            kind=model,  # type: ignore[arg-type]
+            kind=kind,  # type: ignore[arg-type]
             event_key=event_key,
             station=station or current(context).settings.station,
             context=ContextSource(

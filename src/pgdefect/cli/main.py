@@ -35,6 +35,7 @@ from pgdefect.cli import (
 )
 from pgdefect.cli.context import Context
 from pgdefect.cli.output import visible
+from pgdefect.cli.renamed import current_names
 from pgdefect.cli.spelling import CommandLine
 from pgdefect.cli.version import version_lines
 from pgdefect.core.errors import PgdefectError, UsageError
@@ -151,7 +152,7 @@ def _run(arguments: list[str]) -> int:
     verbose = any(a in ("-v", "--verbose") for a in _before_command(arguments))
     try:
         logs.set_up(None)
-        result: Any = app(arguments, prog_name="pgdefect", standalone_mode=False)
+        result: Any = app(current_names(arguments), prog_name="pgdefect", standalone_mode=False)
         if result == INTERRUPTED:  # typer has caught it
             raise KeyboardInterrupt
         return result if isinstance(result, int) else 0

@@ -10,15 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgdefect.cli import logs
-from pgdefect.usecases.common.progress import Progress, silent
+from pgdefect.core.progress import Progress, silent
 
 if TYPE_CHECKING:
     from pgdefect.core.types import Skipped
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+"""The option of every command that reports."""
 
 STAGES = {
     "ingest": "Reading images",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, note, print_json, print_table, progress_bars
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def recall_check_command(
         bool,
         typer.Option("--fix", help="Store the ef_search that reaches the recall; it is then used."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare every HNSW index with an exact search.
 

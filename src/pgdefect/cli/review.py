@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdefect.cli.context import current
+from pgdefect.cli.output import Json, print_json, print_table
 from pgdefect.cli.output import note as remark
-from pgdefect.cli.output import print_json, print_table
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def review_command(
     limit: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="With --queue: how many; 20 by default.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Say what an image is; counts, filters, votes and figures go by it at once.
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json, print_table
+from pgdefect.cli.output import Json, note, print_json, print_table
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Name = Annotated[str, typer.Argument(help="The login's name.")]
 
 

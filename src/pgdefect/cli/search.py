@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model
-from pgdefect.cli.output import note, print_json, print_table, visible
+from pgdefect.cli.inspection import Kind
+from pgdefect.cli.output import Json, note, print_json, print_table, visible
 from pgdefect.core.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def search_command(
         typer.Option(metavar="ID", help="Instead of an image: a stored region (defect.regions)."),
     ] = None,
     category: Annotated[str | None, typer.Option(help="The product the query shows.")] = None,
-    model: Model = None,
+    kind: Kind = None,
     all_categories: Annotated[
         bool, typer.Option("--all-categories", help="Also list images of other categories.")
     ] = False,
@@ -67,7 +67,7 @@ def search_command(
     split: Annotated[
         str | None, typer.Option(help="Only images of this split: train, test, production.")
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Only images of this part.")] = None,
+    part: Annotated[str | None, typer.Option(help="Only images of this part.")] = None,
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Only images stored since: 2026-03-31.")
     ] = None,
@@ -81,8 +81,8 @@ def search_command(
     max_distance: Annotated[
         float | None, typer.Option(help="Only images as near as this; cosine distance, 0 to 2.")
     ] = None,
-    exclude_group: Annotated[
-        bool, typer.Option("--exclude-group", help="No image of the query's own part.")
+    exclude_part: Annotated[
+        bool, typer.Option("--exclude-part", help="No image of the query's own part.")
     ] = False,
     show_all: Annotated[
         bool, typer.Option("--all", help="List near-duplicates one by one, not as a count.")
@@ -103,7 +103,7 @@ def search_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say whether index or scan was chosen, and why.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """List the stored images most like one; an anomalous one is reported as such first."""
     examples = [*([query] if query is not None else []), *(like or ())]
@@ -131,17 +131,17 @@ def search_command(
             label=label,
             defect_type=defect_type,
             split=split,
-            group=group,
+            part=part,
             since=_time("--since", since),
             until=_time("--until", until),
             attributes=_attributes(attributes),
             max_distance=max_distance,
-            exclude_group=exclude_group,
+            exclude_part=exclude_part,
             simulated=simulated or split == "simulated",
             fold=not show_all,
             exact=exact,
             explain=explain,
-            kind=model,  # type: ignore[arg-type]
+            kind=kind,  # type: ignore[arg-type]
         ),
         category=category,
     )
@@ -185,7 +185,7 @@ def print_search(report: SearchReport) -> None:
                 n.image.label,
                 n.image.defect_shown,
                 n.region and ",".join(map(str, n.region.box)),
-                n.image.group,
+                n.image.part,
                 n.copies if n.copies > 1 else None,
                 n.image.path,
             )

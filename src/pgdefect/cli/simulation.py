@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.inspection import Model
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.inspection import Kind
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,14 +48,14 @@ def simulate_command(
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Write a contact sheet.")
     ] = None,
-    model: Model = None,
+    detector_kind: Kind = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Instead: delete the category's simulated images.")
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="With --remove: do it, not only show what goes.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Draw defects on normal images and see which the active detector finds.
 
@@ -63,7 +63,7 @@ def simulate_command(
     report or search shows them unless asked to (search --simulated, the view defect.simulated).
     """
     if remove:
-        if kind or output or sheet or model:
+        if kind or output or sheet or detector_kind:
             raise UsageError("--remove takes all simulated images of the category; leave the rest")
         _remove(context, category, yes, json)
         return
@@ -83,7 +83,7 @@ def simulate_command(
             count=count,
             seed=seed,
             output=output,
-            model=model,  # type: ignore[arg-type]
+            detector_kind=detector_kind,  # type: ignore[arg-type]
             progress=progress,
         )
     if sheet is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgdefect.cli.context import current
-from pgdefect.cli.output import note, print_json, print_table
+from pgdefect.cli.output import Json, note, print_json, print_table
 
 QUERY_LENGTH = 80
 """Characters of a statement that the table shows; --json and --full have all."""
@@ -27,7 +27,7 @@ def stats_command(
     reset: Annotated[
         bool, typer.Option("--reset", help="Then reset the counters, for all logins.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """List the statements of pgdefect's that took the server the most time.
 

@@ -11,7 +11,7 @@ Categories = Annotated[
     list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
 ]
 AllCategories = Annotated[bool, typer.Option("--all", help="Train every category.")]
-Model = Annotated[str, typer.Option(help="patchcore or efficient_ad.")]
+Kind = Annotated[str, typer.Option(help="patchcore or efficient_ad.")]
 Backbone = Annotated[
     str,
     typer.Option(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pgdefect.cli import train_parameters as given
 from pgdefect.cli.context import current
-from pgdefect.cli.output import failures, note, print_json, print_table, progress_bars
+from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
 from pgdefect.core.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from pgdefect.usecases.train.train import TrainReport
     from pgdefect.usecases.train.train_network import NetworkReport
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-NO_SETTINGS = {"categories", "all_categories", "model", "json"}
+NO_SETTINGS = {"categories", "all_categories", "kind", "json"}
 """Parameters of the command that are no settings of a training."""
 
 
@@ -35,7 +34,7 @@ def train_command(
     context: typer.Context,
     categories: given.Categories = None,
     all_categories: given.AllCategories = False,
-    model: given.Model = "patchcore",
+    kind: given.Kind = "patchcore",
     backbone: given.Backbone = "efficientnet_lite0",
     layers: given.Layers = None,
     layer_weights: given.LayerWeights = None,
@@ -68,9 +67,9 @@ def train_command(
 ) -> None:
     """Learn what is normal from a category's normal training images.
 
-    The new detector becomes the category's active one of its model; older ones are kept.
+    The new detector becomes the category's active one of its kind; older ones are kept.
     """
-    options = _options(context, model)
+    options = _options(context, kind)
     names = _names(current(context).database, categories or [], all_categories)
     reports = _train_each(context, names, options)
     if json:
@@ -87,8 +86,8 @@ def train_command(
         raise typer.Exit(1)
 
 
-def _options(context: typer.Context, model: str) -> Options:
-    """The options that were given; what was left out is the default of the model.
+def _options(context: typer.Context, kind: str) -> Options:
+    """The options that were given; what was left out is the default of the kind.
 
     Raises UsageError where they do not fit.
     """
@@ -103,7 +102,7 @@ def _options(context: typer.Context, model: str) -> Options:
     }
     if "layer_weights" in given:
         given["layer_weights"] = _layer_weights(given["layer_weights"])
-    return training_options(model, given)
+    return training_options(kind, given)
 
 
 def _names(database: Database, categories: list[str], every: bool) -> list[str]:
@@ -176,7 +175,7 @@ def _say_resumed(report: TrainReport | NetworkReport) -> None:
 def _trained(
     reports: Sequence[TrainReport | NetworkReport],
 ) -> tuple[Sequence[str], list[Sequence[Any]]]:
-    """Headings and rows of what trainings of one model made."""
+    """Headings and rows of what trainings of one kind made."""
     from pgdefect.usecases.train.train_network import NetworkReport
 
     # A resumed one may have skipped some.

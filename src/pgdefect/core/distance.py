@@ -15,13 +15,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pgdefect.core.arrays import Float32, Float64
 from pgdefect.core.errors import UsageError
 from pgdefect.core.wording import option
 
 Precision = Literal["half", "single"]
 IndexedType = Literal["vector", "halfvec"]
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

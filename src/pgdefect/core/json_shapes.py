@@ -55,7 +55,7 @@ def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:
         "label": neighbor.image.label,
         "defect_type": neighbor.image.defect_type,
         "split": neighbor.image.split,
-        "group": neighbor.image.group,
+        "part": neighbor.image.part,
         "path": neighbor.image.path,
         "copies": neighbor.copies,
         "region": region

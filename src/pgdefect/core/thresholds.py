@@ -21,8 +21,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from pgdefect.core.arrays import Float64
 from pgdefect.core.errors import UsageError
 from pgdefect.core.types import Threshold
 
@@ -31,7 +32,7 @@ __all__ = [
     "Outcome",
     "beta_quantile",
     "center_below",
-    "f1_max",
+    "f1_max_threshold",
     "false_reject_rate",
     "given",
     "images_needed",
@@ -46,7 +47,6 @@ __all__ = [
 DEFAULT_FALSE_REJECT_RATE = 0.05
 CONFIDENCE = 0.95
 Interval = tuple[float, float]
-Float64 = NDArray[np.float64]
 _ROUNDING = 1e-9
 """Taken off before rounding up, so that 100 × 0.58 is 58."""
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -220,7 +220,7 @@ def images_needed(rate: float) -> int:
     return math.ceil(1.0 / rate - _ROUNDING) - 1
 
 
-def f1_max(normal: ArrayLike, anomalous: ArrayLike) -> Threshold:
+def f1_max_threshold(normal: ArrayLike, anomalous: ArrayLike) -> Threshold:
     """The threshold with the largest F1 of the label *anomalous*; of equal ones the highest.
 
     It lies midway between two scores. Rates measured on the images it was chosen by flatter.

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pgdefect.core.arrays import Float32 as Float32
+from pgdefect.core.arrays import Int32 as Int32
 from pgdefect.core.distance import Metric, Precision
 from pgdefect.core.errors import NoMemoryBank
 from pgdefect.core.wording import command
 
-Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
 Label = Literal["normal", "anomalous"]
 DetectorKind = Literal["patchcore", "efficient_ad"]
 SearchBy = Literal["picture", "defect", "region"]
@@ -263,7 +263,7 @@ class StoredImage:
     split: str
     label: Label | None
     defect_type: str | None
-    group: str | None
+    part: str | None
     mask_path: str | None
     sha256: str
     height: int

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pgdefect.core.arrays import Float64
 from pgdefect.evaluation import curves
 from pgdefect.evaluation.pixels import FPR_LIMIT, PixelCounts
 
@@ -22,7 +23,6 @@ __all__ = [
     "resampled_weights",
 ]
 
-Float64 = NDArray[np.float64]
 CONFIDENCE = 0.95
 _CHUNK = 50
 
@@ -72,7 +72,7 @@ def image_replicates(
         parts.append(
             {
                 "image_auroc": curves.auroc(*tied),
-                "image_f1_max": curves.f1_max(*tied),
+                "image_f1_max": curves.f1_max_of_counts(*tied),
                 "average_precision": curves.average_precision(*tied),
                 "detection_rate": _share(defective, rejected),
                 "false_reject_rate": _share(normal, rejected),
@@ -95,7 +95,7 @@ def pixel_replicates(
         parts.append(
             {
                 "pixel_auroc": curves.auroc(normal, defective),
-                "pixel_f1_max": curves.f1_max(normal, defective),
+                "pixel_f1_max": curves.f1_max_of_counts(normal, defective),
                 "aupro": curves.aupro(normal, overlap, drawn @ regions, FPR_LIMIT),
             }
         )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.floating]
-Float64 = NDArray[np.float64]
+from pgdefect.core.arrays import Float64
 
-__all__ = ["aupro", "auroc", "average_precision", "f1_max", "from_above"]
+Counts = NDArray[np.floating]
+
+__all__ = ["aupro", "auroc", "average_precision", "f1_max_of_counts", "from_above"]
 
 
 def auroc(normal: Counts, anomalous: Counts) -> Float64:
@@ -33,7 +34,7 @@ def average_precision(normal: Counts, anomalous: Counts) -> Float64:
     return np.where(alarms[..., 0] > 0, value, np.nan)
 
 
-def f1_max(normal: Counts, anomalous: Counts) -> Float64:
+def f1_max_of_counts(normal: Counts, anomalous: Counts) -> Float64:
     """The largest F1 = 2 TP / (2 TP + FP + FN) over the lower edges of the bins, `(...)`."""
     hits, alarms = from_above(anomalous), from_above(normal)
     total = hits[..., :1]

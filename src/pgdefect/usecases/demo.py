@@ -20,6 +20,7 @@ import numpy as np
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import MissingExtra
+from pgdefect.core.progress import Progress, silent
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import image_roots, move_root
@@ -28,7 +29,6 @@ from pgdefect.db.records.lifecycle import delete_detector
 from pgdefect.db.records.summaries import list_detectors
 from pgdefect.evaluation import image_auroc
 from pgdefect.usecases.common.picture_files import writable_folder
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.ingest import ingest_dataset
 from pgdefect.usecases.inspect.inspect import InspectReport, inspect
 from pgdefect.usecases.pictures import save_sheet

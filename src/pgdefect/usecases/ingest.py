@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.threads import num_cpus
 from pgdefect.core.types import FolderReading, Skipped
 from pgdefect.db.connection.engine import Database
@@ -20,7 +21,6 @@ from pgdefect.db.connection.row_locks import lock_images
 from pgdefect.db.records import catalog, lifecycle
 from pgdefect.db.records.simulations import simulated_digests, simulated_paths
 from pgdefect.usecases.common.files_seen import FilesSeen
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.vision.images.dataset import (
     Dataset,
     ImageRecord,
@@ -82,7 +82,7 @@ def ingest(
     path: Path,
     category: str,
     *,
-    groups: Path | None = None,
+    parts: Path | None = None,
     split: str | None = None,
     label: str | None = None,
     said: Mapping[str, str] | None = None,
@@ -99,7 +99,7 @@ def ingest(
     new words the old ones, and vanished images are retired.
 
     Args:
-        groups: as `scan` has them, with `split`, `label` and `said`.
+        parts, split, label, said: as `scan` has them; parts are its groups.
         dry_run: say what the folders are taken as, and stop there.
         on_listed: called with that before anything is stored.
 
@@ -107,7 +107,7 @@ def ingest(
         DatasetError: the path holds no data set, or one that can be read in two ways.
     """
     check_category_name(category)
-    dataset = scan(path, groups=groups, split=split, label=label, said=said, category=category)
+    dataset = scan(path, groups=parts, split=split, label=label, said=said, category=category)
     on_listed(category, str(dataset.root), dataset.folders)
     return ingest_dataset(
         database,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Inspection, StoredImage
 from pgdefect.pictures.contact_sheet import SheetQuery, SheetTile, contact_sheet, inspection_panel
 from pgdefect.pictures.render import UInt8Array
@@ -18,7 +19,6 @@ from pgdefect.usecases.common.picture_files import (
     unique_names,
     writable_folder,
 )
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.search.search import SearchReport
 from pgdefect.usecases.simulate.simulate import SimulationReport
 from pgdefect.vision.defects.simulate import CONTRASTS, SIZES, Contrast, Kind, Size
@@ -97,7 +97,7 @@ def search_sheet(report: SearchReport, image: UInt8Array | None = None) -> Image
             neighbor.image.defect_shown,
             neighbor.image.category,
             neighbor.region.box if neighbor.region else None,
-            neighbor.image.group,
+            neighbor.image.part,
             neighbor.copies,
         )
         for neighbor in report.neighbors

@@ -204,7 +204,7 @@ def _choose(
         _require(category, scores, source)
         match rule:
             case "f1_max":
-                chosen = thresholds.f1_max(scores.normal, scores.anomalous)
+                chosen = thresholds.f1_max_threshold(scores.normal, scores.anomalous)
             case "zero_escapes":
                 chosen = thresholds.zero_escapes(scores.normal, scores.anomalous)
             case "max_escape_rate":

@@ -23,13 +23,13 @@ from pgdefect.core.errors import (
     PgdefectError,
     UsageError,
 )
+from pgdefect.core.progress import Progress
 from pgdefect.core.wording import option
 from pgdefect.db.backup.client_programs import environment_for, find_program
 from pgdefect.db.backup.pg_dump_archive import OUR_SCHEMAS, PLAIN, open_archive
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.schema.schema import revision_of
 
-Progress = Callable[[str, int, int], None]
 LOCK_WAIT_MS = 30_000
 
 

@@ -9,7 +9,7 @@ server keeps none for replicas (``wal_level = minimal``, as the embedded one).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import psycopg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.core.errors import BackupError, Conflict
+from pgdefect.core.progress import Progress
 from pgdefect.core.wording import option
 from pgdefect.db.backup.pg_dump_archive import Archive, Statement, open_archive
 from pgdefect.db.connection.engine import Database, driver
@@ -33,7 +34,6 @@ from pgdefect.db.schema.schema import (
     vector_schema,
 )
 
-Progress = Callable[[str, int, int], None]
 BUILT = ("INDEX", "CONSTRAINT")
 """Kinds of entries of an archive for which an index is built: keys are constraints."""
 BLOCK_BYTES = 1 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection, text
 
 from pgdefect.core.errors import NotFound, UsageError
+from pgdefect.core.progress import Progress
 from pgdefect.db.connection.binary_format import copy_rows
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.records.extractors import (
@@ -27,7 +27,6 @@ __all__ = ["load_image_embeddings"]
 CHUNK_ROWS = 50_000
 DEFERRED_FROM = 20_000
 """New rows from which on it is quicker to build the index at the end than to add each to it."""
-Progress = Callable[[str, int, int], None]
 
 
 def load_image_embeddings(

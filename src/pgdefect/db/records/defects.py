@@ -24,8 +24,7 @@ from pgdefect.core.types import (
 from pgdefect.db.connection.binary_format import copy_rows, read_vectors
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.records.extractors import cached_graph, create_extractor_partition
-from pgdefect.db.schema.models import DefectSpace as DefectSpaceRow
-from pgdefect.db.schema.models import MemoryBank as MemoryBankRow
+from pgdefect.db.schema.models import DefectSpaceRow, MemoryBankRow
 
 
 def find_defect_space(

@@ -27,9 +27,7 @@ from pgdefect.core.types import (
 from pgdefect.core.wording import blank, command
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_category, lock_category
-from pgdefect.db.schema.models import Category
-from pgdefect.db.schema.models import Detector as DetectorRow
-from pgdefect.db.schema.models import MemoryBank as MemoryBankRow
+from pgdefect.db.schema.models import Category, DetectorRow, MemoryBankRow
 
 
 def reserve_detector(connection: Connection, category_id: int) -> int:
@@ -149,7 +147,7 @@ def active_detector(
         row = active.get(kind) if kind else active.get("patchcore") or active.get("efficient_ad")
         if row is None:
             of_kind = f" of the kind {kind}" if kind else ""
-            which = {"model": kind} if kind == "efficient_ad" else {}
+            which = {"kind": kind} if kind == "efficient_ad" else {}
             newest = session.scalar(
                 select(func.max(DetectorRow.id)).where(
                     DetectorRow.category_id == found.id,

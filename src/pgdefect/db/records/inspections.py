@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from pgdefect.core.types import Inspection, Vote
 from pgdefect.db.connection.row_locks import keep_detector, lock_images
-from pgdefect.db.schema.models import Inspection as InspectionRow
+from pgdefect.db.schema.models import InspectionRow
 
 NEWEST = "inspected_at DESC, created_at DESC, id DESC"
 """The order in which inspections count: the first one's verdict is in force."""

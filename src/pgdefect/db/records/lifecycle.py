@@ -12,18 +12,18 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import lock_category, lock_images
 from pgdefect.db.records.catalog import category_id, delete_unused_roots
 from pgdefect.db.schema.bank_tables import BANK_TABLES, partition_name
-from pgdefect.db.schema.models import Category, Detector, Image
+from pgdefect.db.schema.models import Category, DetectorRow, Image
 
 
 def find_detector(connection: Connection, detector_id: int) -> tuple[int, str, str]:
     """The category's id and name, and the detector's kind. Raises UnknownDetector."""
     row = connection.execute(
-        select(Category.id, Category.name, Detector.kind)
-        .join(Detector, Detector.category_id == Category.id)
-        .where(Detector.id == detector_id)
+        select(Category.id, Category.name, DetectorRow.kind)
+        .join(DetectorRow, DetectorRow.category_id == Category.id)
+        .where(DetectorRow.id == detector_id)
     ).one_or_none()
     if row is None:
-        ids = connection.scalars(select(Detector.id).order_by(Detector.id)).all()
+        ids = connection.scalars(select(DetectorRow.id).order_by(DetectorRow.id)).all()
         listing = ", ".join(map(str, ids)) if ids else "there is none yet"
         raise UnknownDetector(f"no detector {detector_id}; known: {listing}")
     return row[0], row[1], row[2]
@@ -36,17 +36,19 @@ def activate_detector(database: Database, detector_id: int) -> str:
         row = find_detector(connection, detector_id)
         lock_category(connection, row[0])
         connection.execute(
-            update(Detector)
+            update(DetectorRow)
             .where(
-                Detector.category_id == row[0],
-                Detector.kind == row[2],
-                Detector.active,
-                Detector.id != detector_id,
+                DetectorRow.category_id == row[0],
+                DetectorRow.kind == row[2],
+                DetectorRow.active,
+                DetectorRow.id != detector_id,
             )
             .values(active=False)
         )
         changed = connection.execute(
-            update(Detector).where(Detector.id == detector_id).values(active=True, state="ready")
+            update(DetectorRow)
+            .where(DetectorRow.id == detector_id)
+            .values(active=True, state="ready")
         )
         if not changed.rowcount:
             raise Conflict(
@@ -62,7 +64,9 @@ def retire_detector(database: Database, detector_id: int) -> str:
     with database.begin() as connection:
         row = find_detector(connection, detector_id)
         connection.execute(
-            update(Detector).where(Detector.id == detector_id).values(active=False, state="retired")
+            update(DetectorRow)
+            .where(DetectorRow.id == detector_id)
+            .values(active=False, state="retired")
         )
         return row[1]
 
@@ -109,7 +113,7 @@ def delete_detector(database: Database, detector_id: int) -> None:
         for parent in BANK_TABLES:
             table = partition_name(detector_id, parent)
             connection.execute(text(f"DROP TABLE IF EXISTS pgdefect.{table}"))
-        connection.execute(delete(Detector).where(Detector.id == detector_id))
+        connection.execute(delete(DetectorRow).where(DetectorRow.id == detector_id))
 
     database.transact(work)
 
@@ -119,7 +123,7 @@ def delete_category(database: Database, name: str) -> None:
     with database.connect() as connection:
         category = category_id(connection, name)
         detectors = connection.scalars(
-            select(Detector.id).where(Detector.category_id == category)
+            select(DetectorRow.id).where(DetectorRow.category_id == category)
         ).all()
     for detector_id in detectors:
         delete_detector(database, detector_id)
@@ -127,7 +131,7 @@ def delete_category(database: Database, name: str) -> None:
     def work(connection: Connection) -> None:
         # From here on nothing can be added to the category.
         lock_category(connection, category, to_delete=True)
-        if connection.scalar(select(func.count()).where(Detector.category_id == category)):
+        if connection.scalar(select(func.count()).where(DetectorRow.category_id == category)):
             raise Conflict(f"category {name!r} was trained in the meantime; delete it again")
         images = connection.scalars(select(Image.id).where(Image.category_id == category))
         lock_images(connection, images, to_delete=True)

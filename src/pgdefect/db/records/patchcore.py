@@ -15,6 +15,7 @@ from sqlalchemy import Connection, insert, null, text
 
 from pgdefect.core.distance import index_expression, indexed_type, nearest_vectors, row_distances
 from pgdefect.core.errors import NotFound
+from pgdefect.core.progress import Progress
 from pgdefect.core.types import (
     UNKNOWN_IMAGE,
     DefectSpace,
@@ -30,7 +31,7 @@ from pgdefect.db.records.detectors import add_detector, reserve_detector
 from pgdefect.db.records.thresholds import store_first_threshold
 from pgdefect.db.schema.bank_tables import EF_SEARCH_CHOICES, partition_name
 from pgdefect.db.schema.hnsw import bank_index, build_index
-from pgdefect.db.schema.models import MemoryBank as MemoryBankRow
+from pgdefect.db.schema.models import MemoryBankRow
 from pgdefect.db.search.queries import every_other
 
 RECALL_TARGET, FAST_RECALL_TARGET = 0.992, 0.955
@@ -43,7 +44,6 @@ the targets on normal images, and 6 and 25 what they are for (25 only just)."""
 MIN_GAIN = 0.0005
 GIVE_UP_AT = 4
 """Times the last ef_search that gained anything."""
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

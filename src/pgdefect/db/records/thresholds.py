@@ -8,15 +8,13 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, insert
 
+from pgdefect.core.arrays import Float64
 from pgdefect.core.types import Threshold
 from pgdefect.db.connection.engine import driver
 from pgdefect.db.schema.models import DetectorThreshold, HoldoutScore
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

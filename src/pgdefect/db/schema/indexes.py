@@ -10,7 +10,7 @@ that somebody dropped, is made up for by the next upgrade as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -20,13 +20,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex
 
 from pgdefect.core.errors import DatabaseError
+from pgdefect.core.progress import Progress
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.connection.lock_wait import LOCK_WAIT, waiting_for_locks
 from pgdefect.db.schema.hnsw import give_memory
 from pgdefect.db.schema.models import Base
 from pgdefect.db.schema.partitions import unindexed
 
-Progress = Callable[[str, int, int], None]
 BIG_TABLE = 1 << 20
 """Bytes from which on an index is put off: an HNSW index of 3,400 vectors of 152 halves, a second
 of building."""

@@ -188,7 +188,7 @@ class Extractor(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
-class Detector(Base):
+class DetectorRow(Base):
     """One trained version for a category; at most one per category and kind is active."""
 
     __tablename__ = "detector"
@@ -237,7 +237,7 @@ class DetectorThreshold(Base):
     )
 
     id: Mapped[int] = _identity()
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     threshold: Mapped[float]
     score_center: Mapped[float]
     rule: Mapped[dict[str, Any]]
@@ -255,7 +255,7 @@ class HoldoutScore(Base):
     __table_args__ = (Index("ix_holdout_score_image_id", "image_id"),)
 
     detector_id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     image_id: Mapped[int] = mapped_column(
         ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
@@ -270,7 +270,7 @@ class Evaluation(Base):
     __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)
 
     id: Mapped[int] = _identity()
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     threshold: Mapped[float]
     split: Mapped[str]
     normal_images: Mapped[int] = mapped_column(INTEGER)
@@ -286,13 +286,13 @@ class DetectorModel(Base):
     __tablename__ = "detector_model"
 
     detector_id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     onnx: Mapped[bytes] = mapped_column(deferred=True)
     onnx_sha256: Mapped[str]
 
 
-class MemoryBank(Base):
+class MemoryBankRow(Base):
     """A PatchCore detector's part; it shares the detector's id."""
 
     __tablename__ = "memory_bank"
@@ -309,7 +309,7 @@ class MemoryBank(Base):
     )
 
     id: Mapped[int] = mapped_column(
-        ForeignKey(Detector.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ForeignKey(DetectorRow.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     num_images: Mapped[int] = mapped_column(INTEGER)
     num_vectors: Mapped[int] = mapped_column(INTEGER)
@@ -372,7 +372,7 @@ class ImageEmbedding(Base):
     embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
 
 
-class DefectSpace(Base):
+class DefectSpaceRow(Base):
     """How an extractor's defect embeddings are made (`pgdefect.vision.defects.defect_embedding`).
 
     Made with the extractor's first PatchCore detector and never changed: its vectors have one
@@ -408,7 +408,7 @@ class DefectEmbedding(Base):
     image_id: Mapped[int] = mapped_column(
         ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     embedding: Mapped[Any] = mapped_column(HALFVEC(), nullable=False)
 
 
@@ -434,7 +434,7 @@ class DefectRegion(Base):
         server_default=text("nextval('pgdefect.defect_region_id_seq'::regclass)"),
     )
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     rank: Mapped[int] = mapped_column(SmallInteger)
     x: Mapped[int] = mapped_column(INTEGER)
     y: Mapped[int] = mapped_column(INTEGER)
@@ -518,7 +518,7 @@ class Review(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
-class Inspection(Base):
+class InspectionRow(Base):
     """What a detector said of an image at one time, under the threshold in force then.
 
     An event: rows are added and never changed, but for the vote on the defect type. The
@@ -561,7 +561,7 @@ class Inspection(Base):
 
     id: Mapped[int] = _identity()
     image_id: Mapped[int] = mapped_column(ForeignKey(Image.id, ondelete="CASCADE"))
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     raw_score: Mapped[float]
     normalized_score: Mapped[float]
     threshold: Mapped[float]
@@ -591,7 +591,7 @@ class InspectionRun(Base):
     __table_args__ = (Index("ix_inspection_run_detector_id", "detector_id"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True)
-    detector_id: Mapped[int] = mapped_column(ForeignKey(Detector.id, ondelete="CASCADE"))
+    detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
     event_key: Mapped[str]
     started_at: Mapped[datetime] = _created_at()
 

@@ -27,7 +27,7 @@ from pgdefect.db.schema.sql_files import apply_sql_files, missing_objects, resou
 if TYPE_CHECKING:
     from alembic.config import Config
 
-    from pgdefect.db.schema.indexes import Progress
+    from pgdefect.core.progress import Progress
 
 # Locks, cancellation, a full disk, a lost connection, rights: not the migration's fault.
 _SAID_OTHERWISE = (pg.OperationalError, pg.InsufficientPrivilege)

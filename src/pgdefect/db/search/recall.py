@@ -11,7 +11,7 @@ and 0.978, 0.983 and 0.989 for the index's own; at 20 it was 0.86, 0.78 and 0.93
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from sqlalchemy import text
 
 from pgdefect.core.distance import COSINE, Metric, as_stored, metric_named, pairwise
 from pgdefect.core.errors import NotFound
+from pgdefect.core.progress import Progress
 from pgdefect.core.types import Float32, SearchBy
 from pgdefect.db.connection.binary_format import read_keyed_vectors
 from pgdefect.db.connection.engine import Database, Vector, VectorArray, driver
@@ -34,7 +35,6 @@ TARGET = 0.99
 NEIGHBORS = 10
 DEFAULT_SAMPLE = 200
 _BLOCK = 16_384
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

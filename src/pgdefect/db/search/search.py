@@ -26,7 +26,7 @@ class SearchFilter:
     label, defect_type: the known ones, a review's before the data set's; has_defect_type: only
     images whose defect type is known; since, until: stored at or after, stored before;
     attributes: what an image's attributes contain; max_distance: a cosine distance, 0 to 2.
-    except_images, except_sha256: left out with all copies of their files; except_group: so is
+    except_images, except_sha256: left out with all copies of their files; except_part: so is
     every image of a part that `except_images` show. Images with simulated defects are found
     only if `simulated`, or by `split`.
     """
@@ -36,13 +36,13 @@ class SearchFilter:
     defect_type: str | None = None
     has_defect_type: bool = False
     split: str | None = None
-    group: str | None = None
+    part: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     attributes: dict[str, Any] | None = None
     max_distance: float | None = None
     except_images: tuple[int, ...] = ()
-    except_group: bool = False
+    except_part: bool = False
     except_sha256: tuple[str, ...] = ()
     simulated: bool = False
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.extractors import images_without_embedding, store_image_embeddings
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.vision.images.preprocess import Preprocessing
 from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor, image_embeddings

@@ -31,7 +31,7 @@ def part_numbers(images: Sequence[StoredImage]) -> NDArray[np.int64]:
         return index
 
     for index, image in enumerate(images):
-        names = [f"sha256 {image.sha256}", *([f"group {image.group}"] if image.group else [])]
+        names = [f"sha256 {image.sha256}", *([f"part {image.part}"] if image.part else [])]
         for name in names:
             one, other = sorted((root(index), root(first_of.setdefault(name, index))))
             joined[other] = one

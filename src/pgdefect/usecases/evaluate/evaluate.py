@@ -13,6 +13,7 @@ import numpy as np
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, StoredImage
 from pgdefect.core.wording import blank, command
 from pgdefect.core.words import KINDS, SPLITS, check_word
@@ -32,7 +33,6 @@ from pgdefect.evaluation import (
 )
 from pgdefect.usecases.common.parts import part_numbers
 from pgdefect.usecases.common.patch_search import SearchKind
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed
 from pgdefect.usecases.evaluate.figures import (
     Interval,
@@ -67,7 +67,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_word("split", self.split, SPLITS)
-        check_word("model", self.kind, KINDS)
+        check_word("kind", self.kind, KINDS)
         check_word("search", self.search, ("exact", "hnsw"))
         if self.bootstrap < 0:
             raise UsageError(f"the number of resamples must be 0 or more, not {self.bootstrap}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from pgdefect.core.boxes import Box
 from pgdefect.core.errors import ImageError, UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Float32
 from pgdefect.db.records.evaluations import HEADLINES
 from pgdefect.pictures.contact_sheet import inspection_panel
@@ -21,7 +22,6 @@ from pgdefect.pictures.miss_sheet import COLUMNS, Miss, MissSection, miss_sheet
 from pgdefect.pictures.plots import precision_recall_plot, roc_plot, score_histogram
 from pgdefect.pictures.render import BoolArray, UInt8Array
 from pgdefect.usecases.common.picture_files import ground_truth, save_picture, unique_names
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.evaluate.evaluate import Evaluation, mean_figures
 from pgdefect.usecases.evaluate.figures import Judgement
 from pgdefect.vision.defects.region import region_box, worst_region
@@ -209,7 +209,7 @@ def _misses(evaluation: Evaluation) -> Image:
     ) -> MissSection:
         parts: dict[str, list[Judgement]] = {}
         for judgement in judged:  # photographs of one part are one miss, shown once
-            part = judgement.image.group or judgement.image.sha256
+            part = judgement.image.part or judgement.image.sha256
             parts.setdefault(part, []).append(judgement)
         shown = list(parts.values())[:MISSES_SHOWN]
         of_parts = f" of {len(parts)} parts" if len(parts) < len(judged) else ""

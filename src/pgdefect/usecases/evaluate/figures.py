@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.core.errors import ImageError
+from pgdefect.core.progress import Progress
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.thresholds import rate_interval
 from pgdefect.core.types import StoredImage
@@ -27,7 +28,6 @@ from pgdefect.evaluation import (
     score_edges,
 )
 from pgdefect.usecases.common.parts import part_numbers
-from pgdefect.usecases.common.progress import Progress
 from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Float32, SearchBy, StoredImage
 from pgdefect.core.wording import option
 from pgdefect.db.connection.engine import Database
@@ -21,7 +22,6 @@ from pgdefect.db.search.queries import image_embeddings_of, images_of
 from pgdefect.evaluation.retrieval import RetrievalFigures, cosine_distances, retrieval_figures
 from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.parts import part_numbers
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.inspect.embed import embed_defects
 from pgdefect.usecases.inspect.inspector import Inspector
 from pgdefect.vision.networks.extractor import unit_vectors
@@ -72,7 +72,7 @@ def evaluate_retrieval(
     category: str,
     *,
     split: str = "test",
-    without_groups: bool = False,
+    without_parts: bool = False,
     progress: Progress = silent,
 ) -> RetrievalReport:
     """Search each anomalous image of known defect type among the others, exactly.
@@ -83,7 +83,7 @@ def evaluate_retrieval(
     Raises:
         UnknownCategory, NoActiveDetector, NotFound;
         DatasetError: no images with defect types;
-        UsageError: no image has a group, and `without_groups` does not say that each is of
+        UsageError: no image names its part, and `without_parts` does not say that each is of
         a part of its own.
     """
     inspector = Inspector(database, settings, category, "hnsw", "patchcore")
@@ -98,11 +98,11 @@ def evaluate_retrieval(
             f"category {category!r} has no anomalous {split} images with a defect type; ingest a "
             "folder test/<defect type>, or say what images show with: pgdefect review"
         )
-    if not any(image.group for image in images) and not without_groups:
+    if not any(image.part for image in images) and not without_parts:
         raise UsageError(
-            f"the {split} images of {category!r} have no groups, so that other photographs of one "
-            "part would count as finds. Ingest them with a groups.csv, or say with "
-            f"{option('without_groups')} that each shows another part"
+            f"the {split} images of {category!r} name no parts, so that other photographs of one "
+            f"part would count as finds. Ingest them with {option('parts')}, or say with "
+            f"{option('without_parts')} that each shows another part"
         )
     failed = embed_images(database, inspector.extractor, detector.extractor_id, images, progress)
     found = defect_embeddings(database, detector.extractor_id, [image.id for image in images])

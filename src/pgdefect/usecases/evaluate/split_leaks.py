@@ -23,7 +23,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Leak:
-    """A part (``group``) or file content (``sha256``) that is on both `sides`.
+    """A part (``part``) or file content (``sha256``) that is on both `sides`.
 
     image_ids: the images of the first side.
     """
@@ -36,7 +36,7 @@ class Leak:
     image_ids: tuple[int, ...]
 
     def __str__(self) -> str:
-        what = f"part {self.name!r}" if self.kind == "group" else f"the file {self.name[:12]}…"
+        what = f"part {self.name!r}" if self.kind == "part" else f"the file {self.name[:12]}…"
         return (
             f"{what} is in {self.sides[0]} ({_some(self.paths)}) and in {self.sides[1]} "
             f"({_some(self.other_paths)})"
@@ -52,14 +52,14 @@ class LookAlike:
     """
 
     path: str
-    group: str | None
+    part: str | None
     other_path: str
-    other_group: str | None
+    other_part: str | None
     distance: float
     usual: float
 
     def __str__(self) -> str:
-        return f"{_part(self.path, self.group)} is like {_part(self.other_path, self.other_group)}"
+        return f"{_part(self.path, self.part)} is like {_part(self.other_path, self.other_part)}"
 
 
 def find_leaks(
@@ -68,9 +68,9 @@ def find_leaks(
     training: Sequence[StoredImage],
     split: str,
 ) -> tuple[Leak, ...]:
-    """Every group and every file content that two of the three sets share.
+    """Every part and every file content that two of the three sets share.
 
-    A file found twice is reported once: not where its group is already.
+    A file found twice is reported once: not where its part is already.
     """
     found: list[Leak] = []
     for first, second, sides in (
@@ -78,10 +78,10 @@ def find_leaks(
         (evaluated, calibration, (split, "calibration")),
         (calibration, training, ("calibration", "training")),
     ):
-        groups = _shared(first, second, lambda image: image.group, "group", sides)
-        named = {leak.name for leak in groups}
-        rest = [[i for i in images if i.group not in named] for images in (first, second)]
-        found += groups
+        parts = _shared(first, second, lambda image: image.part, "part", sides)
+        named = {leak.name for leak in parts}
+        rest = [[i for i in images if i.part not in named] for images in (first, second)]
+        found += parts
         found += _shared(rest[0], rest[1], lambda image: image.sha256, "sha256", sides)
     return tuple(found)
 
@@ -98,12 +98,12 @@ def find_look_alikes(
     A pair is alike whose distance is below that of most photographs to the nearest other one of
     their own part, and below half of that of most to the nearest one of any other: how much that
     is the learned images tell, and where fewer than `LEAST_PARTS` of their parts were
-    photographed twice, none is found. What shares a group is a leak, and none of these.
+    photographed twice, none is found. What shares a part is a leak, and none of these.
     """
     evaluated, learned = ([i for i in some if i.id in embeddings] for some in (evaluated, learned))
     if not evaluated or not learned:
         return ()
-    parts = group_numbers([image.group for image in [*evaluated, *learned]])
+    parts = group_numbers([image.part for image in [*evaluated, *learned]])
     parts_evaluated, parts_learned = np.split(parts, [len(evaluated)])
     _, counts = np.unique(parts_learned, return_counts=True)
     if np.count_nonzero(counts > 1) < LEAST_PARTS:
@@ -129,7 +129,7 @@ def find_look_alikes(
         one, two = evaluated[n], learned[indices[n]]
         pairs.setdefault(
             int(parts_evaluated[n]),
-            LookAlike(one.path, one.group, two.path, two.group, distance, usual),
+            LookAlike(one.path, one.part, two.path, two.part, distance, usual),
         )
     return tuple(pairs.values())
 
@@ -196,5 +196,5 @@ def _some(paths: Sequence[str]) -> str:
     return f"{paths[0]}{more}"
 
 
-def _part(path: str, group: str | None) -> str:
-    return path if group is None else f"{path} (part {group!r})"
+def _part(path: str, part: str | None) -> str:
+    return path if part is None else f"{path} (part {part!r})"

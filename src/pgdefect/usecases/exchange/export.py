@@ -22,10 +22,10 @@ from psycopg import sql
 
 from pgdefect import __version__
 from pgdefect.core.errors import MissingExtra
+from pgdefect.core.progress import Progress, silent
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.read_blocks import Column, Result, has_rows, read_blocks, snapshot
 from pgdefect.db.records.catalog import category_id as find_category
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.exchange.export_folder import Notes, as_json, new_folder, write_manifest
 
 METADATA_KEY = b"pgdefect"

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pgdefect.core.config import Settings
 from pgdefect.core.distance import L2
 from pgdefect.core.errors import Conflict, ImageError, UsageError, WeightsError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, Float32
 from pgdefect.core.wording import option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.extractors import load_extractor
 from pgdefect.db.search.queries import bank_cells, read_bank, stored_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.exchange.export_folder import check_new_file
 from pgdefect.vision.images.preprocess import Preprocessing, batches
 from pgdefect.vision.networks.backbone import StateDict, find_backbone

@@ -22,11 +22,11 @@ import psycopg
 from psycopg import sql
 
 from pgdefect.core.errors import ImageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.read_blocks import read_blocks, snapshot
 from pgdefect.db.records.catalog import category_id as find_category
 from pgdefect.pictures.render import DEFAULT_VMAX, save_png
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.exchange.export import ExportReport, Written
 from pgdefect.usecases.exchange.export_folder import as_json, new_folder, write_manifest
 from pgdefect.vision.images.masks import load_mask

@@ -12,6 +12,7 @@ from pgdefect.core import thresholds
 from pgdefect.core.config import Settings
 from pgdefect.core.distance import L2, index_expression
 from pgdefect.core.errors import TooFewImages, UsageError, WeightsError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.core.types import (
     UNKNOWN_IMAGE,
@@ -32,7 +33,6 @@ from pgdefect.db.records.patchcore import Calibration, store_detector
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.patch_search import BankSearch, score_image
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.usecases.exchange.bank_files import BankFile, BankOptions, open_bank
 from pgdefect.usecases.train.bank import (

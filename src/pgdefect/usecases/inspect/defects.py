@@ -187,7 +187,7 @@ class Voter:
                 category=self._detector.category,
                 has_defect_type=True,
                 except_images=() if image_id is None else (image_id,),
-                except_group=True,
+                except_part=True,
                 except_sha256=() if sha256 is None else (sha256,),
             ),
         )

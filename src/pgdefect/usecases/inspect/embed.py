@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import ImageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_detector, lock_images
@@ -17,7 +18,6 @@ from pgdefect.db.records.defects import store_defects, without_defect_embedding
 from pgdefect.db.records.extractors import images_without_embedding
 from pgdefect.db.search.queries import images_of, stored_images
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder
 from pgdefect.usecases.inspect.inspector import Inspector, Judged

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatasetError, ImageError, UsageError
 from pgdefect.core.json_shapes import failed_json, inspection_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import (
     Defect,
     Detector,
@@ -35,7 +36,6 @@ from pgdefect.usecases.common import log
 from pgdefect.usecases.common.files import Listed, list_images
 from pgdefect.usecases.common.files_seen import FilesSeen
 from pgdefect.usecases.common.patch_search import SearchKind
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder, Voter
 from pgdefect.usecases.inspect.event_keys import Run, open_run, root_of
@@ -74,7 +74,7 @@ class InspectReport:
         return {
             "category": self.category,
             "detector_id": self.detector.id,
-            "model": self.detector.kind,
+            "kind": self.detector.kind,
             "threshold": self.detector.threshold,
             "inspections": [inspection_json(item) for item in self.inspections],
             "failed": failed_json(self.failed),

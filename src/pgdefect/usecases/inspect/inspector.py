@@ -132,7 +132,7 @@ class Inspector:
         search: SearchKind | None = None,
         kind: DetectorKind | None = None,
     ) -> None:
-        check_word("model", kind, KINDS)
+        check_word("kind", kind, KINDS)
         check_word("search", search, SEARCHES)
         self.detector = active_detector(database, category, kind)
         self.search_kind: SearchKind | Literal["network"]

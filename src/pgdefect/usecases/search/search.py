@@ -84,7 +84,7 @@ class Query:
 class SearchOptions:
     """How to look, and among which images; None does not restrict.
 
-    all_categories: not the query's own alone; exclude_group: no image of the query's part;
+    all_categories: not the query's own alone; exclude_part: no image of the query's part;
     fold: near-duplicates count as one.
     """
 
@@ -94,12 +94,12 @@ class SearchOptions:
     label: str | None = None
     defect_type: str | None = None
     split: str | None = None
-    group: str | None = None
+    part: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     attributes: dict[str, Any] | None = None
     max_distance: float | None = None
-    exclude_group: bool = False
+    exclude_part: bool = False
     simulated: bool = False
     fold: bool = True
     exact: bool = False
@@ -111,7 +111,7 @@ class SearchOptions:
         check_word("by", self.by, COMPARED)
         check_word("label", self.label, LABELS)
         check_word("split", self.split, SPLITS)
-        check_word("model", self.kind, KINDS)
+        check_word("kind", self.kind, KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
                 f"{option('max_distance')} must be between 0 and 2 (cosine distance), got "
@@ -339,13 +339,13 @@ def _filter(options: SearchOptions, category: str, examples: Sequence[Example]) 
         label=options.label,
         defect_type=options.defect_type,
         split=options.split,
-        group=options.group,
+        part=options.part,
         since=options.since,
         until=options.until,
         attributes=options.attributes,
         max_distance=options.max_distance,
         except_images=tuple(e.image.id for e in examples if e.image is not None),
-        except_group=options.exclude_group,
+        except_part=options.exclude_part,
         except_sha256=tuple(e.judged.file.sha256 for e in examples),
         simulated=options.simulated,
     )

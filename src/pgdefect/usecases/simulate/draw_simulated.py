@@ -14,6 +14,7 @@ import numpy as np
 
 from pgdefect.core.errors import Conflict, DatasetError, ImageError, UsageError
 from pgdefect.core.file_claims import new_claimed, remove_unclaimed
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.threads import num_cpus
 from pgdefect.core.types import StoredImage
 from pgdefect.core.wording import option
@@ -21,7 +22,6 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import catalog
 from pgdefect.db.records.simulations import add_simulated
 from pgdefect.pictures.render import save_png
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import changed
 from pgdefect.vision.defects.simulate import (
     CONTRASTS,
@@ -203,7 +203,7 @@ def _draw_one(
             label="anomalous",
             defect_type=recipe.kind,
             mask_path=recipe.mask_path,
-            group_name=source.group or f"image-{source.id}",
+            group_name=source.part or f"image-{source.id}",
             simulation={
                 "kind": recipe.kind,
                 "size": recipe.size,

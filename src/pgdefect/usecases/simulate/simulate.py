@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, Inspection, StoredImage
 from pgdefect.core.wording import blank, command, option
 from pgdefect.db.connection.engine import Database
@@ -19,7 +20,6 @@ from pgdefect.db.records import simulations as rows
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.search.queries import images_of, stored_images
 from pgdefect.usecases.common.files import folder_name
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.inspect.inspect import inspect
 from pgdefect.usecases.simulate.draw_simulated import Recipe, digest, draw, recipes, remove_empty
 from pgdefect.vision.defects.simulate import CONTRASTS, KINDS, SIZES, Contrast, Kind, Size
@@ -190,15 +190,15 @@ def simulate(
     count: int = 120,
     seed: int = 0,
     output: Path | None = None,
-    model: DetectorKind | None = None,
+    detector_kind: DetectorKind | None = None,
     progress: Progress = silent,
 ) -> SimulationReport:
     """Draw defects on normal images, record them as simulated, and inspect them.
 
     Images and masks go to `output`, by default ``simulated/<category>`` in the data
     directory. The same seed, kinds and count again add nothing: what is recorded already is
-    inspected again. `model` chooses between detectors of two kinds. Interrupted while drawing,
-    neither files nor rows are left.
+    inspected again. `detector_kind` chooses between detectors of two kinds. Interrupted while
+    drawing, neither files nor rows are left.
 
     Raises:
         UnknownCategory, NoActiveDetector; UsageError: an unknown kind, or a folder
@@ -208,7 +208,7 @@ def simulate(
     chosen = check_kinds(kinds)
     if not 1 <= count <= MAX_COUNT:
         raise UsageError(f"{option('count')} must lie between 1 and {MAX_COUNT:,}, not {count}")
-    detector = active_detector(database, category, model)
+    detector = active_detector(database, category, detector_kind)
     plan = recipes(chosen, count, seed)
     failed: list[tuple[str, str]] = []
     with database.lock(f"simulation of {category}"):

@@ -17,6 +17,7 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.progress import Progress
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import (
@@ -29,7 +30,6 @@ from pgdefect.core.types import (
 )
 from pgdefect.db.records.patchcore import Calibration
 from pgdefect.usecases.common.patch_search import BankSearch, score_image
-from pgdefect.usecases.common.progress import Progress
 from pgdefect.usecases.train.held_out import deal_parts, vectors_without
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.vision.defects.defect_embedding import ComparedImage, fit_defect_space
@@ -92,7 +92,7 @@ def split_holdout(
 
 def part_name(image: StoredImage) -> str:
     """What a threshold counts as one part, as defect.threshold_for does."""
-    return f"g{image.group}" if image.group is not None else f"s{image.sha256}"
+    return f"g{image.part}" if image.part is not None else f"s{image.sha256}"
 
 
 def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
@@ -100,7 +100,7 @@ def _parts(images: Sequence[StoredImage]) -> dict[str, list[StoredImage]]:
 
     By what the images are called, so that another database makes the same choice.
     """
-    names = [f"g{i.group}" if i.group else f"i{i.relative_path} {i.sha256}" for i in images]
+    names = [f"g{i.part}" if i.part else f"i{i.relative_path} {i.sha256}" for i in images]
     part = {name: name for name in names}
 
     def first(name: str) -> str:
@@ -374,4 +374,4 @@ def _of_other_parts(bank: MemoryBank, images: Sequence[StoredImage], n: int) -> 
 
 
 def _same_part(a: StoredImage, b: StoredImage) -> bool:
-    return a.id == b.id or a.sha256 == b.sha256 or (a.group is not None and a.group == b.group)
+    return a.id == b.id or a.sha256 == b.sha256 or (a.part is not None and a.part == b.part)

@@ -10,10 +10,10 @@ from typing import Any
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import UsageError
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.wording import option
 from pgdefect.core.words import KINDS, check_word
 from pgdefect.db.connection.engine import Database
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.train.options import EfficientAdOptions, TrainOptions
 from pgdefect.usecases.train.train import TrainReport, train
 from pgdefect.usecases.train.train_network import NetworkReport, train_network
@@ -47,13 +47,13 @@ def training_options(kind: str, given: Mapping[str, Any]) -> Options:
         UsageError: no such kind or setting, a setting of another kind, or a value that cannot
             be used.
     """
-    check_word("model", kind, KINDS)
+    check_word("kind", kind, KINDS)
     own = settings_of(kind)
     for other in OPTIONS:
         foreign = [name for name in given if name in settings_of(other) and name not in own]
         if foreign:
             names = ", ".join(option(name) for name in foreign)
-            raise UsageError(f"{names} goes with {option('model', other)}, not with {kind}")
+            raise UsageError(f"{names} goes with {option('kind', other)}, not with {kind}")
     if unknown := [name for name in given if name not in own]:
         raise UsageError(f"there is no setting {unknown[0]!r}; {kind} has: {', '.join(own)}")
     values = {name: _read(name, value) for name, value in given.items()}

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pgdefect.core.errors import ImageError
+from pgdefect.core.progress import Progress
 from pgdefect.core.threads import num_cpus
 from pgdefect.core.types import Float32, StoredImage
 from pgdefect.db.connection.engine import Database
-from pgdefect.usecases.common.progress import Progress
 from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.vision.images.preprocess import Batch, batches

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import (
     DefectViewArtifact,
     Float32,
@@ -34,7 +35,6 @@ from pgdefect.db.records.extractors import (
 from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.train.bank import (
     build_bank,
     calibration_for,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.progress import Progress, silent
 from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import StoredImage
 from pgdefect.core.wording import option
@@ -17,7 +18,6 @@ from pgdefect.db.records.efficient_ad import store_network
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import embed_images
-from pgdefect.usecases.common.progress import Progress, silent
 from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.usecases.train.bank import part_name, split_holdout
 from pgdefect.usecases.train.options import EfficientAdOptions
@@ -192,7 +192,7 @@ def _split(
     category: str, normal: Sequence[StoredImage], options: EfficientAdOptions
 ) -> tuple[list[StoredImage], list[StoredImage], list[StoredImage]]:
     """Images to train on, to normalize maps with, and for the threshold; no part in two of them."""
-    if len({image.group or image.id for image in normal}) < 3:
+    if len({image.part or image.id for image in normal}) < 3:
         raise TooFewImages(
             f"the {len(normal)} training images of {category!r} belong to fewer than three groups "
             "(parts): one to learn from, one to normalize the maps and one for the threshold; "
@@ -201,7 +201,7 @@ def _split(
     scale_share = SCALE_SHARE * options.holdout
     rest, held_out = split_holdout(normal, options.holdout - scale_share, options.seed)
     share = scale_share / (1.0 - options.holdout + scale_share)
-    if len({image.group or image.id for image in rest}) < 2:
+    if len({image.part or image.id for image in rest}) < 2:
         raise TooFewImages(
             f"{option('holdout', options.holdout)} leaves nothing of {len(normal)} images to "
             "learn from"

@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pgdefect.core.arrays import Float32
 from pgdefect.core.errors import ImageError, UsageError
 from pgdefect.vision.images.gray_scale import GrayScale
 from pgdefect.vision.images.image import ImageFile, read_image
@@ -29,7 +30,6 @@ from pgdefect.vision.images.local_contrast import local_contrast
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Batch", "Preprocessing", "batches"]
 
-Float32: TypeAlias = npt.NDArray[np.float32]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
