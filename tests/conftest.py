@@ -225,13 +225,13 @@ def _factory_template(
     two_weeks(database, settings, "parts", tmp_path_factory.mktemp("line") / "photos", size=TINY)
     # A part judged differently from one photograph to the next, whatever the detector is like.
     some = (
-        "FROM defect.images WHERE split = 'production' AND group_name IS NOT NULL "
+        "FROM defect.images WHERE split = 'production' AND part IS NOT NULL "
         "AND verdict = '{}' ORDER BY image_id LIMIT 1"
     )
     with database.begin() as connection:
         connection.execute(
             text(
-                f"UPDATE pgdefect.image SET group_name = (SELECT group_name "
+                f"UPDATE pgdefect.image SET group_name = (SELECT part "
                 f"{some.format('anomalous')}) WHERE id = (SELECT image_id {some.format('normal')})"
             )
         )

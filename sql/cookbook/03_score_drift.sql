@@ -2,17 +2,19 @@
 -- Answer:   shift is the difference of the two means in standard deviations of last week's
 --           scores. Above about 0.5, look at light, focus and lens before trusting the rejects;
 --           if parts are fine, train a new bank with this week's good ones.
--- Set:      days (7); the last week ends with the newest inspection
+-- Set:      days (7); the last week ends with the newest photograph
 \if :{?days} \else \set days 7 \endif
 
 WITH weeks AS (
     SELECT category, normalized_score,
-           inspected_at > max(inspected_at) OVER (PARTITION BY category)
-                          - make_interval(days => :days) AS latest
-    FROM defect.images
-    WHERE split = 'production' AND verdict IS NOT NULL
-      AND inspected_at > (SELECT max(inspected_at) FROM defect.images WHERE split = 'production')
-                         - make_interval(days => 2 * :days)
+           at > max(at) OVER (PARTITION BY category) - make_interval(days => :days) AS latest
+    FROM (
+        SELECT category, normalized_score, coalesce(taken_at, inspected_at) AS at,
+               max(coalesce(taken_at, inspected_at)) OVER () AS newest
+        FROM defect.images
+        WHERE split = 'production' AND verdict IS NOT NULL
+    ) i
+    WHERE at > newest - make_interval(days => 2 * :days)
 )
 SELECT category, count(*) FILTER (WHERE NOT latest) AS before,
        count(*) FILTER (WHERE latest) AS latest,

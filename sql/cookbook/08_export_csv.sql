@@ -7,7 +7,7 @@
 
 COPY (
     SELECT category, path, part, known_label, known_defect_type, verdict,
-           normalized_score, raw_score, threshold, probable_defect_type, inspected_at
+           normalized_score, raw_score, threshold, probable_defect_type, taken_at, inspected_at
     FROM defect.images
     WHERE split = :'split' AND verdict IS NOT NULL AND retired_at IS NULL
       AND :'category' IN ('', category)

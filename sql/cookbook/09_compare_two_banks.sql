@@ -15,7 +15,7 @@ WITH judged AS (
     SELECT DISTINCT ON (detector_id, image_id) detector_id, image_id, known_label, verdict
     FROM defect.inspections
     WHERE detector_id IN (:first, :second)
-    ORDER BY detector_id, image_id, created_at DESC
+    ORDER BY detector_id, image_id, inspected_at DESC, judged_at DESC
 )
 SELECT coalesce(a.known_label, 'unknown') AS known_label, count(*) AS images,
        count(*) FILTER (WHERE a.verdict = 'anomalous' AND b.verdict = 'anomalous') AS both_reject,

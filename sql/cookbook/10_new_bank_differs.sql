@@ -16,7 +16,7 @@ WITH asked AS (
 ), before AS (
     SELECT DISTINCT ON (image_id) image_id, detector_id, verdict, normalized_score
     FROM defect.inspections WHERE detector_id <> :bank
-    ORDER BY image_id, created_at DESC
+    ORDER BY image_id, inspected_at DESC, judged_at DESC
 )
 SELECT a.image_id, b.detector_id AS bank_before, b.verdict AS before,
        round(b.normalized_score::numeric, 3) AS score_before,

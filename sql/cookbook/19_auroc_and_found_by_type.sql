@@ -9,7 +9,7 @@ WITH judged AS (
     JOIN defect.detectors d USING (detector_id)
     JOIN defect.images i ON i.image_id = s.image_id AND i.split = 'test' AND i.retired_at IS NULL
     WHERE s.known_label = 'anomalous'
-    ORDER BY s.detector_id, s.image_id, s.created_at DESC
+    ORDER BY s.detector_id, s.image_id, s.inspected_at DESC, s.judged_at DESC
 )
 SELECT category, detector_id AS detector, round(defect.image_auroc(detector_id)::numeric, 3) AS auroc,
        coalesce(known_defect_type, '(not named)') AS defect_type,

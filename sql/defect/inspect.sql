@@ -1,8 +1,9 @@
 -- Judge a stored image by any memory bank, from its kept patch embeddings; stores nothing.
 --
--- image   an id, the end of a path, or the start of a sha256
--- bank    any bank of the extractor that the patches were kept for; NULL takes the active one
---         of the image's category
+-- image     an id, the end of a path, or the start of a sha256
+-- bank      any bank of the extractor that the patches were kept for; NULL takes the active one
+--           of the image's category
+-- category  whose image is meant, where several products have one of that name
 --
 -- Upper bounds of all patches' distances tell which may be the worst (pgdefect.bound_patches); the
 -- distances that the score is made of are proven (pgdefect.prove_worst). An image of which no
@@ -13,8 +14,9 @@
 -- Same rule in Python:
 --   pgdefect.usecases.common.patch_search.score_image
 --   pgdefect.vision.patchcore.scoring.reweighted
-CREATE OR REPLACE FUNCTION defect.inspect(image text, bank bigint DEFAULT NULL)
-RETURNS TABLE (
+CREATE OR REPLACE FUNCTION defect.inspect(
+    image text, bank bigint DEFAULT NULL, category text DEFAULT NULL
+) RETURNS TABLE (
     image_id bigint, bank_id bigint, verdict text, raw_score double precision,
     normalized_score double precision, threshold double precision,
     worst_row smallint, worst_col smallint, worst_box text,
@@ -39,7 +41,7 @@ DECLARE
     score double precision;
     support double precision[];
 BEGIN
-    SELECT i.* INTO STRICT judged FROM pgdefect.image i WHERE i.id = defect.find_image(image);
+    SELECT i.* INTO STRICT judged FROM pgdefect.image i WHERE i.id = defect.find_image(image, inspect.category);
     IF bank IS NULL THEN
         SELECT x.* INTO d FROM pgdefect.detector x
         WHERE x.category_id = judged.category_id AND x.active AND x.kind = 'patchcore';
@@ -104,5 +106,25 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION defect.inspect IS
+-- The same of an image named by its id.
+CREATE OR REPLACE FUNCTION defect.inspect(
+    image bigint, bank bigint DEFAULT NULL, category text DEFAULT NULL
+) RETURNS TABLE (
+    image_id bigint, bank_id bigint, verdict text, raw_score double precision,
+    normalized_score double precision, threshold double precision,
+    worst_row smallint, worst_col smallint, worst_box text,
+    bank_position integer, normal_image_id bigint, normal_path text
+)
+LANGUAGE sql
+STABLE
+ROWS 1
+SET search_path = pg_catalog
+AS $$
+    SELECT * FROM defect.inspect(image::text, bank, category)
+$$;
+
+COMMENT ON FUNCTION defect.inspect(text, bigint, text) IS
 'What a memory bank says of a stored image whose patch embeddings are kept: verdict, raw score (a distance) and normalized score (0 to 1, 0.5 at the threshold), the worst place in pixels and the normal patch nearest to it. Any bank of the extractor can be asked; nothing is stored. The verdict is NULL where no patches are kept (pgdefect inspect --keep-patches). Example: SELECT b.bank_id, s.verdict, s.normalized_score FROM defect.banks b, defect.inspect(''scratch/003.png'', bank => b.bank_id) s;';
+
+COMMENT ON FUNCTION defect.inspect(bigint, bigint, text) IS
+'The same of an image named by its id. Example: SELECT verdict, normalized_score FROM defect.inspect(6);';

@@ -57,24 +57,28 @@ BEGIN
                                ELSE i.attributes->>rejects.by END AS kind,
                count(*) AS inspected, count(*) FILTER (WHERE s.is_anomalous) AS rejected,
                avg(s.normalized_score) AS mean_score
-        FROM pgdefect.inspection f
-        JOIN pgdefect.image i ON i.id = f.image_id
-        JOIN pgdefect.category c ON c.id = i.category_id
-        JOIN LATERAL (
-            SELECT f.station, f.detector_id, f.search, f.is_anomalous, f.normalized_score
-            WHERE rejects.judged <> 'last'
+        FROM (
+            SELECT f.image_id, f.station, f.detector_id, f.search, f.is_anomalous,
+                   f.normalized_score, f.inspected_at, f.created_at
+            FROM pgdefect.inspection f
+            WHERE rejects.judged = 'every' OR rejects.judged = 'first' AND f.event = 'inspection'
             UNION ALL
-            (SELECT s.station, s.detector_id, s.search, s.is_anomalous, s.normalized_score
-             FROM pgdefect.inspection s
-             WHERE rejects.judged = 'last' AND s.image_id = f.image_id
-             ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1)
-        ) s ON true
+            SELECT f.image_id, s.station, s.detector_id, s.search, s.is_anomalous,
+                   s.normalized_score, f.inspected_at, f.created_at
+            FROM pgdefect.inspection f
+            CROSS JOIN LATERAL (
+                SELECT * FROM pgdefect.inspection s WHERE s.image_id = f.image_id
+                ORDER BY s.inspected_at DESC, s.created_at DESC, s.id DESC LIMIT 1
+            ) s
+            WHERE rejects.judged = 'last' AND f.event = 'inspection'
+        ) s
+        JOIN pgdefect.image i ON i.id = s.image_id
+        JOIN pgdefect.category c ON c.id = i.category_id
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN rejects.judged = 'every' THEN f.created_at
-                        ELSE coalesce(i.taken_at, f.inspected_at) END
+            SELECT CASE WHEN rejects.judged = 'every' THEN s.created_at
+                        ELSE coalesce(i.taken_at, s.inspected_at) END
         ) t(at)
-        WHERE (f.event = 'inspection' OR rejects.judged = 'every')
-          AND i.retired_at IS NULL AND i.split <> 'simulated'
+        WHERE i.retired_at IS NULL AND i.split <> 'simulated'
           AND (rejects.category IS NULL OR c.name = rejects.category)
           AND (rejects.split IS NULL OR i.split = rejects.split)
           AND (rejects.since IS NULL OR t.at >= rejects.since)

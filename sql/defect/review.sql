@@ -6,6 +6,7 @@
 --               is taken, but one that looks like a known one misspelt needs new_type
 -- note          why, or anything else
 -- new_type      the defect type is meant as written
+-- category      whose image is meant, where several products have one of that name
 --
 -- The newest review is what counts, filters, votes and figures go by, at once. The detector's
 -- verdict, and what the data set said, stay beside it.
@@ -17,7 +18,8 @@ CREATE OR REPLACE FUNCTION defect.review(
     label text,
     defect_type text DEFAULT NULL,
     note text DEFAULT NULL,
-    new_type boolean DEFAULT false
+    new_type boolean DEFAULT false,
+    category text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog
@@ -43,7 +45,7 @@ BEGIN
             quote_literal(review.defect_type)
             USING ERRCODE = 'PD400', HINT = 'Leave it out if it is not known.';
     END IF;
-    SELECT i.* INTO STRICT reviewed FROM pgdefect.image i WHERE i.id = defect.find_image(review.image);
+    SELECT i.* INTO STRICT reviewed FROM pgdefect.image i WHERE i.id = defect.find_image(review.image, review.category);
     IF reviewed.split = 'simulated' THEN
         RAISE EXCEPTION 'image % has a simulated defect: what it is was decided when it was drawn',
             reviewed.id
@@ -77,5 +79,23 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION defect.review IS
+-- The same of an image named by its id.
+CREATE OR REPLACE FUNCTION defect.review(
+    image bigint,
+    label text,
+    defect_type text DEFAULT NULL,
+    note text DEFAULT NULL,
+    new_type boolean DEFAULT false,
+    category text DEFAULT NULL
+) RETURNS bigint
+LANGUAGE sql
+SET search_path = pg_catalog
+AS $$
+    SELECT defect.review(image::text, label, defect_type, note, new_type, category)
+$$;
+
+COMMENT ON FUNCTION defect.review(text, text, text, text, boolean, text) IS
 'Keeps what a person says of an image and returns the review''s id: label normal or anomalous, optionally defect type and note. Counts, filters and votes go by it at once; the verdict stays. For writers. Example: SELECT defect.review(''scratch/003.png'', label => ''anomalous'', defect_type => ''scratch'', note => ''visible by eye'');';
+
+COMMENT ON FUNCTION defect.review(bigint, text, text, text, boolean, text) IS
+'The same of an image named by its id. Example: SELECT defect.review(6, label => ''normal'');';

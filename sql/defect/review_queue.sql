@@ -9,10 +9,14 @@
 --   novelty         judged anomalous, type not known, and far from everything known: cosine
 --                   distance of its defect embedding to the nearest image of the category
 --                   whose defect type is known (the 50 newest of each type stand for it); 1
---                   where there is none
+--                   where there is none. The reason says whether it is farther than the limit of
+--                   its vote, within which known defects of a type lie from one another
 --   contradiction   the detector is sure of the opposite of its label: 4 |score - 0.5|
 -- priority is 1 - (1 - near_threshold) (1 - vote_doubt) (1 - novelty) (1 - contradiction): one
 -- good reason is enough, and several add up. Images with no reason are left out.
+--
+-- Outliers among the images that an active detector was trained on (defect.outliers) come before
+-- all others, with priority 1: one of them that is wrong can hide every defect of its kind.
 --
 -- A reviewed image is left out until a later inspection says otherwise than the one that the
 -- reviewer saw, and otherwise than the review. The distances are exact: their cost grows with
@@ -54,6 +58,7 @@ WITH known AS MATERIALIZED (
         ORDER BY v.created_at DESC, v.id DESC LIMIT 1
     ) v ON i.reviewed_label IS NOT NULL
     WHERE i.retired_at IS NULL AND i.split <> 'simulated'
+      AND NOT EXISTS (SELECT FROM defect.outliers o WHERE o.image_id = i.id AND o.active)
       AND (i.reviewed_label IS NULL
            OR (s.created_at > v.created_at AND s.is_anomalous <> v.was_anomalous
                AND s.is_anomalous <> (i.reviewed_label = 'anomalous')))
@@ -73,6 +78,8 @@ WITH known AS MATERIALIZED (
                WHERE e.extractor_id = w.extractor_id AND e.image_id = w.image_id
                HAVING count(e.image_id) > 0
            ) END AS novelty,
+           EXISTS (SELECT FROM known k WHERE k.category_id = w.category_id
+                                         AND k.extractor_id = w.extractor_id) AS types_known,
            CASE WHEN w.is_anomalous <> (w.known_label = 'anomalous')
                 THEN least(1, 4 * abs(w.normalized_score - 0.5)) ELSE 0 END AS contradiction
     FROM waiting w
@@ -83,18 +90,42 @@ SELECT q.image_id, q.category, q.path, q.split, q.priority,
                                           ELSE 'verdict against its label' END
            WHEN q.near_threshold THEN 'near the threshold'
            WHEN q.vote_doubt THEN 'vote in doubt'
-           ELSE 'unlike every known defect' END AS reason,
+           ELSE CASE WHEN NOT q.types_known THEN 'anomalous, and no defect type is known yet'
+                     WHEN q.novelty <= (q.vote->>'limit')::double precision
+                     THEN 'like a known defect, not confirmed'
+                     ELSE 'unlike every known defect' END END AS reason,
        q.near_threshold, q.vote_doubt, q.novelty, q.contradiction,
        CASE WHEN q.is_anomalous THEN 'anomalous' ELSE 'normal' END AS verdict,
        q.normalized_score, q.known_label, q.known_defect_type, q.probable_defect_type, q.vote,
-       q.inspection_id, q.inspected_at
+       q.inspection_id, q.inspected_at, false AS outlier
 FROM (
     SELECT r.*, 1 - (1 - r.near_threshold) * (1 - coalesce(r.vote_doubt, 0))
                     * (1 - coalesce(r.novelty, 0)) * (1 - r.contradiction) AS priority
     FROM reasons r
 ) q
 WHERE q.priority > 0
-ORDER BY q.priority DESC, q.normalized_score DESC, q.image_id;
+UNION ALL
+SELECT * FROM (
+    SELECT DISTINCT ON (o.image_id)
+           o.image_id, o.category, o.path, i.split, 1.0::double precision,
+           'outlier among the images it was trained on', 0::double precision,
+           NULL::double precision, NULL::double precision,
+           CASE WHEN o.raw_score > d.threshold THEN least(1, 4 * abs(n.normalized_score - 0.5))
+                ELSE 0 END,
+           CASE WHEN o.raw_score > d.threshold THEN 'anomalous' ELSE 'normal' END,
+           n.normalized_score, i.known_label, i.known_defect_type, NULL::text, NULL::jsonb,
+           NULL::bigint, NULL::timestamptz, true
+    FROM defect.outliers o
+    JOIN pgdefect.detector d ON d.id = o.detector_id
+    JOIN pgdefect.image i ON i.id = o.image_id
+    CROSS JOIN LATERAL (
+        SELECT pgdefect.normalized_score(o.raw_score, d.threshold, d.score_center)
+                   AS normalized_score
+    ) n
+    WHERE o.active
+    ORDER BY o.image_id, d.kind <> 'patchcore'
+) o
+ORDER BY outlier DESC, priority DESC, normalized_score DESC, image_id;
 
 COMMENT ON VIEW defect.review_queue IS
-'Images whose review would help most, by priority (0 to 1), with the reason: near the threshold, a vote in doubt, unlike every known defect, or a verdict against its label. Reviewed ones return when a later inspection says otherwise. Example: SELECT image_id, priority, reason, verdict, probable_defect_type, path FROM defect.review_queue WHERE category = ''leather'' ORDER BY priority DESC LIMIT 10;';
+'Images whose review would help most, by priority (0 to 1), with the reason: an outlier among the training images (these come first), near the threshold, a vote in doubt, unlike every known defect, or a verdict against its label. Reviewed ones return when a later inspection says otherwise. Example: SELECT image_id, priority, reason, verdict, probable_defect_type, path FROM defect.review_queue WHERE category = ''leather'' ORDER BY outlier DESC, priority DESC LIMIT 10;';

@@ -2,8 +2,9 @@
 --
 -- region is the id of an anomalous region, as the column region_id of defect.similar_images
 -- has it. Each image is listed by its most similar region. The region's own image and copies
--- of its file are left out. Distances and the other arguments are those of
--- defect.similar_images. exclude_group is the old name of exclude_part.
+-- of its file are left out. Listed are images of the product that the region's image shows, of
+-- another one that category names, or of all if all_categories is true. Distances and the other
+-- arguments are those of defect.similar_images. exclude_group is the old name of exclude_part.
 CREATE OR REPLACE FUNCTION defect.similar_regions(
     region bigint,
     k integer DEFAULT 10,
@@ -19,6 +20,7 @@ CREATE OR REPLACE FUNCTION defect.similar_regions(
     attributes jsonb DEFAULT NULL,
     max_distance double precision DEFAULT NULL,
     fold boolean DEFAULT true,
+    all_categories boolean DEFAULT false,
     exclude_group boolean DEFAULT NULL
 ) RETURNS TABLE (
     rank bigint, image_id bigint, distance double precision, similarity double precision,
@@ -36,15 +38,21 @@ DECLARE
         'similar_regions', 'exclude_part', exclude_part, 'exclude_group', exclude_group), false);
     asked record;
 BEGIN
-    SELECT g.extractor_id, g.image_id, g.embedding::vector INTO asked
-    FROM pgdefect.defect_region g WHERE g.id = region;
+    SELECT g.extractor_id, g.image_id, g.embedding::vector,
+           CASE WHEN NOT all_categories THEN coalesce(similar_regions.category, c.name) END AS listed
+    INTO asked
+    FROM pgdefect.defect_region g
+    JOIN pgdefect.image i ON i.id = g.image_id
+    JOIN pgdefect.category c ON c.id = i.category_id
+    WHERE g.id = region;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no region %', region
             USING ERRCODE = 'PD404',
                   HINT = 'Inspecting anomalous images stores their regions, and inspecting again replaces them.';
     END IF;
+    PERFORM pgdefect.tell_missing_embeddings('region', asked.extractor_id, asked.listed);
     RETURN QUERY SELECT * FROM pgdefect.neighbors('region', asked.extractor_id, asked.embedding, k, jsonb_build_object(
-        'category', category, 'label', label, 'defect_type', defect_type, 'split', split,
+        'category', asked.listed, 'label', label, 'defect_type', defect_type, 'split', split,
         'part', part, 'since', since, 'until', until, 'attributes', attributes,
         'max_distance', max_distance, 'except_images', ARRAY[asked.image_id],
         'except_part', leave_out_part, 'simulated', simulated), fold);

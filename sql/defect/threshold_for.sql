@@ -9,10 +9,13 @@
 -- the rate is what is expected. A part is a group of images;
 -- one without a group is a part of its own, with the copies of its file.
 --
+-- Outliers, and images known to be anomalous since, are left out (pgdefect.holdout_scores); the
+-- rule names them, and says what the threshold would be with them.
+--
 -- bank is the old name of detector.
 --
 -- Same rule in Python:
---   pgdefect.core.thresholds.false_reject_rate
+--   pgdefect.core.outliers.threshold_without
 CREATE OR REPLACE FUNCTION defect.threshold_for(
     detector bigint DEFAULT NULL, false_reject_rate double precision DEFAULT NULL,
     bank bigint DEFAULT NULL
@@ -27,69 +30,16 @@ DECLARE
     judge bigint := pgdefect.renamed_argument(
         'threshold_for', 'detector', threshold_for.detector, 'bank', bank);
     rate double precision := threshold_for.false_reject_rate;
-    scores double precision[];
-    below double precision[];
-    count integer;
-    parts integer;
-    needed bigint;
-    wanted double precision;
-    place integer;
-    accepted integer;
-    center double precision;
-    value double precision;
+    left_out bigint[] := ARRAY(SELECT h.image_id FROM pgdefect.holdout_scores(judge) h
+                               WHERE h.left_out ORDER BY h.image_id);
 BEGIN
-    IF rate IS NULL OR NOT (rate > 0 AND rate < 1) THEN
-        RAISE EXCEPTION 'the false-reject rate must lie between 0 and 1, not %',
-            coalesce(rate::text, 'NULL')
-            USING ERRCODE = 'PD400', HINT = '0.05 rejects at most one normal image in twenty.';
-    END IF;
-    IF NOT EXISTS (SELECT FROM pgdefect.detector d WHERE d.id = judge) THEN
-        RAISE EXCEPTION 'there is no detector %', coalesce(judge::text, 'NULL')
-            USING ERRCODE = 'PD404', HINT = 'SELECT detector_id FROM defect.thresholds lists them.';
-    END IF;
-    -- below: how many parts, in fractions, score as high or lower.
-    SELECT array_agg(s.raw_score ORDER BY s.raw_score, s.image_id),
-           array_agg(s.below ORDER BY s.raw_score, s.image_id),
-           max(s.parts)
-    INTO scores, below, parts
-    FROM (
-        SELECT h.image_id, h.raw_score, sum(h.weight) OVER (
-                   ORDER BY h.raw_score, h.image_id ROWS UNBOUNDED PRECEDING) AS below,
-               sum(h.first) OVER () AS parts
-        FROM (
-            SELECT h.image_id, h.raw_score,
-                   1 / (count(*) OVER part)::double precision AS weight,
-                   (row_number() OVER (part ORDER BY h.image_id) = 1)::integer AS first
-            FROM pgdefect.holdout_score h
-            JOIN pgdefect.image i ON i.id = h.image_id
-            WHERE h.detector_id = judge
-            WINDOW part AS (PARTITION BY coalesce('g' || i.group_name, 's' || i.sha256))
-        ) h
-    ) s;
-    count := coalesce(cardinality(scores), 0);
-    IF count = 0 THEN
-        RAISE EXCEPTION 'detector % has no scores of held-out normal images', judge
-            USING ERRCODE = 'PD404', HINT = 'Train the category again: training stores them.';
-    END IF;
-    needed := ceil(1 / rate - 1e-9::double precision)::bigint - 1;
-    wanted := (parts + (parts >= needed)::integer) * (1 - rate) - 1e-9::double precision;
-    place := coalesce(
-        (SELECT min(n) FROM generate_subscripts(below, 1) n WHERE below[n] >= wanted), count);
-    accepted := least(greatest(ceil((parts + 1) * (1 - rate) - 1e-9::double precision), 1), parts);
-    center := (scores[(count + 1) / 2] + scores[count / 2 + 1]) / 2;
-    value := greatest(scores[place],
-                      center + greatest(1e-6::double precision * greatest(abs(center), 1e-9), 1e-9));
-    RETURN QUERY SELECT value, center, jsonb_build_object(
-        'rule', 'false_reject_rate',
-        'rate', rate,
-        'held_out_images', count,
-        'held_out_parts', parts,
-        'false_rejects', (SELECT count(*) FROM unnest(scores) s WHERE s > value),
-        'false_reject_interval', to_jsonb(pgdefect.rejects_interval(parts, accepted)),
-        'guaranteed', parts >= needed,
-        'promised_rate', CASE WHEN parts >= needed THEN rate
-                              ELSE 1 - below[place] / (parts + 1) END,
-        'parts_needed', needed);
+    RETURN QUERY
+    SELECT t.threshold, t.score_center,
+           t.rule || CASE WHEN left_out = '{}' THEN '{}' ELSE jsonb_build_object(
+               'outliers', to_jsonb(left_out),
+               'threshold_with_outliers', (
+                   SELECT w.threshold FROM pgdefect.holdout_threshold(judge, rate, true) w)) END
+    FROM pgdefect.holdout_threshold(judge, rate) t;
 END
 $$;
 

@@ -1,8 +1,8 @@
 -- The raw score of normalized score 0.25 for a detector under a threshold.
 --
--- It is the median of the held-out normal scores (of a detector that has none stored, the
--- center it was trained with) where that lies below the threshold, else half the threshold.
--- It depends on the two arguments alone, so that one threshold always means one scale.
+-- It is the median of the held-out normal scores that are no outliers (of a detector that has
+-- none stored, the center it was trained with) where that lies below the threshold, else half the
+-- threshold. It depends on the two arguments alone, so that one threshold always means one scale.
 -- (Products are of 1e-9 and more: a smaller one that underflows is an error to the server.)
 --
 -- Same rule in Python:
@@ -23,7 +23,8 @@ AS $$
             (SELECT (a.scores[(cardinality(a.scores) + 1) / 2]
                      + a.scores[cardinality(a.scores) / 2 + 1]) / 2
              FROM (SELECT array_agg(raw_score ORDER BY raw_score) AS scores
-                   FROM pgdefect.holdout_score WHERE detector_id = bank) a),
+                   FROM pgdefect.holdout_score
+                   WHERE detector_id = bank AND NOT outlier) a),
             (SELECT t.score_center FROM pgdefect.detector_threshold t
              WHERE t.detector_id = bank ORDER BY t.id LIMIT 1),
             (SELECT d.score_center FROM pgdefect.detector d WHERE d.id = bank)

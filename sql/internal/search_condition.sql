@@ -5,8 +5,9 @@
 --   has_defect_type                               true: the defect type is known
 --   since, until                                  stored at or after, stored before
 --   attributes                                    an object that the image's attributes contain
---   except_images                                 ids; copies of their files are left out too
---   except_part                                  true: no image of the parts of except_images
+--   except_images                                 ids; copies of their files are left out too,
+--                                                 unless own_copies is true
+--   except_part                                   true: no image of the parts of except_images
 --   except_sha256                                 digests of files to leave out
 --   simulated                                     true: images with simulated defects too
 -- label and defect type are the known ones: a review's word before the data set's.
@@ -28,7 +29,7 @@ DECLARE
 BEGIN
     SELECT string_agg(quote_literal(key), ', ' ORDER BY key) INTO unknown FROM jsonb_object_keys(w) key
     WHERE key NOT IN ('category', 'label', 'defect_type', 'has_defect_type', 'split', 'part', 'since',
-                      'until', 'except_images', 'except_part', 'except_sha256', 'simulated');
+                      'until', 'except_images', 'except_part', 'except_sha256', 'simulated', 'own_copies');
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'a search has no filter called %', unknown USING ERRCODE = 'PD400';
     ELSIF w ->> 'label' NOT IN ('normal', 'anomalous') THEN
@@ -84,7 +85,8 @@ BEGIN
         SELECT jsonb_array_elements_text(w -> 'except_sha256')
         UNION
         SELECT q.sha256 FROM jsonb_array_elements_text(w -> 'except_images') u(id)
-        JOIN pgdefect.image q ON q.id = u.id::bigint);
+        JOIN pgdefect.image q ON q.id = u.id::bigint
+        WHERE (w ->> 'own_copies')::boolean IS NOT TRUE);
     IF digests <> '{}' THEN
         conditions := conditions || format('i.sha256 <> ALL (%L)', digests);
     END IF;

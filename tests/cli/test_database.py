@@ -28,7 +28,7 @@ def test_db_upgrade_and_check(good: Cli, cli: Cli, empty_database: Database) -> 
     assert good(empty_database, "db", "check", "--json").json["differences"] == []
     assert good(empty_database, "db", "upgrade").out.startswith("up to date")
     with psycopg.connect(empty_database.url) as connection:
-        connection.execute("DROP FUNCTION defect.find_image(text) CASCADE")
+        connection.execute("DROP FUNCTION defect.find_image(text, text) CASCADE")
     broken = cli(empty_database, "db", "check")
     assert broken.code == 1
     assert "defect.find_image is missing" in broken.out

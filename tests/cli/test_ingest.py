@@ -110,3 +110,44 @@ def test_ingest_and_inspect_at_once(good: Cli, trained: Database, parts: Path) -
     result = good(trained, "ingest", parts, "--category", "parts", "--inspect")
     assert "inspected 13 test images" in result.err
     assert value(trained, "SELECT count(*) FROM pgdefect.inspection") == 13
+
+
+def test_what_folders_are_taken_as_is_shown_and_a_dry_run_stops_there(
+    good: Cli, cli: Cli, database: Database, parts: Path, tmp_path: Path
+) -> None:
+    for source, target in (
+        ("train/good", "OK"),
+        ("test/scratch", "crack"),
+        ("ground_truth/scratch", "mask/crack"),
+    ):
+        shutil.copytree(parts / source, tmp_path / "data" / target)
+    (tmp_path / "data/notes.txt").touch()
+    told = good(database, "ingest", tmp_path / "data", "--category", "p", "--dry-run")
+    assert [line.split("  ")[0] for line in told.out.splitlines()[3:6]] == [
+        "OK",
+        "crack",
+        "mask/crack",
+    ]
+    assert told.out.endswith("p: 19 images; nothing was stored\n")
+    assert "left out: 1 .txt file: no image" in told.err
+    assert value(database, "SELECT count(*) FROM pgdefect.category") == 0
+    [report] = good(
+        database, "ingest", tmp_path / "data", "--category", "p", "--dry-run", "--json"
+    ).json
+    assert report["dry_run"]
+    assert report["skipped"] == [{"suffix": ".txt", "reason": "no image", "count": 1}]
+    assert {"folder": "OK", "taken_as": "normal, train", "count": 16, "why": ""} in report[
+        "folders"
+    ]
+    stored = good(database, "ingest", tmp_path / "data", "--category", "p")
+    assert "p: 19 added" in stored.out
+    (tmp_path / "data/OK").rename(tmp_path / "data/Negative")
+    (tmp_path / "data/crack").rename(tmp_path / "data/Positive")
+    refused = cli(database, "ingest", tmp_path / "data", "--category", "q")
+    assert refused.code == 1
+    assert "can be read in two ways" in refused.error
+    said = ("--folder", "Negative=normal", "--folder", "positive=anomalous")
+    done = good(database, "ingest", tmp_path / "data", "--category", "q", *said)
+    assert "q: 19 added" in done.out
+    wrong = cli(database, "ingest", tmp_path / "data", "--category", "q", "--folder", "Positive")
+    assert "--folder is NAME=MEANING" in wrong.error

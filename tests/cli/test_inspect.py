@@ -279,7 +279,7 @@ def test_photographs_carry_their_context(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--path-pattern", "{line}"), "does not fit the pattern '{line}'"),
+        (("--path-pattern", "{line}/x.png"), "does not fit the pattern '{line}/x.png'"),
         (("--path-pattern", "no field.png"), "it has no field such as {line}"),
         (("--path-pattern", "{a}_{a}.png"), "{a} stands in it twice"),
         (("--path-pattern", "{taken}.png"), "{taken} needs a format"),

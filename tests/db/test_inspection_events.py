@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 from rows import add_extractor, add_images, store
 from test_banks import memory_bank
 
+from pgdefect.core.errors import UnknownCategory
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
+from pgdefect.db.records.retention import prunable, prune_inspections
 
 COLUMNS = (
     "image_id, detector_id, raw_score, normalized_score, threshold, worst_row, worst_col, "
@@ -195,3 +199,93 @@ def test_one_event_for_a_key_and_an_image(line: Line) -> None:
     line.inspect(1, 0.9, "2026-05-04 8:00+00", event_key="request 1")
     with pytest.raises(psycopg.errors.UniqueViolation, match="event_key"):
         line.inspect(0, 0.1, "2026-05-04 8:00+00", event_key="request 1")
+
+
+# -- retention -----------------------------------------------------------------------------
+
+
+def test_pruning_takes_what_nothing_rests_on(line: Line) -> None:
+    """The first of an image and each detector's newest stay, whatever their age."""
+    for day in (4, 5, 6, 7):
+        line.inspect(0, day / 10, f"2026-05-0{day} 8:00+00")
+    line.inspect(0, 0.1, "2026-05-08 8:00+00", line.second)
+    line.inspect(1, 0.9, "2026-05-04 8:00+00")
+    line.run(
+        "INSERT INTO pgdefect.inspection_run (digest, detector_id, event_key, started_at) "
+        "VALUES ('x', %s, 'k', '2026-05-04')",
+        line.first,
+    )
+    before = datetime(2026, 5, 6, 12, tzinfo=UTC)
+    shown = ("SELECT * FROM defect.daily_rejects", "SELECT * FROM defect.categories")
+    state = [line.run(query) for query in shown] + [line.verdicts()]
+    found = prunable(line.database, before)
+    assert (found.inspections, found.images, found.kept, found.runs) == (2, 1, 4, 1)
+    assert found.bytes > 0
+    assert len(line.run("SELECT id FROM pgdefect.inspection")) == 6
+    assert prunable(line.database, before, "parts") == found
+    assert prunable(line.database, datetime(2026, 5, 5, 7, tzinfo=UTC)).inspections == 0
+    assert prune_inspections(line.database, before) == found
+    assert line.run(
+        "SELECT image_id - %s, detector_id = %s, raw_score, event FROM pgdefect.inspection "
+        "ORDER BY id",
+        *[line.images[0], line.first],
+    ) == [
+        (0, True, 0.4, "inspection"),
+        (0, True, 0.7, "re-inspection"),
+        (0, False, 0.1, "re-inspection"),
+        (1, True, 0.9, "inspection"),
+    ]
+    assert [line.run(query) for query in shown] + [line.verdicts()] == state
+    assert prunable(line.database, before) == replace(
+        found, inspections=0, images=0, bytes=0, runs=0
+    )
+    with pytest.raises(UnknownCategory):
+        prunable(line.database, before, "nuts")
+
+
+# -- what else analysts ask of a detector --------------------------------------------------
+
+
+def test_what_a_threshold_lets_through_of_each_type(line: Line) -> None:
+    types = ("hole", "hole", "scratch", None)
+    for n, (defect_type, score) in enumerate(zip(types, (0.3, 0.6, 0.7, 0.2), strict=True)):
+        line.run(
+            "UPDATE pgdefect.image SET label = 'anomalous', defect_type = %s WHERE id = %s",
+            *[defect_type, line.images[n]],
+        )
+        line.inspect(n, score, "2026-05-04 8:00+00", line.second)
+    rows = line.run(
+        "SELECT known_defect_type, images, escapes, escape_rate, lowest_score, "
+        "escape_interval = defect.rate_interval(escapes, images) "
+        "FROM defect.what_if_by_type(%s, 0.5, 'production')",
+        line.second,
+    )
+    assert rows == [
+        (None, 1, 1, 1.0, 0.2, True),
+        ("hole", 2, 1, 0.5, 0.3, True),
+        ("scratch", 1, 0, 0.0, 0.7, True),
+    ]
+    [(sum_of_types,)] = line.run(
+        "SELECT escapes FROM defect.what_if(%s, 0.5, 'production')", line.second
+    )
+    assert sum_of_types == 2
+    with pytest.raises(psycopg.Error, match="there is no detector 99") as caught:
+        line.run("SELECT * FROM defect.what_if_by_type(99, 0.5)")
+    assert caught.value.sqlstate == "PD404"
+
+
+def test_the_vectors_of_a_bank_are_shown_with_where_they_came_from(line: Line) -> None:
+    rows = line.run(
+        "SELECT v.bank_id, v.category, v.position, v.image_id = p.image_id, v.path, v.row = p.row, "
+        "v.embedding::text = p.embedding::text "
+        "FROM defect.bank_vectors v JOIN pgdefect.memory_bank_patch p USING (bank_id, position) "
+        "WHERE v.bank_id = %s ORDER BY v.position",
+        line.first,
+    )
+    assert [row[:3] for row in rows] == [(line.first, "parts", n) for n in range(30)]
+    assert {row[3:4] + row[5:] for row in rows} == {(True, True, True)}
+    assert {row[4] for row in rows} == {f"/nowhere/parts/{n:05}.png" for n in range(2)}
+    line.run("UPDATE pgdefect.memory_bank_patch SET image_id = 0")
+    assert line.run('SELECT DISTINCT image_id, path, "row", col FROM defect.bank_vectors') == [
+        (None, None, None, None)
+    ]

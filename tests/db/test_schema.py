@@ -68,7 +68,7 @@ def test_a_changed_sql_file_is_noticed_and_applied(database: Database) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "DROP FUNCTION defect.find_image",
+        "DROP FUNCTION defect.find_image(bigint, text)",
         "ALTER TABLE pgdefect.image DROP COLUMN group_name CASCADE",
         "DROP INDEX pgdefect.uq_detector_active",
     ],
@@ -80,7 +80,11 @@ def test_check_names_what_is_missing(database: Database, damage: str) -> None:
 
 
 FUNCTIONS_OF_BEFORE = """
-DROP FUNCTION defect.similar_images;
+DO $$ DECLARE f regprocedure; BEGIN
+    FOR f IN SELECT oid FROM pg_proc WHERE proname = 'similar_images' LOOP
+        EXECUTE 'DROP FUNCTION ' || f;
+    END LOOP;
+END $$;
 CREATE FUNCTION defect.similar_images(image text, k integer DEFAULT 10, category text DEFAULT NULL)
 RETURNS TABLE (rank bigint, image_id bigint) LANGUAGE sql AS 'SELECT 1::bigint, 2::bigint';
 CREATE FUNCTION pgdefect.nearest_images(extractor bigint, query vector, k integer DEFAULT 10)
@@ -106,7 +110,7 @@ def test_functions_of_other_arguments_give_way(database: Database) -> None:
     with database.connect() as connection:
         kinds = connection.execute(
             text(
-                "SELECT proname, pronargs > 5 FROM pg_proc "
+                "SELECT DISTINCT proname, pronargs > 5 FROM pg_proc "
                 "WHERE proname IN ('nearest_images', 'similar_images', 'patch_box') ORDER BY 1"
             )
         ).all()

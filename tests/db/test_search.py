@@ -307,6 +307,17 @@ def test_search_leaves_out_the_examples_their_copies_and_their_parts(crowd: Crow
     assert {image.id, copy.id}.isdisjoint(n.image.id for n in found)
     assert mates - {image.id} <= {n.image.id for n in found}
     assert len(found) == everything - 2
+    with crowd.database.connect() as connection:
+        asked = text(
+            "SELECT image_id FROM defect.similar_images(CAST(:image AS text), k => 9000, "
+            "by => 'picture', fold => false, own_copies => :copies)"
+        )
+        shown = {
+            copies: set(connection.scalars(asked, {"image": image.id, "copies": copies}))
+            for copies in (False, True)
+        }
+    assert shown[True] - shown[False] == {copy.id}
+    assert image.id not in shown[True]
     found = search(9000, SearchFilter(except_images=(image.id,), except_part=True))
     assert mates.isdisjoint(n.image.id for n in found)
     found = search(9000, SearchFilter(except_sha256=(image.sha256,)))

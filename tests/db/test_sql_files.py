@@ -192,7 +192,7 @@ def test_every_file_makes_the_object_it_is_named_for() -> None:
     *made, comments = files.sql_files()
     assert (comments.name, comments.objects) == ("column_comments.sql", [])
     for file in made:
-        [(_, schema, name)] = file.objects
+        [(schema, name)] = file.names
         folder = {"defect": "defect", "pgdefect": "internal"}[schema]
         assert file.name == f"{folder}/{name}.sql"
 

@@ -468,7 +468,7 @@ def test_training_begins_the_history_and_keeps_the_scores(line: Line) -> None:
         "FROM defect.thresholds"
     ) == [(line.detector, 0.5, 0.1, "none", None, True)]
     with line.database.connect() as connection:
-        assert stored.holdout_scores(connection, line.detector).tolist() == HELD_OUT
+        assert stored.holdout_scores(connection, line.detector).counted.tolist() == HELD_OUT
 
 
 def test_set_threshold_writes_detector_and_history(line: Line) -> None:

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "db/doctor": DB,
     "db/backup": DB,
     "usecases/common": BELOW_USECASES - {"usecases/common"},
-    "usecases/train": BELOW_USECASES,
+    "usecases/train": BELOW_USECASES | {"usecases/inspect"},
     "usecases/inspect": BELOW_USECASES,
     "usecases/search": BELOW_USECASES | {"usecases/inspect"},
     "usecases/simulate": BELOW_USECASES | {"usecases/inspect"},

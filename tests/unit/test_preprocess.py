@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,14 @@ def test_kept_sizes_by_hand() -> None:
     assert settings.input_size_of((512, 512)) == (256, 256)
     assert settings.input_size_of((100, 400)) == (128, 512)
     assert settings.input_size_of((400, 100)) == (512, 128)
+    assert settings.input_size_of((256, 4096)) == (64, 1024)
+    strips = replace(settings, least_side=128)
+    assert strips.input_size_of((256, 4096)) == (128, 2048)
+    assert strips.input_size_of((4096, 256)) == (2048, 128)
+    assert strips.input_size_of((80, 1600)) == (80, 1600)  # not made larger than it is
+    assert strips.input_size_of((512, 512)) == (256, 256)
+    assert Preprocessing.from_dict(strips.to_dict()) == strips
+    assert "least_side" not in settings.to_dict()
     assert settings.input_size_of((1920, 1080)) == (336, 192)
     # A very long image is squeezed: no side below 64 or above 4096.
     assert settings.input_size_of((1, 10_000)) == (64, 4096)

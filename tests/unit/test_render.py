@@ -188,31 +188,6 @@ class TestScaling:
         assert (cols.min(), rows.min(), cols.max(), rows.max()) == (99, 39, 120, 60)
 
 
-class TestText:
-    @pytest.mark.parametrize(
-        ("raw", "shown"),
-        [
-            ("größe–é.png", "grosse-e.png"),
-            ("日本.png", "??.png"),
-            ("a\nb\tc", "a b c"),
-            ("a\x00\u202eb", "ab"),
-            ("\udcff.png", "?.png"),
-            ("", ""),
-        ],
-    )
-    def test_letters_the_font_lacks_are_replaced(self, raw: str, shown: str) -> None:
-        assert render.clean_text(raw) == shown
-
-    def test_a_long_name_keeps_both_ends(self) -> None:
-        short = render.fit_text("station_7_" + "x" * 5000 + "_0042.png", 16, 160)
-        assert short.startswith("station")
-        assert short.endswith("0042.png")
-        assert render.font(16).getlength(short) <= 160
-
-    def test_no_room_at_all(self) -> None:
-        assert render.fit_text("anything", 16, 1) == "…"
-
-
 class TestInspectionPanel:
     def test_ground_truth_adds_a_pane(self) -> None:
         image, scores = solid((90, 90, 90)), blob_map()

@@ -12,15 +12,15 @@ from inspection_peer import FaissBank, embed, params_of
 
 from pgdefect.cli.main import run
 from pgdefect.core.config import Settings
-from pgdefect.core.errors import UsageError, WeightsError
-from pgdefect.core.types import Float32
+from pgdefect.core.errors import TooFewImages, UsageError, WeightsError
+from pgdefect.core.types import Float32, StoredImage
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.summaries import list_detectors
 from pgdefect.db.search.queries import read_bank
 from pgdefect.usecases.exchange.bank_files import BankOptions, open_bank
 from pgdefect.usecases.exchange.export_anomalib import export_anomalib
-from pgdefect.usecases.exchange.import_bank import import_bank
+from pgdefect.usecases.exchange.import_bank import _learned_from, _Scored, import_bank
 from pgdefect.usecases.inspect.inspect import Inspector
 from pgdefect.vision.images.image import read_image
 from pgdefect.vision.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -263,3 +263,76 @@ def _scores(
         for batch in inspector.judge(names, on_error)
         for _, judged in batch
     ]
+
+
+# -- images of the bank, resized by another program ----------------------------------------
+
+
+def resized_elsewhere(path: Path, side: int) -> Float32:
+    """A photograph as torchvision and anomalib resize it: in floating point, anti-aliased."""
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(read_image(path)[1].astype(np.float32) / 255.0)
+    scaled = interpolate(
+        pixels.permute(2, 0, 1)[None], (side, side), mode="bilinear", antialias=True
+    )[0].numpy()
+    mean, std = (
+        np.array(v, dtype=np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return np.asarray((scaled - mean) / std, dtype=np.float32)
+
+
+def bank_of(paths: list[Path], side: int, file: Path, every: int = 10) -> Path:
+    """A tensor of patches, as another program would save it."""
+    from pgdefect.vision.networks.backbone import find_backbone
+    from pgdefect.vision.patchcore import patchcore
+
+    backbone = find_backbone("efficientnet_lite0")
+    preprocessing = Preprocessing((side, side), None, IMAGENET_MEAN, IMAGENET_STD)
+    network = patchcore.build_embedder(backbone, LAYERS, preprocessing, None).network
+    with torch.no_grad():
+        inputs = torch.from_numpy(np.stack([resized_elsewhere(path, side) for path in paths]))
+        patches = network(inputs).numpy()
+    torch.save(torch.from_numpy(patches.reshape(-1, patches.shape[-1])[::every].copy()), file)
+    return file
+
+
+RESIZED_OPTIONS = BankOptions(image_size=(160, 160), backbone="efficientnet_lite0", layers=LAYERS)
+
+
+def test_images_of_the_bank_are_known_through_a_resize(
+    trained: Database, settings: Settings, parts: Path, tmp_path: Path
+) -> None:
+    """Photographs of 128 pixels, resized to 160 there in floating point and here in 8 bits."""
+    train = sorted((parts / "train/good").iterdir())
+    bank = bank_of(train[:NUM_LEARNED], 160, tmp_path / "bank.pt")
+    report = import_bank(trained, settings, bank, "parts", RESIZED_OPTIONS)
+    assert (report.learned_images, report.held_out_images) == (
+        NUM_LEARNED,
+        NUM_TRAIN - NUM_LEARNED,
+    )
+
+
+def test_a_threshold_never_comes_from_the_banks_own_images(
+    trained: Database, settings: Settings, parts: Path, tmp_path: Path
+) -> None:
+    train = sorted((parts / "train/good").iterdir())
+    bank = bank_of(train, 160, tmp_path / "bank.pt")
+    with pytest.raises(TooFewImages, match=rf"0 normal training images .*\({NUM_TRAIN} it was\)"):
+        import_bank(trained, settings, bank, "parts", RESIZED_OPTIONS)
+
+
+def test_blank_ground_does_not_make_an_image_one_of_the_banks() -> None:
+    """Vectors that images of several parts have a patch of say nothing."""
+    images = [
+        StoredImage(n, "parts", f"/{n}", f"{n}", "train", "normal", None, None, None, f"{n}", 1, 1)
+        for n in range(4)
+    ]
+    own = [{1, 2}, {1, 2, 7}, {1}, {9}]
+    scored = [
+        _Scored(image, 0.1, vectors, None) for image, vectors in zip(images, own, strict=True)
+    ]
+    parts = {n: f"part {n}" for n in range(4)}
+    assert _learned_from(scored, parts) == [False, True, False, True]
+    # Photographs of one part are one witness.
+    assert _learned_from(scored, parts | {1: "part 0"}) == [True, True, False, True]

@@ -15,6 +15,7 @@ from pgdefect.cli.output import Json, note, print_json, progress_bars
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from pgdefect.db.connection.engine import Database
     from pgdefect.db.server.embedded import EmbeddedServer
 
 app = typer.Typer(
@@ -115,11 +116,11 @@ def psql_command(context: typer.Context) -> None:
 
     settings = current(context).settings
     bundled = str(EmbeddedServer(settings.data_dir).bin_dir / "psql")
-    # The embedded server's own is of its version; another's \d and \df may not work on it.
     choices = [shutil.which("psql"), shutil.which(bundled)]
-    program = next(filter(None, choices if settings.database_url else reversed(choices)), None)
-    if program is None:
+    found = [c for c in (choices if settings.database_url else reversed(choices)) if c is not None]
+    if not found:
         raise UsageError("no psql found; install the package postgresql-client")
+    program = _of_server(database, found) if settings.database_url else found[0]
     environment = dict(os.environ)
     # A password in an argument would show in the process list.
     from psycopg.conninfo import conninfo_to_dict
@@ -128,6 +129,29 @@ def psql_command(context: typer.Context) -> None:
         environment["PGPASSWORD"] = str(password)
     database.dispose()
     os.execve(program, ["psql", database.safe_url, *context.args], environment)
+
+
+def _of_server(database: Database, programs: list[str]) -> str:
+    """The psql of the server's version; another's \\d and \\df may not work on it.
+
+    Else the oldest that is newer, else the newest; the first where the server does not answer.
+    """
+    from pgdefect.core.errors import DatabaseError
+    from pgdefect.db.backup.client_programs import major_version
+    from pgdefect.db.connection.engine import driver
+
+    if len(programs) < 2:
+        return programs[0]
+    try:
+        with database.connect() as connection:
+            server = driver(connection).info.server_version // 10000
+    except DatabaseError:
+        return programs[0]
+    versions = {program: major_version(Path(program)) or 0 for program in programs}
+    enough = [program for program in programs if versions[program] >= server]
+    if enough:
+        return min(enough, key=versions.__getitem__)
+    return max(programs, key=versions.__getitem__)
 
 
 @app.command("backup", epilog="Example:  pgdefect db backup pgdefect.dump")

@@ -26,6 +26,7 @@ from pgdefect.cli import (
     inspection,
     logs,
     recall,
+    retention,
     review,
     search,
     simulation,
@@ -64,6 +65,7 @@ recall.register(app)
 thresholds.register(app)
 evaluation.register(app)
 review.register(app)
+retention.register(app)
 simulation.register(app)
 exchange.register(app)
 doctor.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -98,6 +99,7 @@ def review_command(
                 "defect_type_before": done.before.defect_type,
                 "verdict": done.verdict,
                 "normalized_score": done.normalized_score,
+                "learned_vectors": done.learned_vectors,
             }
         )
         return
@@ -111,6 +113,12 @@ def review_command(
         remark("no detector has judged it yet")
     else:
         remark(f"its verdict stays: {done.verdict}, score {done.normalized_score:.3f}")
+    if made.label == "anomalous" and done.learned_vectors:
+        remark(
+            f"the active memory bank holds {done.learned_vectors:,} vectors of it, and defects "
+            "like it pass as normal until it is trained without them: "
+            f"pgdefect train {quote(made.category)}"
+        )
 
 
 def _in_words(label: str | None, defect_type: str | None) -> str:
@@ -150,6 +158,8 @@ def _probably(queued: QueuedImage) -> str | None:
     vote = queued.vote
     if not vote or not vote.get("counts"):
         return None
+    if vote.get("unlike"):
+        return "unlike any known"
     leader = max(vote["counts"], key=vote["counts"].__getitem__)
     doubt = "" if queued.probable_defect_type else "?"
     return f"{leader}{doubt} {vote['counts'][leader]} of {vote['k']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -153,10 +154,24 @@ def search_command(
         print_search(report)
         if not report.neighbors:
             note("no other stored image is to be compared with under these filters")
+        _say_missing(report)
     if explain:
         note(str(report.plan))
     if sheet is not None:
         note(f"contact sheet: {sheet}")
+
+
+def _say_missing(report: SearchReport) -> None:
+    """Stored images that could not be listed, and the command that helps."""
+    if report.missing is None or not report.missing.missing:
+        return
+    kind, images = ("image", "images") if report.by == "picture" else ("defect", "anomalous images")
+    commands = "; ".join(f"pgdefect embed {quote(name)}" for name in report.missing.categories)
+    note(
+        f"{report.missing.missing:,} of {report.missing.looked_at:,} {images} of "
+        f"{', '.join(report.missing.categories)} have no {kind} embedding yet and cannot be "
+        f"found; make them with: {commands}"
+    )
 
 
 def print_search(report: SearchReport) -> None:
@@ -170,7 +185,12 @@ def print_search(report: SearchReport) -> None:
             f"score {inspection.normalized_score:.3f}, raw {inspection.raw_score:.4g}, "
             f"threshold {inspection.threshold:.4g}"
         )
-    if report.vote is not None:
+    if report.vote is not None and report.vote.is_unlike:
+        typer.echo(
+            f"{report.vote}: {report.vote.distance:.4f} from the nearest, and known ones of a type "
+            f"lie within {report.vote.limit:.4f} of one another"
+        )
+    elif report.vote is not None:
         typer.echo(f"probably {report.vote}")
     print_table(
         (

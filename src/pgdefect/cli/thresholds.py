@@ -184,6 +184,12 @@ def _explained(rule: dict[str, Any]) -> list[str]:
             f"{rule['held_out_images']} held-out normal images"
             + (f" of {rule['held_out_parts']} parts" if "held_out_parts" in rule else "")
         ]
+        if left_out := rule.get("outliers"):
+            lines.append(
+                f"left out: {len(left_out)} of the normal images that score far outside the rest "
+                f"(image {', '.join(map(str, left_out[:5]))}{', …' if len(left_out) > 5 else ''}); "
+                f"with them the threshold would be {rule['threshold_with_outliers']:.4g}"
+            )
         return lines + promise(rule)
     text = {
         "f1_max": "the best F1 on labeled images",

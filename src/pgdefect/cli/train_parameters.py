@@ -77,6 +77,15 @@ Holdout = Annotated[
 FalseRejectRate = Annotated[
     float, typer.Option(help="Share of normal images the threshold may reject.")
 ]
+LeaveOutOutliers = Annotated[
+    bool,
+    typer.Option(
+        "--leave-out-outliers",
+        help="Learn nothing from normal images that score far outside the rest, as the "
+        "training before this one named them, or this one does; not from those reviewed "
+        "as normal, which stay.",
+    ),
+]
 Transform = Annotated[str, typer.Option(help="centered, unit or none.")]
 PcaDim = Annotated[
     int, typer.Option(help="Dimensions kept by the centered transform; 0 keeps all.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 NO_SETTINGS = {"categories", "all_categories", "kind", "json"}
 """Parameters of the command that are no settings of a training."""
+MAX_NAMED = 10
+"""Outliers of one training that are named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +52,7 @@ def train_command(
     worst_share: given.WorstShare = None,
     holdout: given.Holdout = None,
     false_reject_rate: given.FalseRejectRate = 0.05,
+    leave_out_outliers: given.LeaveOutOutliers = False,
     transform: given.Transform = "centered",
     pca_dim: given.PcaDim = 192,
     whiten: given.Whiten = None,
@@ -72,6 +76,9 @@ def train_command(
     options = _options(context, kind)
     names = _names(current(context).database, categories or [], all_categories)
     reports = _train_each(context, names, options)
+    for report in reports:
+        for line in getattr(report, "notes", ()):
+            note(f"{report.category}: {line}")
     if json:
         print_json(reports)
     elif reports:
@@ -151,6 +158,7 @@ def _train_each(
             reports.append(report)
             _say_resumed(report)
             note(f"{name}: detector {report.detector_id} is active")
+            _say_outliers(report)
     return reports
 
 
@@ -170,6 +178,35 @@ def _say_resumed(report: TrainReport | NetworkReport) -> None:
             f"{report.category}: reused {report.resumed_images:,} of "
             f"{report.extracted_images:,} images extracted before"
         )
+
+
+def _say_outliers(report: TrainReport | NetworkReport) -> None:
+    """Normal images that scored far outside the rest, and what they would have done."""
+    if not report.outliers:
+        return
+    count = len(report.outliers)
+    note(
+        f"{report.category}: {count} of {report.held_out_images} scored normal images "
+        f"{'scores' if count == 1 else 'score'} far outside the rest. The threshold is "
+        f"{report.threshold:.4g} without {'it' if count == 1 else 'them'}"
+        + (
+            f" and would be {report.threshold_with_outliers:.4g} with"
+            if report.threshold_with_outliers is not None
+            else ""
+        )
+    )
+    for image in report.outliers[:MAX_NAMED]:
+        learned = "the bank has learned it" if image.in_bank else "the bank has not learned it"
+        note(f"  image {image.image_id}, score {image.raw_score:.4g}, {learned}: {image.path}")
+    if count > MAX_NAMED:
+        note(f"  and {count - MAX_NAMED} more: pgdefect review --queue {quote(report.category)}")
+    again = f"pgdefect train {quote(report.category)}"
+    note(
+        "A defect among them hides others like it until the bank is trained without it: say what "
+        "each is with pgdefect review IMAGE --label normal (it stays) or anomalous, then "
+        f"{again}; or leave them out unseen with {again} --leave-out-outliers (a rare but right "
+        "part is then rejected)"
+    )
 
 
 def _trained(

@@ -40,7 +40,14 @@ def inspection_json(inspection: Inspection) -> dict[str, Any]:
 
 def vote_json(vote: Vote) -> dict[str, Any]:
     """A guess at the defect type, with its ground."""
-    return {"counts": dict(vote.counts), "support": vote.support, "needed": vote.needed}
+    return {
+        "counts": dict(vote.counts),
+        "support": vote.support,
+        "needed": vote.needed,
+        "distance": vote.distance,
+        "limit": vote.limit,
+        "unlike": vote.is_unlike,
+    }
 
 
 def neighbor_json(neighbor: Neighbor) -> dict[str, Any]:

@@ -312,23 +312,36 @@ class Vote:
     """What the defects most like an image's are called: a guess at its defect type.
 
     counts: how many of the `k` nearest images whose defect type is known have which, the most
-    frequent first. Fewer than `needed` for the first one are no ground for a guess.
+    frequent first. Fewer than `needed` for the first one are no ground for a guess, nor is a
+    nearest known defect farther away, by cosine `distance`, than the `limit` within which those of
+    one type lie from one another; None where too few are known to say.
     """
 
     k: int
     counts: Mapping[str, int]
     needed: int
+    distance: float | None = None
+    limit: float | None = None
 
     @property
     def support(self) -> int:
         return next(iter(self.counts.values()), 0)
 
     @property
+    def is_unlike(self) -> bool:
+        """Whether it is farther from every known defect than known ones of a type are."""
+        return self.distance is not None and self.limit is not None and self.distance > self.limit
+
+    @property
     def defect_type(self) -> str | None:
         """The guess, if there is ground for one."""
+        if self.is_unlike:
+            return None
         return next(iter(self.counts)) if self.support >= max(self.needed, 1) else None
 
     def __str__(self) -> str:
+        if self.is_unlike:
+            return "unlike any known defect"
         guess = self.defect_type or "in doubt"
         voters = sum(self.counts.values())
         if self.defect_type:

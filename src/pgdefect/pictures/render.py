@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import unicodedata
-from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from pgdefect.core.boxes import Box
+from pgdefect.pictures.text import clean_text, draw_text, fit_text, text_length
 
 UInt8Array = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
@@ -54,10 +53,6 @@ _INFERNO: tuple[Color, ...] = (
 )
 _RAMP_START = 0.34
 _SMALLEST_FONT = 10
-_SPELLED = {
-    **{"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "ł": "l", "Ł": "L"},
-    **{"–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<="},
-}
 
 
 def label_color(label: str | None) -> Color:
@@ -212,10 +207,27 @@ def legend(size: tuple[int, int], *, threshold: float, vmax: float | None = None
     return _tint(np.full((size[1], size[0], 3), 150, dtype=np.uint8), scores, threshold, vmax)
 
 
-def save_png(picture: Image.Image | UInt8Array, path: str | os.PathLike[str]) -> Path:
+SUBJECT = "pgdefect subject"
+"""Keyword of the PNG's text that says which photograph the picture is of."""
+
+
+def subject_of(path: str | os.PathLike[str]) -> str | None:
+    """The subject that `save_png` wrote into a picture; None of any other file."""
+    try:
+        with Image.open(path) as image:
+            found = image.info.get(SUBJECT)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def save_png(
+    picture: Image.Image | UInt8Array, path: str | os.PathLike[str], *, subject: str | None = None
+) -> Path:
     """Write a PNG in one step and return its path: readers see the whole file or none.
 
-    Missing folders are made. Raises OSError when the place cannot be written.
+    Missing folders are made. `subject` is kept in the file, for `subject_of`. Raises OSError when
+    the place cannot be written.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,49 +235,14 @@ def save_png(picture: Image.Image | UInt8Array, path: str | os.PathLike[str]) ->
     partial = target.with_name(f".pgdefect-{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
         with partial.open("xb") as file:
-            image.save(file, format="PNG")
+            about = PngInfo()
+            if subject is not None:
+                about.add_text(SUBJECT, subject)
+            image.save(file, format="PNG", pnginfo=about)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
     return target
-
-
-@lru_cache(maxsize=64)
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's built-in font at `size` pixels."""
-    return ImageFont.load_default(size)
-
-
-def clean_text(text: str) -> str:
-    """`text` on one line in letters the built-in font has.
-
-    Accents it lacks are dropped; a letter it lacks altogether becomes `?`.
-    """
-    out: list[str] = []
-    for char in " ".join(text.split()):
-        if _has_glyph(char):
-            out.append(char)
-            continue
-        spelled = _SPELLED.get(char) or unicodedata.normalize("NFKD", char)
-        plain = [part for part in spelled if _has_glyph(part)]
-        out.extend(plain or ([] if unicodedata.category(char) in {"Mn", "Cc", "Cf"} else ["?"]))
-    return "".join(out)
-
-
-def fit_text(text: str, size: int, max_width: float) -> str:
-    """`clean_text`, with its middle elided where it is wider than `max_width` pixels."""
-    text = clean_text(text)
-    if font(size).getlength(text) <= max_width:
-        return text
-
-    def elided(kept: int) -> str:
-        tail = kept // 2
-        return f"{text[: kept - tail]}…{text[len(text) - tail :]}"
-
-    fitting = bisect_right(
-        range(len(text)), max_width, key=lambda kept: font(size).getlength(elided(kept))
-    )
-    return elided(max(0, fitting - 1))
 
 
 class Pen:
@@ -286,7 +263,7 @@ class Pen:
 
     def text_width(self, text: str, size: float) -> float:
         """The width of a line of plain text on the canvas, not elided."""
-        return font(self.font_px(size)).getlength(clean_text(text))
+        return text_length(clean_text(text), self.font_px(size))
 
     def text(
         self,
@@ -304,14 +281,14 @@ class Pen:
         weight = pixels / 28 if bold else 0.0
         fitted = fit_text(text, pixels, max_width - weight)
         for shift in (0.0, weight) if bold else (0.0,):
-            self.draw.text((xy[0] + shift, xy[1]), fitted, color, font(pixels), anchor=anchor)
-        return font(pixels).getlength(fitted) + weight
+            draw_text(self.draw, (xy[0] + shift, xy[1]), fitted, pixels, color, anchor)
+        return text_length(fitted, pixels) + weight
 
     def chip_width(self, text: str, size: float, *, max_width: float) -> int:
         """The width of a chip on the canvas."""
         pixels, pad = self.font_px(size), self.px(size * 0.6)
         fitted = fit_text(text, pixels, max_width - 2 * pad)
-        return math.ceil(font(pixels).getlength(fitted)) + 2 * pad
+        return math.ceil(text_length(fitted, pixels)) + 2 * pad
 
     def chip(
         self, xy: tuple[int, int], text: str, size: float, color: Color, *, max_width: float
@@ -329,7 +306,7 @@ class Pen:
         self.canvas.paste(color, (x, y), stencil.reduce(4))
         fitted = fit_text(text, pixels, max_width - 2 * pad)
         baseline = y + height / 2 + pixels * 0.34
-        self.draw.text((x + pad, baseline), fitted, PAPER, font(pixels), anchor="ls")
+        draw_text(self.draw, (x + pad, baseline), fitted, pixels, PAPER)
         return (x, y, width, height)
 
     def place(self, picture: UInt8Array, box: Box) -> Box:
@@ -338,18 +315,6 @@ class Pen:
         x, y = box[0] + (box[2] - width) // 2, box[1] + (box[3] - height) // 2
         self.canvas.paste(Image.fromarray(picture), (x, y))
         return (x, y, width, height)
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(char: str) -> bool:
-    if char == " ":
-        return True
-    face = font(16)
-    missing, drawn = face.getmask("\U0010ffff"), face.getmask(char)
-    return drawn.getbbox() is not None and (drawn.size, bytes(drawn)) != (
-        missing.size,
-        bytes(missing),
-    )
 
 
 def _gray(image: UInt8Array) -> UInt8Array:

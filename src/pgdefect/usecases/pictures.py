@@ -16,7 +16,7 @@ from pgdefect.pictures.simulation_sheet import SimulationTile, simulation_sheet
 from pgdefect.usecases.common.picture_files import (
     ground_truth,
     save_picture,
-    unique_names,
+    save_picture_of,
     writable_folder,
 )
 from pgdefect.usecases.search.search import SearchReport
@@ -40,10 +40,10 @@ def writable_sheet(path: Path) -> None:
 def save_map(
     inspection: Inspection,
     preprocessing: Preprocessing,
-    path: Path,
+    folder: Path,
     failed: list[tuple[str, str]],
 ) -> Path:
-    """Write picture, anomaly map and, where known, ground truth side by side."""
+    """Write picture, anomaly map and, where known, ground truth side by side; returns where."""
     image = load_image(inspection.path, inspection.gray_scale)
     height, width, _ = image.shape
     mask = ground_truth(inspection.mask_path, (height, width), failed, inspection.path)
@@ -57,7 +57,7 @@ def save_map(
         verdict=inspection.verdict,
         worst_box=inspection.worst_box,
     )
-    return save_picture(panel, path)
+    return save_picture_of(inspection.path, panel, folder)
 
 
 def save_maps(
@@ -70,9 +70,8 @@ def save_maps(
     the ground truth that could not be outlined.
     """
     failed: list[tuple[str, str]] = []
-    names = unique_names([inspection.path for inspection in inspections])
-    for done, (inspection, name) in enumerate(zip(inspections, names, strict=True), start=1):
-        save_map(inspection, preprocessing, folder / f"{name}.png", failed)
+    for done, inspection in enumerate(inspections, start=1):
+        save_map(inspection, preprocessing, folder, failed)
         progress("maps", done, len(inspections))
     return failed
 
@@ -128,7 +127,7 @@ def _sheet_query(report: SearchReport, image: UInt8Array | None) -> SheetQuery:
     if inspection.label is not None:
         facts.append(("Known as", inspection.defect_type or inspection.label))
     if report.vote is not None:
-        facts.append(("Probably", str(report.vote)))
+        facts.append(("Defect" if report.vote.is_unlike else "Probably", str(report.vote)))
     return SheetQuery(
         name=os.path.basename(inspection.path),
         image=image,

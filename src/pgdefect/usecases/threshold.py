@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from pgdefect.core import thresholds
 from pgdefect.core.errors import UsageError
+from pgdefect.core.outliers import threshold_without
 from pgdefect.core.types import Threshold
 from pgdefect.core.wording import command, option
 from pgdefect.db.connection.engine import Database
@@ -171,7 +172,7 @@ def _labeled(
     defects = stored.labeled_scores(connection, detector_id, SIMULATED).anomalous
     if len(scores.normal):
         return LabeledScores(scores.normal, defects), f"{split} and {SIMULATED}"
-    held_out = stored.holdout_scores(connection, detector_id)
+    held_out = stored.holdout_scores(connection, detector_id).counted
     return LabeledScores(held_out, defects), f"{HELD_OUT} and {SIMULATED}"
 
 
@@ -189,14 +190,13 @@ def _choose(
     if rule == "false_reject_rate":
         assert value is not None
         held_out = stored.holdout_scores(connection, detector_id)
-        if len(held_out) == 0:
+        if len(held_out.counted) == 0:
             raise UsageError(
                 f"detector {detector_id} of {category!r} has no scores of held-out normal images: "
                 "it was trained before they were kept, or imported with a threshold of its own. "
                 f"Train it again with: {command('train', category)}; or choose by another rule"
             )
-        parts = stored.holdout_parts(connection, detector_id)
-        return thresholds.false_reject_rate(held_out, value, parts)
+        return threshold_without(held_out.left_out, held_out.scores, value, held_out.parts)
     if rule == "given":
         assert value is not None
         chosen = thresholds.given(value, scores.normal, scores.anomalous)

@@ -35,6 +35,7 @@ MADE_BY = {
     "0002": "161d862",
     "0003": "bd511f1",
     "0004": "03c910c",
+    "0005": "8831c94",
 }
 """The last commit before the next migration."""
 BACKBONE, LAYERS = "test_efficientnet", "blocks.2"
@@ -57,6 +58,11 @@ MORE = {
         "review test/good/001.png --label anomalous --defect-type stain",
         f"inspect {PHOTOS}/test/scratch/000.png --category parts --keep-patches",
         "recall-check parts --fix",
+    ],
+    "0005": [
+        f"inspect {PHOTOS}/test/good --category parts --event-key monday --station north",
+        f"inspect {PHOTOS}/test/good --category parts --event-key tuesday --station north",
+        "threshold parts --false-reject-rate 0.3 --rejudge",
     ],
 }
 """What a version and those after it had besides."""

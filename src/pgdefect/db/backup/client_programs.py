@@ -48,7 +48,7 @@ def find_program(name: str, *, least: int, bundled_first: bool) -> Program:
             places.insert(0 if bundled_first else len(places), bundled)
     seen = []
     for place in places:
-        major = _major_version(place)
+        major = major_version(place)
         if major is not None and major >= least:
             return Program(place, major)
         seen.append(f"{place} is {'no program that runs' if major is None else f'of {major}'}")
@@ -59,7 +59,8 @@ def find_program(name: str, *, least: int, bundled_first: bool) -> Program:
     )
 
 
-def _major_version(program: Path) -> int | None:
+def major_version(program: Path) -> int | None:
+    """The major version that a program of PostgreSQL says it has; None if it does not run."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError):

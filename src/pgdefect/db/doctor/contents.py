@@ -158,6 +158,93 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
             )
 
 
+def check_outliers(connection: Connection) -> Iterator[Finding]:
+    """Active detectors that were trained on images nobody has looked at that resemble no other."""
+    rows = connection.execute(
+        text("""
+        SELECT d.id, c.name, d.threshold,
+               (d.threshold_rule->>'threshold_with_outliers')::double precision,
+               count(*), count(*) FILTER (WHERE o.in_bank),
+               (SELECT count(*) FROM pgdefect.holdout_score h WHERE h.detector_id = d.id),
+               (array_agg(o.path || ' (' || round(o.raw_score::numeric, 4) || ')'
+                          ORDER BY o.raw_score DESC))[1:3]
+        FROM defect.outliers o
+        JOIN pgdefect.detector d ON d.id = o.detector_id
+        JOIN pgdefect.category c ON c.id = d.category_id
+        WHERE d.active AND c.retired_at IS NULL
+        GROUP BY d.id, c.name ORDER BY d.id""")
+    )
+    for number, category, threshold, with_all, count, in_bank, scored, worst in rows:
+        name = quote(category)
+        would_be = "" if with_all is None else f" and would be {with_all:.4g} with them"
+        learned = f"; its bank has learned {in_bank:,} of them" if in_bank else ""
+        yield Finding(
+            "warning",
+            "outliers",
+            f"detector {number} of {category}",
+            f"{count:,} of {scored:,} normal training images score far outside the rest: "
+            f"{', '.join(worst)}{', …' if count > len(worst) else ''}. The threshold is "
+            f"{threshold:.4g} without them{would_be}{learned}",
+            f"pgdefect review --queue {name}, and say of each what it is; or leave them out: "
+            f"pgdefect train {name} --leave-out-outliers",
+        )
+
+
+def check_missing_embeddings(connection: Connection) -> Iterator[Finding]:
+    """Categories with images that searches cannot find, because nothing was embedded of them."""
+    rows = connection.execute(
+        text("""
+        SELECT d.id, c.name, p.missing, p.looked_at, f.missing, f.looked_at
+        FROM pgdefect.detector d
+        JOIN pgdefect.category c ON c.id = d.category_id AND c.retired_at IS NULL
+        LEFT JOIN pgdefect.defect_space s ON s.extractor_id = d.extractor_id
+        CROSS JOIN LATERAL pgdefect.missing_embeddings('picture', d.extractor_id, c.name) p
+        LEFT JOIN LATERAL pgdefect.missing_embeddings('defect', d.extractor_id, c.name) f
+            ON s.extractor_id IS NOT NULL
+        WHERE d.active AND d.kind = 'patchcore' ORDER BY d.id""")
+    )
+    for number, category, pictures, looked_at, defects, anomalous in rows:
+        lacking = []
+        if pictures:
+            lacking.append(f"{pictures:,} of {looked_at:,} images have no image embedding")
+        if defects:
+            lacking.append(f"{defects:,} of {anomalous:,} anomalous images no defect embedding")
+        if lacking:
+            yield Finding(
+                "note",
+                "missing-embeddings",
+                f"detector {number} of {category}",
+                f"{' and '.join(lacking)}; searches do not find them",
+                f"pgdefect embed {quote(category)}",
+            )
+
+
+def check_learned_defects(connection: Connection) -> Iterator[Finding]:
+    """Active banks with vectors of images that are known to be anomalous since."""
+    rows = connection.execute(
+        text("""
+        SELECT d.id, c.name, count(*), (array_agg(r.path || '/' || i.path ORDER BY i.id))[1:3]
+        FROM pgdefect.detector d
+        JOIN pgdefect.category c ON c.id = d.category_id AND c.retired_at IS NULL
+        JOIN pgdefect.image i ON i.category_id = d.category_id
+                             AND i.split = 'train' AND i.known_label = 'anomalous'
+        JOIN pgdefect.image_root r ON r.id = i.root_id
+        WHERE d.active AND EXISTS (SELECT FROM pgdefect.memory_bank_patch p
+                                   WHERE p.bank_id = d.id AND p.image_id = i.id)
+        GROUP BY d.id, c.name ORDER BY d.id""")
+    )
+    for number, category, count, some in rows:
+        yield Finding(
+            "warning",
+            "learned-defects",
+            f"detector {number} of {category}",
+            f"its bank holds vectors of {count:,} images that are known to be anomalous: "
+            f"{', '.join(some)}{', …' if count > len(some) else ''}. Defects like theirs may pass "
+            "as normal",
+            f"pgdefect train {quote(category)}",
+        )
+
+
 def check_networks(connection: Connection) -> Iterator[Finding]:
     """Stored networks (extractors, EfficientAD) that are missing or are not what was stored."""
     rows = connection.execute(

@@ -26,6 +26,9 @@ from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.records.extractors import cached_graph, create_extractor_partition
 from pgdefect.db.schema.models import DefectSpaceRow, MemoryBankRow
 
+MAX_OF_TYPE = 50
+"""Known defects of a type that stand for all of it where defects are compared with each other."""
+
 
 def find_defect_space(
     database: Database, extractor_id: int, detector_id: int
@@ -64,6 +67,34 @@ def known_defects(database: Database, category_id: int, extractor_id: int) -> in
             )
             or 0
         )
+
+
+def known_defect_embeddings(
+    database: Database, category_id: int, extractor_id: int
+) -> tuple[list[str], list[str], Float32]:
+    """Type, part and embedding of known defects, the newest `MAX_OF_TYPE` of each type.
+
+    Simulated ones do not count. The embeddings are `(n, embedding_dim)`.
+    """
+    with database.connect() as connection:
+        rows = (
+            driver(connection)
+            .execute(
+                "SELECT defect_type, part, embedding::real[] FROM ("
+                "SELECT i.known_defect_type AS defect_type, "
+                "       coalesce('g' || i.group_name, 'i' || i.id) AS part, e.embedding, "
+                "       row_number() OVER (PARTITION BY i.known_defect_type ORDER BY i.id DESC) n "
+                "FROM pgdefect.image i "
+                "JOIN pgdefect.defect_embedding e ON e.image_id = i.id AND e.extractor_id = %s "
+                "WHERE i.category_id = %s AND i.retired_at IS NULL AND i.split <> 'simulated' "
+                "AND i.known_defect_type IS NOT NULL) known WHERE n <= %s",
+                [extractor_id, category_id, MAX_OF_TYPE],
+                binary=True,
+            )
+            .fetchall()
+        )
+    embeddings = np.array([row[2] for row in rows], dtype=np.float32)
+    return [row[0] for row in rows], [row[1] for row in rows], embeddings
 
 
 def load_defect_view(
@@ -275,12 +306,18 @@ def store_defects(
 
 
 def without_defect_embedding(
-    connection: Connection, category_id: int, detector_id: int, *, again: bool = False
+    connection: Connection,
+    category_id: int,
+    detector_id: int,
+    *,
+    again: bool = False,
+    any_detector: bool = False,
 ) -> list[int]:
     """Images that should have a defect embedding of this detector's and have none.
 
     They are known to be anomalous, or were judged so by their newest inspection; retired
-    ones are left out. `again` lists those that have one, too.
+    ones are left out. `again` lists those that have one, too; with `any_detector` one of another
+    detector with the same extractor will do.
     """
     rows = driver(connection).execute(
         "SELECT i.id FROM pgdefect.image i LEFT JOIN LATERAL ("
@@ -290,8 +327,8 @@ def without_defect_embedding(
         "AND (s.is_anomalous OR i.known_label = 'anomalous') "
         "AND (%s OR NOT EXISTS (SELECT FROM pgdefect.defect_embedding e "
         "  JOIN pgdefect.detector d ON d.id = %s AND e.extractor_id = d.extractor_id "
-        "  WHERE e.image_id = i.id AND e.detector_id = d.id)) ORDER BY i.id",
-        [category_id, again, detector_id],
+        "  WHERE e.image_id = i.id AND (%s OR e.detector_id = d.id))) ORDER BY i.id",
+        [category_id, again, detector_id, any_detector],
     )
     return [row[0] for row in rows.fetchall()]
 

@@ -36,6 +36,9 @@ def store_votes(connection: Connection, detector_id: int, votes: Mapping[int, Vo
                     "counts": dict(vote.counts),
                     "support": vote.support,
                     "needed": vote.needed,
+                    "distance": vote.distance,
+                    "limit": vote.limit,
+                    "unlike": vote.is_unlike,
                 },
                 probable_defect_type=vote and vote.defect_type,
             )

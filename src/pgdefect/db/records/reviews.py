@@ -32,7 +32,10 @@ class Review:
 
 @dataclass(frozen=True)
 class QueuedImage:
-    """One row of ``defect.review_queue``; priority and its four parts lie between 0 and 1."""
+    """One row of ``defect.review_queue``; priority and its four parts lie between 0 and 1.
+
+    outlier: a training image that scored far outside the rest; these come first.
+    """
 
     image_id: int
     category: str
@@ -48,16 +51,21 @@ class QueuedImage:
     vote_doubt: float | None
     novelty: float | None
     contradiction: float
+    outlier: bool
 
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A review that was just stored, and the image as it was known before."""
+    """A review that was just stored, and the image as it was known before.
+
+    learned_vectors: how many vectors the category's active memory bank holds of the image.
+    """
 
     review: Review
     before: StoredImage
     verdict: str | None
     normalized_score: float | None
+    learned_vectors: int = 0
 
 
 def review_image(
@@ -81,11 +89,11 @@ def review_image(
     """
     before = _find(database, word)
 
-    def work(connection: Connection) -> tuple[int, str | None, float | None]:
+    def work(connection: Connection) -> tuple[int, str | None, float | None, int]:
         row = (
             driver(connection)
             .execute(
-                "SELECT defect.review(%s, %s, %s, %s, %s)",
+                "SELECT defect.review(%s::text, %s, %s, %s, %s)",
                 [str(before.id), label, defect_type, note, new_type],
             )
             .fetchone()
@@ -95,11 +103,20 @@ def review_image(
             text("SELECT verdict, normalized_score FROM defect.images WHERE image_id = :id"),
             {"id": before.id},
         ).one()
-        return row[0], said.verdict, said.normalized_score
+        learned = connection.scalar(
+            text(
+                "SELECT count(*) FROM pgdefect.detector d JOIN pgdefect.category c "
+                "ON c.id = d.category_id AND c.name = :category "
+                "JOIN pgdefect.memory_bank_patch p ON p.bank_id = d.id AND p.image_id = :id "
+                "WHERE d.active"
+            ),
+            {"id": before.id, "category": before.category},
+        )
+        return row[0], said.verdict, said.normalized_score, learned or 0
 
-    review_id, verdict, score = database.transact(work)
+    review_id, verdict, score, learned = database.transact(work)
     [review] = [r for r in _history(database, before.id) if r.review_id == review_id]
-    return Reviewed(review, before, verdict, score)
+    return Reviewed(review, before, verdict, score, learned)
 
 
 def review_history(database: Database, word: str) -> tuple[StoredImage, list[Review]]:
@@ -124,9 +141,9 @@ def review_queue(
             text(
                 "SELECT image_id, category, path, priority, reason, verdict, normalized_score, "
                 "known_label, probable_defect_type, vote, near_threshold, vote_doubt, novelty, "
-                "contradiction FROM defect.review_queue "
+                "contradiction, outlier FROM defect.review_queue "
                 "WHERE CAST(:category AS text) IS NULL OR category = :category "
-                "ORDER BY priority DESC, normalized_score DESC, image_id LIMIT :limit"
+                "ORDER BY outlier DESC, priority DESC, normalized_score DESC, image_id LIMIT :limit"
             ).bindparams(category=category, limit=limit)
         )
         return [QueuedImage(*row) for row in rows]

@@ -43,7 +43,11 @@ def store_first_threshold(
     threshold: Threshold,
     holdout_scores: Mapping[int, float],
 ) -> None:
-    """Begin a new detector's history, and keep the scores by image id it was made from."""
+    """Begin a new detector's history, and keep the scores by image id it was made from.
+
+    The outliers among them are those that the threshold's rule names.
+    """
+    outliers = set(threshold.rule.get("outliers", ()))
     connection.execute(
         insert(DetectorThreshold).values(
             detector_id=detector_id,
@@ -56,7 +60,12 @@ def store_first_threshold(
         connection.execute(
             insert(HoldoutScore),
             [
-                {"detector_id": detector_id, "image_id": image_id, "raw_score": score}
+                {
+                    "detector_id": detector_id,
+                    "image_id": image_id,
+                    "raw_score": score,
+                    "outlier": image_id in outliers,
+                }
                 for image_id, score in sorted(holdout_scores.items())
             ],
         )
@@ -76,23 +85,44 @@ def find_detector(connection: Connection, category: str, detector_id: int | None
     return int(row[0])
 
 
-def holdout_scores(connection: Connection, detector_id: int) -> Float64:
-    """Raw scores `(n,)` of the normal training images held out, by image id; maybe none."""
-    rows = driver(connection).execute(
-        "SELECT raw_score FROM pgdefect.holdout_score WHERE detector_id = %s ORDER BY image_id",
-        [detector_id],
-    )
-    return np.array([row[0] for row in rows.fetchall()], dtype=np.float64)
+@dataclass(frozen=True)
+class HoldoutScores:
+    """Raw scores by image id of the normal training images held out.
+
+    left_out: those of them that no threshold is chosen from, because they score far outside the
+    rest and no review says that they are normal, or because a review says that they are not. parts:
+    what each shows, its group, or the image and its copies.
+    """
+
+    scores: Mapping[int, float]
+    left_out: frozenset[int]
+    parts: Mapping[int, str]
+
+    @property
+    def counted(self) -> Float64:
+        """The scores `(n,)` that thresholds are chosen from."""
+        rest = [score for image_id, score in self.scores.items() if image_id not in self.left_out]
+        return np.array(rest, dtype=np.float64)
 
 
-def holdout_parts(connection: Connection, detector_id: int) -> list[str]:
-    """The part that each of `holdout_scores` shows: its group, or the image and its copies."""
-    rows = driver(connection).execute(
-        "SELECT coalesce('g' || i.group_name, 's' || i.sha256) FROM pgdefect.holdout_score h "
-        "JOIN pgdefect.image i ON i.id = h.image_id WHERE h.detector_id = %s ORDER BY h.image_id",
-        [detector_id],
+def holdout_scores(connection: Connection, detector_id: int) -> HoldoutScores:
+    """The scores of the normal training images held out; maybe none."""
+    rows = (
+        driver(connection)
+        .execute(
+            "SELECT h.image_id, h.raw_score, h.left_out, "
+            "       coalesce('g' || i.group_name, 's' || i.sha256) "
+            "FROM pgdefect.holdout_scores(%s) h JOIN pgdefect.image i ON i.id = h.image_id "
+            "ORDER BY h.image_id",
+            [detector_id],
+        )
+        .fetchall()
     )
-    return [row[0] for row in rows.fetchall()]
+    return HoldoutScores(
+        {image_id: score for image_id, score, _, _ in rows},
+        frozenset(image_id for image_id, _, left_out, _ in rows if left_out),
+        {image_id: part for image_id, _, _, part in rows},
+    )
 
 
 def labeled_scores(connection: Connection, detector_id: int, split: str) -> LabeledScores:

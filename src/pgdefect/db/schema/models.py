@@ -248,7 +248,8 @@ class DetectorThreshold(Base):
 class HoldoutScore(Base):
     """Raw score of a normal training image against other parts' vectors: thresholds come from it.
 
-    The image itself may be in the bank; a network has not learned from it.
+    The image itself may be in the bank; a network has not learned from it. An outlier scored far
+    outside the rest: thresholds are chosen without it, unless a review says that it is normal.
     """
 
     __tablename__ = "holdout_score"
@@ -261,6 +262,7 @@ class HoldoutScore(Base):
         ForeignKey(Image.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     raw_score: Mapped[float]
+    outlier: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Evaluation(Base):

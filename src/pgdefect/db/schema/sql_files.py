@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,19 +145,19 @@ def stale_files(raw: psycopg.Connection[Any]) -> list[str]:
 
 def missing_objects(raw: psycopg.Connection[Any]) -> list[str]:
     """Functions and views of the code that the database does not have, in words."""
-    views = set(
+    # A function may be there several times, for arguments of several types.
+    held = Counter(
         raw.execute(
-            "SELECT relnamespace::regnamespace::text, relname FROM pg_class WHERE relkind = 'v'"
+            "SELECT 'VIEW', relnamespace::regnamespace::text, relname FROM pg_class "
+            "WHERE relkind = 'v' UNION ALL "
+            "SELECT 'FUNCTION', pronamespace::regnamespace::text, proname FROM pg_proc"
         ).fetchall()
     )
-    functions = set(
-        raw.execute("SELECT pronamespace::regnamespace::text, proname FROM pg_proc").fetchall()
-    )
+    wanted = Counter(each for file in sql_files() for each in file.objects)
     return [
         f"{kind.lower()} {schema}.{name} is missing"
-        for file in sql_files()
-        for kind, schema, name in file.objects
-        if (schema, name) not in (views if kind == "VIEW" else functions)
+        for (kind, schema, name), count in wanted.items()
+        if held[kind, schema, name] < count
     ]
 
 
@@ -215,9 +216,21 @@ def _replace_function(raw: psycopg.Connection[Any], file: SqlFile, vector_schema
     try:
         with raw.transaction():
             _run(raw, file, vector_schema)
+            if _num_functions(raw, file.names) != len(file.objects):
+                # With other arguments the older version stayed, as a second function of the name.
+                raise psycopg.errors.AmbiguousFunction
     except _CANNOT_REPLACE:
         _drop_functions(raw, file.names)
         _run(raw, file, vector_schema)
+
+
+def _num_functions(raw: psycopg.Connection[Any], names: set[_Name]) -> int:
+    row = raw.execute(
+        f"SELECT count(*) FROM pg_proc WHERE {_IS_ONE_OF.format('pronamespace', 'proname')}",
+        _columns(names),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _check_bodies(raw: psycopg.Connection[Any], names: set[_Name]) -> None:

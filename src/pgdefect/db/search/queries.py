@@ -175,14 +175,7 @@ def find_image(database: Database, word: str, category: str | None = None) -> St
         try:
             image_id = (
                 driver(connection)
-                .execute(
-                    "SELECT coalesce((SELECT min(i.id) "
-                    "FROM unnest(pgdefect.images_called(%s)) called(id) "
-                    "JOIN pgdefect.image i USING (id) "
-                    "JOIN pgdefect.category c ON c.id = i.category_id "
-                    "WHERE c.name = %s HAVING count(*) = 1), defect.find_image(%s))",
-                    [word, category, word],
-                )
+                .execute("SELECT defect.find_image(%s::text, %s)", [word, category])
                 .fetchone()
             )
         except psycopg.errors.Error as error:

@@ -34,6 +34,11 @@ __all__ = ["TARGET", "IndexRecall", "check_recall"]
 TARGET = 0.99
 NEIGHBORS = 10
 DEFAULT_SAMPLE = 200
+DEFAULT_EF_SEARCH = 100
+"""Of searches among images; pgdefect.searched_vectors has the same."""
+ENOUGH_VECTORS, ENOUGH_QUERIES = 10_000, 100
+"""What it takes to trust a smaller ef_search: a table of images grows, and of nine vectors any
+search finds all. A bank does not grow."""
 _BLOCK = 16_384
 
 
@@ -100,8 +105,9 @@ def check_recall(
 
     categories: those of their active detectors only; empty for all. sample: queries for each
     index. fix: store the ef_search that reaches `TARGET` where the one in force does not; for
-    searches among images also where a smaller one does. Banks keep a higher one: they were
-    calibrated on patches of parts left out of the index, which are harder to find.
+    searches among images also where a smaller one does, but never less than the default unless
+    there are enough vectors and queries to say so. Banks keep a higher one: they were calibrated on
+    patches of parts left out of the index, which are harder to find.
 
     Raises NotFound for a category that is not there.
     """
@@ -306,7 +312,12 @@ def _times(raw: psycopg.Connection[Any], index: _Index, sample: _Sample) -> list
 
 def _fix(database: Database, index: _Index, report: IndexRecall) -> IndexRecall:
     needed = report.ef_needed
-    if needed is None or needed == report.ef_search:
+    if needed is None:
+        return report
+    few = report.num_vectors < ENOUGH_VECTORS or report.num_queries < ENOUGH_QUERIES
+    if few and index.searched != "bank":
+        needed = max(needed, DEFAULT_EF_SEARCH)
+    if needed == report.ef_search:
         return report
     if index.searched == "bank" and needed < report.ef_search:
         return report

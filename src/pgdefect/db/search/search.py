@@ -177,6 +177,36 @@ def explain_nearest(
     return SearchPlan(*row)
 
 
+@dataclass(frozen=True)
+class MissingEmbeddings:
+    """Stored images that a search cannot list, because what it compares was not made of them.
+
+    missing: how many of the newest images `looked_at`; categories: whose they are.
+    """
+
+    missing: int
+    looked_at: int
+    categories: tuple[str, ...]
+
+
+def missing_embeddings(
+    database: Database, by: SearchBy, extractor_id: int, category: str | None
+) -> MissingEmbeddings:
+    """What a search among the images of a category, or of all with this extractor, cannot list."""
+    with database.connect() as connection:
+        row = (
+            driver(connection)
+            .execute(
+                "SELECT missing, looked_at, categories "
+                "FROM pgdefect.missing_embeddings(%s, %s, %s)",
+                [by, extractor_id, category],
+            )
+            .fetchone()
+        )
+    assert row is not None
+    return MissingEmbeddings(row[0], row[1], tuple(row[2] or ()))
+
+
 def stored_region(database: Database, region_id: int) -> StoredRegion:
     """A region by its id. Raises NotFound."""
     with database.connect() as connection:

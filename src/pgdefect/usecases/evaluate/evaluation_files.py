@@ -21,7 +21,7 @@ from pgdefect.pictures.contact_sheet import inspection_panel
 from pgdefect.pictures.miss_sheet import COLUMNS, Miss, MissSection, miss_sheet
 from pgdefect.pictures.plots import precision_recall_plot, roc_plot, score_histogram
 from pgdefect.pictures.render import BoolArray, UInt8Array
-from pgdefect.usecases.common.picture_files import ground_truth, save_picture, unique_names
+from pgdefect.usecases.common.picture_files import ground_truth, save_picture, save_picture_of
 from pgdefect.usecases.evaluate.evaluate import Evaluation, mean_figures
 from pgdefect.usecases.evaluate.figures import Judgement
 from pgdefect.vision.defects.region import region_box, worst_region
@@ -177,12 +177,9 @@ def write_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
 
 def write_maps(evaluation: Evaluation, folder: Path, progress: Progress = silent) -> list[Path]:
     """Write picture, anomaly map and ground truth of every image, all on `map_scale`."""
-    names = unique_names([j.image.path for j in evaluation.judgements])
     vmax = map_scale(evaluation)
     written = []
-    for done, (judgement, name) in enumerate(
-        zip(evaluation.judgements, names, strict=True), start=1
-    ):
+    for done, judgement in enumerate(evaluation.judgements, start=1):
         image = load_image(judgement.image.path, judgement.image.gray_scale)
         scores, box, mask = _laid_over(evaluation, judgement, image)
         panel = inspection_panel(
@@ -196,8 +193,8 @@ def write_maps(evaluation: Evaluation, folder: Path, progress: Progress = silent
             vmax=vmax,
             worst_box=box,
         )
-        written.append(save_picture(panel, folder / f"{name}.png"))
-        progress("maps", done, len(names))
+        written.append(save_picture_of(judgement.image.path, panel, folder))
+        progress("maps", done, len(evaluation.judgements))
     return written
 
 

@@ -154,20 +154,22 @@ def pixel_figures(
         return counts.count(scores, mask), mask is not None and not mask.any()
 
     counted: list[Judgement] = []
-    empty = 0
+    empty: list[str] = []
     with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
         for judgement, (pixels, is_empty) in zip(
             taking_part, pool.map(count, taking_part), strict=True
         ):
-            empty += is_empty
+            if is_empty:
+                empty.append(str(judgement.mask_path))
             if pixels is not None:
                 counts.add(pixels)
                 counted.append(judgement)
             progress("pixels", len(counted), len(taking_part))
     if empty:
         notes.append(
-            f"{empty} anomalous images have an empty ground-truth mask: all their pixels count "
-            "as normal, and they have no region for AUPRO"
+            f"{len(empty)} anomalous images have an empty ground-truth mask: all their pixels "
+            f"count as normal, and they have no region for AUPRO: {', '.join(sorted(empty)[:5])}"
+            + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         )
     if not counts.has_both:
         notes.append("the ground-truth masks mark no pixel, or all: there are no pixel figures")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,13 @@ from pgdefect.core import thresholds
 from pgdefect.core.config import Settings
 from pgdefect.core.distance import L2, index_expression
 from pgdefect.core.errors import TooFewImages, UsageError, WeightsError
+from pgdefect.core.outliers import find_outliers, threshold_without
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.core.types import (
     UNKNOWN_IMAGE,
     EmbeddingTransform,
-    Float32,
     MemoryBank,
-    PatchScores,
     StoredImage,
     Threshold,
 )
@@ -29,6 +29,7 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
+from pgdefect.db.records.outliers import reviewed_as_normal
 from pgdefect.db.records.patchcore import Calibration, store_detector
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import embed_images
@@ -40,6 +41,7 @@ from pgdefect.usecases.train.bank import (
     CalibrationWindow,
     calibration_of,
     calibration_window,
+    part_name,
 )
 from pgdefect.usecases.train.train import MIN_IMAGES
 from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor
@@ -48,6 +50,10 @@ from pgdefect.vision.networks.torch_tools import library_versions
 SAME_PATCH = 1e-4
 """A patch this near to a bank vector, as a share of the bank's norms, is that vector; a bank
 in half precision is off by more."""
+SAME_PATCH_RESIZED = 0.25
+"""So is one this near as a share of the image's median patch. Other programs resize in floating
+point, and not in 8 bits as here: of 16 photographs resized from 200 to 256 pixels the nearest patch
+was 0.06 to 0.10 of the median away from the bank made from them, and of new ones 0.42 to 0.70."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,7 @@ def import_bank(
     of patchcore-inspection's (`bank_files`). The bank is stored as it is:
     Euclidean, not transformed, in single precision. Where its vectors came from is not known.
     The threshold, a Euclidean distance, is the one given, or comes from the category's normal
-    training images, leaving out those that the bank was made from: they have a patch that is
-    a bank vector.
+    training images, leaving out those that the bank was made from (`_learned_from`).
 
     Raises:
         UnknownCategory, WeightsError, UsageError, MissingExtra;
@@ -129,7 +134,7 @@ def import_bank(
             category_id=category_id,
             extractor_id=extractor_id,
             bank=bank,
-            threshold=_threshold(held_out, threshold, false_reject_rate, category),
+            threshold=_threshold(database, held_out, threshold, false_reject_rate, category),
             holdout_scores=held_out.scores,
             calibration=held_out.calibration(),
             settings={
@@ -184,29 +189,57 @@ def _to_score(images: Sequence[StoredImage], threshold: float | None) -> list[St
     return [*normal, *(image for image in images if image not in normal)][: 4 * MIN_IMAGES]
 
 
+class _Scored(NamedTuple):
+    """An image compared with the bank; own_vectors: positions that a patch of it is the same as.
+
+    window: of some of the images.
+    """
+
+    image: StoredImage
+    raw_score: float
+    own_vectors: set[int]
+    window: CalibrationWindow | None
+
+
 class _HeldOut:
     """What scoring the images gave: those the bank was not made from, and patches of all."""
 
-    def __init__(self) -> None:
-        self.scores: dict[int, float] = {}
+    def __init__(self, scored: Sequence[_Scored]) -> None:
+        self.parts = {one.image.id: part_name(one.image) for one in scored}
+        learned = _learned_from(scored, self.parts)
+        self.learned = sum(learned)
+        self.scores: dict[int, float] = {
+            one.image.id: one.raw_score
+            for one, known in zip(scored, learned, strict=True)
+            if not known and one.image.split == "train" and one.image.label == "normal"
+        }
         """Raw score by image id, of normal training images only."""
-        self.learned = 0
-        self.scored = 0
-        self.windows: dict[bool, list[CalibrationWindow]] = {True: [], False: []}
-        """A few of images the bank was made from, and a few of others."""
-
-    def add_window(
-        self, rng: np.random.Generator, learned: bool, vectors: Float32, scores: PatchScores
-    ) -> None:
-        """Every image of its kind has the same chance of being among the few."""
-        kept, seen = self.windows[learned], self.learned if learned else self.scored - self.learned
-        place = len(kept) if seen <= CALIBRATION_IMAGES else int(rng.integers(seen))
-        if place < CALIBRATION_IMAGES:
-            kept[place : place + 1] = [calibration_window(rng, vectors, scores.distances)]
+        self._windows = [
+            [
+                one.window
+                for one, known in zip(scored, learned, strict=True)
+                if one.window is not None and known is wanted
+            ]
+            for wanted in (False, True)
+        ]
 
     def calibration(self) -> Calibration:
-        """Of images the bank was not made from, where there are any: theirs are harder to find."""
-        return calibration_of(self.windows[False] or self.windows[True])
+        """A few images the bank was not made from, where there are any: they are harder to find."""
+        return calibration_of((self._windows[0] or self._windows[1])[:CALIBRATION_IMAGES])
+
+
+def _learned_from(scored: Sequence[_Scored], parts: Mapping[int, str]) -> list[bool]:
+    """Which of the images the bank was made from.
+
+    An image of the bank has a patch that is a bank vector, but for how the image was resized. A
+    vector that images of several parts have a patch of (blank ground is the same everywhere) says
+    nothing.
+    """
+    having: dict[int, set[str]] = {}
+    for one in scored:
+        for vector in one.own_vectors:
+            having.setdefault(vector, set()).add(parts[one.image.id])
+    return [any(len(having[vector]) == 1 for vector in one.own_vectors) for one in scored]
 
 
 def _score(
@@ -217,35 +250,44 @@ def _score(
     failed: list[tuple[str, str]],
     progress: Progress,
 ) -> _HeldOut:
-    result = _HeldOut()
+    scored: list[_Scored] = []
     rng = np.random.default_rng(0)
+    with_window = set(rng.permutation(len(images))[: 4 * CALIBRATION_IMAGES].tolist())
     norm = float(np.sqrt(np.einsum("nd,nd->n", search.vectors, search.vectors).mean()))
 
     for batch in image_batches(images, extractor.preprocessing, BATCH_SIZE, failed):
         for index, patches in zip(batch.indices, extractor(batch.inputs), strict=True):
-            image = images[index]
             vectors = patches.reshape(-1, patches.shape[-1])
             scores = score_image(search, vectors, patches.shape[:2])
-            learned = float(scores.distances.min()) <= same_patch * norm
-            result.scored += 1
-            if learned:
-                result.learned += 1
-            elif image.split == "train" and image.label == "normal":
-                result.scores[image.id] = scores.raw_score
-            result.add_window(rng, learned, vectors, scores)
-            progress("threshold", result.scored + len(failed), len(images))
-    if not result.scored:
+            assert scores.positions is not None
+            same = max(same_patch * norm, SAME_PATCH_RESIZED * float(np.median(scores.distances)))
+            scored.append(
+                _Scored(
+                    images[index],
+                    scores.raw_score,
+                    set(scores.positions[scores.distances <= same].tolist()),
+                    calibration_window(rng, vectors, scores.distances)
+                    if index in with_window or not any(one.window for one in scored)
+                    else None,
+                )
+            )
+            progress("threshold", len(scored) + len(failed), len(images))
+    if not scored:
         raise TooFewImages(
             "no image of the category can be read, and the index is calibrated on some"
             + (f"; first: {failed[0][1]}" if failed else "; add some with: pgdefect ingest")
         )
-    return result
+    return _HeldOut(scored)
 
 
 def _threshold(
-    held_out: _HeldOut, given: float | None, false_reject_rate: float, category: str
+    database: Database,
+    held_out: _HeldOut,
+    given: float | None,
+    false_reject_rate: float,
+    category: str,
 ) -> Threshold:
-    scores = list(held_out.scores.values())
+    scores = held_out.scores
     if given is None:
         if len(scores) < MIN_IMAGES:
             raise TooFewImages(
@@ -254,5 +296,8 @@ def _threshold(
                 f"Add some with {command('ingest', blank('PATH'), category=category)}, or give "
                 f"{option('threshold')}"
             )
-        return thresholds.false_reject_rate(scores, false_reject_rate)
-    return thresholds.given(given, scores)
+        with database.connect() as connection:
+            kept = reviewed_as_normal(connection, [*scores])
+        outliers = find_outliers(scores, held_out.parts) - kept
+        return threshold_without(outliers, scores, false_reject_rate, held_out.parts)
+    return thresholds.given(given, list(scores.values()))

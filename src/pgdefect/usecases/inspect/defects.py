@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import NotFound
+from pgdefect.core.likeness import distances_to_own_type, likeness_limit
 from pgdefect.core.types import (
     MIN_VOTERS,
     AnomalousRegion,
@@ -28,6 +29,7 @@ from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.defects import (
     find_defect_space,
     has_raw_vectors,
+    known_defect_embeddings,
     known_defects,
     load_defect_view,
     raw_bank_vectors,
@@ -161,7 +163,8 @@ class Voter:
 
     The `num_voters` nearest of the category by defect embedding, one for each part, of those
     whose defect type is known from the data set or a review. It takes more than half of
-    them, and at least `MIN_VOTERS`, for a guess.
+    them, and at least `MIN_VOTERS`, for a guess, and a nearest one that is as near as known
+    defects of one type are to one another (`likeness_limit`).
     """
 
     def __init__(self, database: Database, detector: Detector) -> None:
@@ -174,6 +177,12 @@ class Voter:
         return num_voters(
             known_defects(self._database, detector.category_id, detector.extractor_id)
         )
+
+    @cached_property
+    def _limit(self) -> float | None:
+        detector = self._detector
+        known = known_defect_embeddings(self._database, detector.category_id, detector.extractor_id)
+        return likeness_limit(distances_to_own_type(*known))
 
     def vote(self, defect: Defect, image_id: int | None, sha256: str | None = None) -> Vote | None:
         """None where nothing is known to compare with."""
@@ -195,4 +204,10 @@ class Voter:
         if not counts:
             return None
         needed = max(MIN_VOTERS, sum(counts.values()) // 2 + 1)
-        return Vote(self._num_voters, dict(counts.most_common()), needed)
+        return Vote(
+            self._num_voters,
+            dict(counts.most_common()),
+            needed,
+            neighbors[0].distance,
+            self._limit,
+        )

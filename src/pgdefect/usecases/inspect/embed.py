@@ -76,6 +76,28 @@ def embed(
     )
 
 
+def embed_first_defects(
+    database: Database, settings: Settings, category: str, progress: Progress = silent
+) -> list[tuple[str, str]]:
+    """Make the defect embeddings of anomalous images that no detector has made yet.
+
+    Searches by defect find these images then; what an older detector of the same extractor made
+    still compares. Returns path and reason of failures.
+    """
+    inspector = Inspector(database, settings, category, "hnsw", "patchcore")
+    if not inspector.finds_defects:
+        return []
+    detector = inspector.detector
+    with database.connect() as connection:
+        ids = without_defect_embedding(
+            connection, detector.category_id, detector.id, any_detector=True
+        )
+        images = list(stored_images(connection, ids).values())
+    if not images:
+        return []
+    return embed_defects(database, settings, inspector, images, progress)[1]
+
+
 def embed_defects(
     database: Database,
     settings: Settings,

@@ -30,9 +30,11 @@ from pgdefect.core.words import COMPARED, KINDS, LABELS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.queries import categories_by_sha256, find_image, images_by_sha256
 from pgdefect.db.search.search import (
+    MissingEmbeddings,
     SearchFilter,
     SearchPlan,
     explain_nearest,
+    missing_embeddings,
     nearest,
     stored_region,
 )
@@ -146,7 +148,8 @@ class SearchReport:
 
     inspection: the first example's, with its regions where it is anomalous; None where the
     query is a stored region. by: which embeddings were compared; plan: how, if asked for.
-    regions: what of the first example was looked for, or is anomalous.
+    regions: what of the first example was looked for, or is anomalous. missing: stored images
+    that could not be listed, because they have no such embedding yet.
     """
 
     query: str
@@ -159,6 +162,7 @@ class SearchReport:
     regions: tuple[tuple[int, int, int, int], ...] = ()
     vote: Vote | None = None
     plan: SearchPlan | None = None
+    missing: MissingEmbeddings | None = None
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = field(default=())
 
@@ -170,6 +174,7 @@ class SearchReport:
             "regions": [list(box) for box in self.regions],
             "plan": self.plan,
             "neighbors": [neighbor_json(neighbor) for neighbor in self.neighbors],
+            "missing_embeddings": self.missing and self.missing.missing,
         }
 
 
@@ -243,6 +248,7 @@ def search(
         tuple(found.box for found in boxes),
         inspection.vote,
         plan,
+        missing_embeddings(database, by, detector.extractor_id, where.category),
         tuple(query.like),
         tuple(query.unlike),
     )
@@ -393,6 +399,7 @@ def _search_region(database: Database, region_id: int, options: SearchOptions) -
         (region.region.box,),
         None,
         plan,
+        missing_embeddings(database, by, region.extractor_id, where.category),
     )
 
 

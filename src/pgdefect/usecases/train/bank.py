@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,14 +17,15 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.outliers import MEAN_PATCH_SCORE, find_outliers, threshold_without
 from pgdefect.core.progress import Progress
 from pgdefect.core.threads import one_blas_thread_each
-from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import (
     DefectSpace,
     DefectViewArtifact,
     Float32,
     MemoryBank,
+    PatchScores,
     StoredImage,
     Threshold,
 )
@@ -242,6 +243,9 @@ def score_others(
     scored: Set[int],
     options: TrainOptions,
     progress: Progress,
+    *,
+    kept: Set[int] = frozenset(),
+    left_out: Set[int] = frozenset(),
 ) -> tuple[Threshold, dict[int, float]]:
     """The threshold, and the raw scores by image id that it came from.
 
@@ -249,34 +253,50 @@ def score_others(
     exactly with a bank made from the images of *other* parts (`held_out`): not of its group, nor
     of a copy of its file.
 
+    Images that score far outside the rest are left out of the threshold, and its rule names them
+    (`find_outliers`), but not those `kept`, which a person called normal. `left_out` names more
+    of them, at the end of `images`: outliers that the bank was built without.
+
     Raises TooFewImages where no image has another part to be compared with.
     """
     place = {image.id: n for n, image in enumerate(images)}
-    groups = [[place[image.id] for image in part] for part in _parts(images).values()]
-    ids = [image.id for image in images]
-    chosen = {place[image_id] for image_id in scored if image_id in place}
+    learned = [image for image in images if image.id not in left_out]
+    groups = [[place[image.id] for image in part] for part in _parts(learned).values()]
+    ids = [image.id for image in learned]
+    chosen = {place[image_id] for image_id in scored - left_out if image_id in place}
+    unlearned = [place[image_id] for image_id in sorted(left_out) if image_id in place]
 
-    def score(n: int) -> float:
-        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n]).raw_score
+    def score(n: int) -> PatchScores:
+        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n])
 
     scores: dict[int, float] = {}
-    for out, numbers in deal_parts(groups, chosen, options.seed):
-        if len(out) == len(images):
-            break  # one part alone
-        vectors = vectors_without(bank, ids, spool, out, options)
+    means: dict[int, float] = {}
+
+    def folds() -> Iterator[tuple[Float32, list[int]]]:
+        for out, numbers in deal_parts(groups, chosen, options.seed):
+            if len(out) < len(ids):  # else one part alone
+                yield vectors_without(bank, ids, spool, out, options), numbers
+        for number in unlearned:
+            yield bank.embeddings[_of_other_parts(bank, images, number)], [number]
+
+    for vectors, numbers in folds():
         search = BankSearch(vectors, bank.metric, bank.num_neighbors, bank.worst_share)
         with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
             for n, result in zip(numbers, pool.map(score, numbers), strict=True):
-                scores[images[n].id] = result
-                progress("threshold", len(scores), len(chosen))
+                scores[images[n].id] = result.raw_score
+                means[images[n].id] = float(result.distances.mean())
+                progress("threshold", len(scores), len(chosen) + len(unlearned))
     if not scores:
         raise TooFewImages(
             "all training images that can be read are of one part, or copies of one file, so that "
             "none can be compared with another for the threshold; add images of other parts"
         )
-    parts = [part_name(images[place[image_id]]) for image_id in scores]
-    threshold = false_reject_rate(list(scores.values()), options.false_reject_rate, parts)
-    return threshold, scores
+    # A defect shows in the worst patches, another product in all.
+    parts = {image.id: part_name(image) for image in images}
+    outliers = find_outliers(scores, parts, ignored=left_out)
+    outliers |= find_outliers(means, parts, limit=MEAN_PATCH_SCORE, ignored=left_out)
+    rate = options.false_reject_rate
+    return threshold_without((outliers | left_out) - kept, scores, rate, parts), scores
 
 
 def calibration_for(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,9 @@ from pgdefect.vision.patchcore.transform import DEFAULT_PCA_DIM
 
 DEFAULT_LOCAL_CONTRAST = 0.1
 DEFAULT_WHITEN = 0.25
+LONG = 4
+"""Times as long as it is wide, from which on an image is a strip: at the area of a square image its
+shorter side would be less than half of the square's, and what is on it too small to be seen."""
 DEFAULT_MAX_VECTORS = 20_000
 """More made detectors of magnetic tiles slower and not better (docs/accuracy.md)."""
 DEFAULT_WORST_SHARE = 0.005
@@ -49,6 +52,7 @@ class TrainOptions:
     worst_share: float | None = None
     holdout: float = 1.0
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
+    leave_out_outliers: bool = False
     transform: Literal["centered", "unit", "none"] = "centered"
     pca_dim: int | None = DEFAULT_PCA_DIM
     whiten: float | None = None
@@ -137,6 +141,16 @@ class TrainOptions:
             return {}
         its_own = not self.layers or set(self.layers) == set(backbone.layers)
         return dict(backbone.layer_weights) if its_own else {}
+
+    def least_side(self, sizes: Iterable[tuple[int, int]]) -> int | None:
+        """What the shorter side of strips is at least resized to, if there are any.
+
+        Args:
+            sizes: `(height, width)` of the category's images.
+        """
+        if self.resize != "keep" or all(max(size) <= LONG * min(size) for size in sizes):
+            return None
+        return min(self.image_size) // 2
 
     @property
     def chosen_whiten(self) -> float:

@@ -32,9 +32,16 @@ from pgdefect.db.records.extractors import (
     store_extractor,
     store_image_embeddings,
 )
+from pgdefect.db.records.outliers import (
+    Outlier,
+    outliers_of,
+    reviewed_as_normal,
+    stored_outliers,
+)
 from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
+from pgdefect.usecases.inspect.embed import embed_first_defects
 from pgdefect.usecases.train.bank import (
     build_bank,
     calibration_for,
@@ -43,6 +50,7 @@ from pgdefect.usecases.train.bank import (
     score_others,
 )
 from pgdefect.usecases.train.extraction import Extracted, extract_patches, spool_key
+from pgdefect.usecases.train.image_checks import image_notes
 from pgdefect.usecases.train.options import TrainOptions
 from pgdefect.usecases.train.training_run import TrainingRun
 from pgdefect.vision.defects.deep_layers import export_defect_view
@@ -64,7 +72,10 @@ class TrainReport:
     training_images were learned from. held_out_images, some of them, set the threshold: each was
     compared with the bank without the vectors of its own part. resumed_images: of
     extracted_images, those reused from an interrupted training; already_stored: it
-    had stored the detector, too. rule: what the threshold was made from, and promises.
+    had stored the detector, too. rule: what the threshold was made from, and promises. notes:
+    lines about images that make defects hard to find. outliers: normal images that scored far
+    outside the rest, worst first, which the threshold is chosen without; with them it would be
+    threshold_with_outliers.
     """
 
     category: str
@@ -82,6 +93,9 @@ class TrainReport:
     resumed_images: int = 0
     already_stored: bool = False
     rule: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    outliers: tuple[Outlier, ...] = ()
+    threshold_with_outliers: float | None = None
 
 
 def train(
@@ -110,7 +124,11 @@ def train(
         category_id = find_category(connection, category)
     require_owner(database, "training")
     with database.lock(f"training of {category}"):
-        return _train(database, settings, category, category_id, options, run, progress)
+        arguments = (database, settings, category, category_id, options, run, progress)
+        report = _train(*arguments)
+        if options.leave_out_outliers and any(image.in_bank for image in report.outliers):
+            report = _train(*arguments)  # without those that it has just named
+        return report
 
 
 def _train(
@@ -125,15 +143,25 @@ def _train(
     clock = Clock()
     everything = images_of(database, category)
     normal = learnable(category, everything)
+    left_out = _left_out(database, category_id, normal, options)
+    normal = [image for image in normal if image.id not in left_out]
     images_to_score(normal, options.holdout, options.seed)  # rather than after hours of extraction
 
     with clock("extractor"):
-        extractor, extractor_id, embedder = _extractor(database, settings, options, progress)
+        extractor, extractor_id, embedder = _extractor(
+            database, settings, options, normal, progress
+        )
+    # Behind the others, so that the bank is made from the beginning of the spool.
     images = by_input_size(normal, extractor.preprocessing)
+    images += by_input_size(
+        [image for image in everything if image.id in left_out], extractor.preprocessing
+    )
     key = spool_key(database, category, extractor, images, options)
     with PatchSpool(settings.cache_dir, options.precision, key) as spool:
         extracted = Extracted()
         recorded = options.recorded()
+        if left_out:
+            recorded["left_out_images"] = sorted(left_out)
         detector_id = None
         if run and (token := run.token(category, key.content)):
             detector_id = find_run(database, category_id, recorded | {"run": token})
@@ -144,7 +172,8 @@ def _train(
             with clock("extract"):
                 extracted = extract_patches(embedder, extractor, images, spool, options, progress)
             means = extracted.means
-            readable = [image for image in images if image.id in means]
+            scorable = [image for image in images if image.id in means]
+            readable = [image for image in scorable if image.id not in left_out]
             if len(readable) < MIN_IMAGES:
                 raise TooFewImages(
                     f"only {len(readable)} of {len(normal)} training images of {category!r} can be "
@@ -156,7 +185,18 @@ def _train(
                 scales = embedder.scales(options.chosen_layer_weights)
                 bank = build_bank(spool, ids, options, progress, scales=scales)
             with clock("threshold"):
-                threshold, scores = score_others(bank, spool, readable, scored, options, progress)
+                with database.connect() as connection:
+                    kept = reviewed_as_normal(connection, [*means])
+                threshold, scores = score_others(
+                    bank,
+                    spool,
+                    scorable,
+                    scored | left_out,
+                    options,
+                    progress,
+                    kept=kept,
+                    left_out=left_out,
+                )
                 calibration = calibration_for(bank, spool, readable, options.seed)
             with clock("defects"):
                 view = _defect_view(database, settings, extractor_id, options)
@@ -182,7 +222,10 @@ def _train(
             unread = dict(extracted.failed)
             others = [i for i in everything if i.id not in extracted.means and i.path not in unread]
             failed = embed_images(database, extractor, extractor_id, others, progress)
+            failed += embed_first_defects(database, settings, category, progress)
         figures = bank_figures(database, detector_id)
+        with database.connect() as connection:
+            outliers = outliers_of(connection, detector_id)
     return TrainReport(
         category,
         detector_id,
@@ -194,12 +237,28 @@ def _train(
         figures.threshold,
         extractor_id,
         clock.seconds,
-        tuple(extracted.failed + failed),
+        tuple(dict(extracted.failed + failed).items()),
         len(images),
         extracted.resumed,
         already_stored,
         figures.rule,
+        tuple(image_notes(normal, everything, extractor.preprocessing, extractor.grid_of)),
+        outliers.images,
+        outliers.threshold_with_outliers,
     )
+
+
+def _left_out(
+    database: Database, category_id: int, normal: Sequence[StoredImage], options: TrainOptions
+) -> set[int]:
+    """Ids of images that a training without outliers does not learn from: those that the active
+    detector's training named, and nobody has called normal since.
+    """
+    if not options.leave_out_outliers:
+        return set()
+    with database.connect() as connection:
+        named = stored_outliers(connection, category_id, "patchcore")
+    return named & {image.id for image in normal}
 
 
 def _store_means(extractor_id: int, means: dict[int, Float32], connection: Connection) -> None:
@@ -235,7 +294,11 @@ def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]
 
 
 def _extractor(
-    database: Database, settings: Settings, options: TrainOptions, progress: Progress
+    database: Database,
+    settings: Settings,
+    options: TrainOptions,
+    images: Sequence[StoredImage],
+    progress: Progress,
 ) -> tuple[Extractor, int, patchcore.PatchEmbedder]:
     progress("extractor", 0, 0)
     check_device(options.device)
@@ -247,6 +310,7 @@ def _extractor(
         std=backbone.std,
         resize=options.resize,
         local_contrast=options.local_contrast,
+        least_side=options.least_side((image.height, image.width) for image in images),
     )
     if others:
         embedder = build_ensemble([backbone, *others], preprocessing)

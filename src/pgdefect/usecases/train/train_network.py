@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import TooFewImages
+from pgdefect.core.outliers import find_outliers, threshold_without
 from pgdefect.core.progress import Progress, silent
-from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import StoredImage
 from pgdefect.core.wording import option
 from pgdefect.db.access.roles import require_owner
@@ -16,6 +16,7 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
 from pgdefect.db.records.efficient_ad import store_network
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
+from pgdefect.db.records.outliers import Outlier, outliers_of, reviewed_as_normal
 from pgdefect.db.search.queries import images_of
 from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.stored_files import image_batches
@@ -37,7 +38,11 @@ MIN_THRESHOLD = 1e-3
 
 @dataclass(frozen=True)
 class NetworkReport:
-    """What a training made; losses of the last step, and seconds by stage."""
+    """What a training made; losses of the last step, and seconds by stage.
+
+    outliers: held-out normal images that scored far outside the rest, worst first, which the
+    threshold is chosen without; with them it would be threshold_with_outliers.
+    """
 
     category: str
     detector_id: int
@@ -50,6 +55,8 @@ class NetworkReport:
     extractor_id: int
     seconds: dict[str, float] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
+    outliers: tuple[Outlier, ...] = ()
+    threshold_with_outliers: float | None = None
 
 
 def train_network(
@@ -144,9 +151,10 @@ def _train(
                 scores[by_place[place]] = found.raw_score
                 progress("threshold", len(scores), len(held_out))
             shown = {image.id: part_name(image) for image in splits[2]}
-            threshold = false_reject_rate(
-                list(scores.values()), options.false_reject_rate, [shown[n] for n in scores]
-            )
+            with database.connect() as connection:
+                kept = reviewed_as_normal(connection, [*scores])
+            found_outliers = find_outliers(scores, shown) - kept
+            threshold = threshold_without(found_outliers, scores, options.false_reject_rate, shown)
             threshold = replace(threshold, value=max(threshold.value, MIN_THRESHOLD))
     with clock("store"):
         extractor_id = store_extractor(database, graph)
@@ -173,6 +181,8 @@ def _train(
             [image for image in everything if image.path not in dict(failed)],
             progress,
         )
+    with database.connect() as connection:
+        outliers = outliers_of(connection, detector_id)
     return NetworkReport(
         category,
         detector_id,
@@ -185,6 +195,8 @@ def _train(
         extractor_id,
         clock.seconds,
         tuple(failed),
+        outliers.images,
+        outliers.threshold_with_outliers,
     )
 
 

@@ -303,7 +303,8 @@ def _record(
     kind: str,
 ) -> tuple[ImageRecord, str] | None:
     """What a photograph is, and why; None where its name and its mask say different things."""
-    label, why = place.label, place.why
+    label = place.label
+    why = place.why or ("validation images are learned from, too" if place.validation else "")
     defect_type, mask = place.defect_type, masks.get(path)
     if label == "normal":
         return None if marks.get(path) else (ImageRecord(path, place.split or "train", label), why)

@@ -39,7 +39,9 @@ MIN_LOCAL_CONTRAST = 0.01
 RESIZES = ("keep", "stretch")
 KEEP_MULTIPLE, KEEP_LEAST, KEEP_MOST = 16, 4, 256
 """Sides with resize keep, in pixels and multiples; a very long image is squeezed after all."""
-LATER: Mapping[str, Any] = MappingProxyType({"resize": "stretch", "local_contrast": None})
+LATER: Mapping[str, Any] = MappingProxyType(
+    {"resize": "stretch", "local_contrast": None, "least_side": None}
+)
 """Settings that came later, with the value that means what was done before."""
 BATCHES_AHEAD = 2
 
@@ -55,8 +57,9 @@ class Preprocessing:
     aspect ratio, or ``keep``: to the aspect ratio of the image and the area of `image_size`,
     each side a multiple of 16. Both antialias (Pillow's filters). Where the margin is odd, the
     crop lies half a pixel towards the top left. `local_contrast` is the reach of
-    `pgdefect.vision.images.local_contrast`, or None. Raises UsageError for settings that do not fit
-    together.
+    `pgdefect.vision.images.local_contrast`, or None. `least_side` is what resize keep does not make
+    the shorter side of a long image less than, in pixels, unless it is less in the image. Raises
+    UsageError for settings that do not fit together.
     """
 
     image_size: tuple[int, int] = (256, 256)
@@ -66,6 +69,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     resize: str = "stretch"
     local_contrast: float | None = None
+    least_side: int | None = None
 
     def __post_init__(self) -> None:
         self._set("image_size", _checked_size("image_size", self.image_size))
@@ -103,6 +107,13 @@ class Preprocessing:
                     f"{self.local_contrast!r}."
                 )
             self._set("local_contrast", float(self.local_contrast))
+        if self.least_side is not None and (
+            type(self.least_side) is not int or not MIN_SIZE <= self.least_side <= MAX_SIZE
+        ):
+            raise UsageError(
+                f"least_side must be a whole number from {MIN_SIZE} to {MAX_SIZE}, not "
+                f"{self.least_side!r}."
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -121,9 +132,12 @@ class Preprocessing:
         """
         if self.resize == "stretch":
             return self.center_crop or self.image_size
-        scale = math.sqrt(math.prod(self.image_size) / math.prod(original)) / KEEP_MULTIPLE
+        scale = math.sqrt(math.prod(self.image_size) / math.prod(original))
+        if self.least_side is not None:
+            scale = max(scale, min(self.least_side / min(original), 1.0))
         height, width = (
-            KEEP_MULTIPLE * min(max(math.floor(side * scale + 0.5), KEEP_LEAST), KEEP_MOST)
+            KEEP_MULTIPLE
+            * min(max(math.floor(side * scale / KEEP_MULTIPLE + 0.5), KEEP_LEAST), KEEP_MOST)
             for side in original
         )
         return height, width
