@@ -175,7 +175,6 @@ def check_outliers(connection: Connection) -> Iterator[Finding]:
         GROUP BY d.id, c.name ORDER BY d.id""")
     )
     for number, category, threshold, with_all, count, in_bank, scored, worst in rows:
-        name = quote(category)
         would_be = "" if with_all is None else f" and would be {with_all:.4g} with them"
         learned = f"; its bank has learned {in_bank:,} of them" if in_bank else ""
         yield Finding(
@@ -185,8 +184,8 @@ def check_outliers(connection: Connection) -> Iterator[Finding]:
             f"{count:,} of {scored:,} normal training images score far outside the rest: "
             f"{', '.join(worst)}{', …' if count > len(worst) else ''}. The threshold is "
             f"{threshold:.4g} without them{would_be}{learned}",
-            f"pgdefect review --queue {name}, and say of each what it is; or leave them out: "
-            f"pgdefect train {name} --leave-out-outliers",
+            f"{command('review', category, queue=True)}, and say of each what it is; or leave them "
+            f"out: {command('train', category, leave_out_outliers=True)}",
         )
 
 
@@ -215,7 +214,7 @@ def check_missing_embeddings(connection: Connection) -> Iterator[Finding]:
                 "missing-embeddings",
                 f"detector {number} of {category}",
                 f"{' and '.join(lacking)}; searches do not find them",
-                f"pgdefect embed {quote(category)}",
+                command("embed", category),
             )
 
 
@@ -241,7 +240,7 @@ def check_learned_defects(connection: Connection) -> Iterator[Finding]:
             f"its bank holds vectors of {count:,} images that are known to be anomalous: "
             f"{', '.join(some)}{', …' if count > len(some) else ''}. Defects like theirs may pass "
             "as normal",
-            f"pgdefect train {quote(category)}",
+            command("train", category),
         )
 
 
