@@ -164,7 +164,7 @@ def _figures(
 
     from pgdefect.evaluation import image_auroc
     from pgdefect.evaluation.pixels import PixelCounts, score_edges
-    from pgdefect.vision.images.image import load_mask
+    from pgdefect.vision.images.masks import load_mask
 
     anomalous = np.array([one.record.label == "anomalous" for one in photographs])
     found = {"image_auroc": image_auroc(scores, anomalous.tolist())}

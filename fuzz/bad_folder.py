@@ -73,6 +73,9 @@ def _good(folder: BadFolder) -> None:
         folder.put(name, data)
         folder.good[name] = np.asarray(pixels, np.uint8), tolerance
 
+    as_gif = encode(Image.fromarray(COLOR[..., 0]), "GIF")
+    add("gif_called.png", as_gif, np.repeat(COLOR[..., :1], 3, axis=2))
+
     image = Image.fromarray(COLOR)
     gray = COLOR[..., 0]
     three = np.repeat(gray[..., None], 3, axis=2)
@@ -140,7 +143,6 @@ def _damaged(folder: BadFolder) -> None:
         ("empty.png", b"", "is empty"),
         ("words.png", b"not an image at all", "not a PNG"),
         ("zeros.tif", bytes(5000), "not a PNG"),
-        ("gif_called.png", encode(Image.fromarray(COLOR[..., 0]), "GIF"), "not a PNG"),
         ("script.jpg", b"#!/bin/sh\nrm -rf /\n", "not a PNG"),
         ("bomb.png", _png_header(20_000, 20_000), "20000 x 20000 pixels"),
         ("bomb.bmp", _bmp_header(20_000, 20_000), "20000 x 20000 pixels"),
@@ -156,15 +158,15 @@ def _out_of_range(folder: BadFolder) -> None:
         ("nan.tif", np.nan, "without NaN"),
         ("infinite.tif", np.inf, "without NaN"),
         ("negative.tif", -1.0, "only 0 to 1"),
-        ("thermal.tif", 300.5, "only 0 to 1"),
+        ("cold.tif", -300.5, "only 0 to 1"),
     ):
         changed = values.copy()
         changed[3, 4] = wrong
         folder.put(name, encode(Image.fromarray(changed), "TIFF"))
         folder.refused[name] = reason
-    integers = Image.fromarray(np.full((40, 56), 70_000, np.int32))
-    folder.put("large_integers.tif", encode(integers, "TIFF"))
-    folder.refused["large_integers.tif"] = "only 0 to 65535"
+    integers = Image.fromarray(np.full((40, 56), -70_000, np.int32))
+    folder.put("negative_integers.tif", encode(integers, "TIFF"))
+    folder.refused["negative_integers.tif"] = "only 0 to 65535"
 
 
 def _no_files(folder: BadFolder) -> None:

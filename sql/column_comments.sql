@@ -7,6 +7,14 @@ BEGIN
     FOR c IN
         WITH meaning (name, says) AS (VALUES
             ('active', 'Whether it is the one of its category and kind that judges.'),
+            ('audit_trail.action', 'What was done: set threshold, activate, retire, review, delete …'),
+            ('audit_trail.after', 'What holds since, as JSON; NULL after a deletion.'),
+            ('audit_trail.at', 'When, by the server''s clock.'),
+            ('audit_trail.before', 'What held before, as JSON; NULL for what is new.'),
+            ('audit_trail.hash', 'SHA-256 of what the entry says and of the hash before it.'),
+            ('audit_trail.number', 'The entry''s number, from 1, without gaps.'),
+            ('audit_trail.object', 'What it was done to: a detector, an image, a category, a login.'),
+            ('audit_trail.who', 'The login that did it.'),
             ('anomalous_images', 'How many images are known to be anomalous.'),
             ('area', 'Share of the image, 0 to 1.'),
             ('attributes', 'Other facts about the image, as JSON: shift, camera, batch.'),
@@ -144,6 +152,8 @@ BEGIN
             ('vote', 'Known defect types among the k most similar images, as JSON: {"k", "counts", "support", "needed"}; the leading type is probable where support reaches needed.'),
             ('vote_doubt', '0 to 1: share of the k neighbors that do not support the leading defect type; NULL without a vote, or where the type is known.'),
             ('width', 'In pixels.'),
+            ('withdrawn_at', 'When the review was withdrawn; NULL: it was not.'),
+            ('withdrawn_by', 'The login that withdrew the review.'),
             ('worst_box', 'The worst patch in the photograph: x,y,width,height in pixels.'),
             ('worst_col', 'Column of the worst patch in the grid, from 0.'),
             ('worst_row', 'Row of the worst patch in the grid, from 0.'),

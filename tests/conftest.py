@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -11,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 
-import platformdirs
 import psycopg
 import pytest
 from psycopg import sql
@@ -23,14 +21,14 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.schema.schema import upgrade
 from pgdefect.db.server.embedded import EmbeddedServer
 from pgdefect.vision.networks.export_cache import EXPORTS
-from tests import interrupts
+from tests import interrupts, synthetic
+from tests.kept import kept_folder
 from tests.places import RunFolder, short_folder
+from tests.templates import parts as template_parts
 from tests.templates.parts import TINY, draw_parts
 from tests.templates.restore import restore_template
 
 Clone = Callable[[Database | None], AbstractContextManager[Database]]
-KEPT_EXPORTS = 8
-"""Versions of the code whose exported graphs are kept for later runs."""
 _number = count(1)
 
 
@@ -66,40 +64,24 @@ def default_interrupts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _surroundings(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test sees the developer's own settings, data or caches, nor waits for a hub."""
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("PGDEFECT_", "PG"))]:
         patch.delenv(name)
     cache = tmp_path_factory.mktemp("cache")
-    (cache / EXPORTS).symlink_to(_kept_exports(request.config))
+    (cache / EXPORTS).symlink_to(_kept_exports())
     patch.setenv("PGDEFECT_CACHE_DIR", str(cache))
     patch.setenv("HF_HUB_OFFLINE", "1")
     yield
     patch.undo()
 
 
-def _kept_exports(config: pytest.Config) -> Path:
-    """The folder of exported graphs that runs of the same code share, of all checkouts.
-
-    The code that a graph depends on is what speaks of torch.
-    """
-    code = hashlib.sha256()
-    for path in sorted(Path(pgdefect.__file__).parent.glob("vision/**/*.py")):
-        content = path.read_bytes()
-        if b"torch" in content:
-            code.update(content)
-    folder = platformdirs.user_cache_path("pgdefect-tests") / EXPORTS
-    kept = folder / code.hexdigest()
-    kept.mkdir(parents=True, exist_ok=True)
-    os.utime(kept)
-    if not hasattr(config, "workerinput"):
-        by_age = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-        for other in by_age[:-KEPT_EXPORTS]:
-            shutil.rmtree(other, ignore_errors=True)
-    return kept
+def _kept_exports() -> Path:
+    """The folder of exported graphs. The code that they depend on is what speaks of torch."""
+    modules = Path(pgdefect.__file__).parent.glob("vision/**/*.py")
+    code = [path for path in modules if b"torch" in path.read_bytes()]
+    return kept_folder(EXPORTS, code, lambda folder: None)
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +177,11 @@ def settings() -> Settings:
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MVTec-style category of generated parts: 16 train, 4 + 3 × 3 test, with masks."""
-    return draw_parts(tmp_path_factory.mktemp("data") / "parts")
+    code = [Path(module.__file__) for module in (synthetic, template_parts)]
+    drawn = kept_folder("parts", code, lambda folder: draw_parts(folder / "parts"))
+    folder = tmp_path_factory.mktemp("data") / "parts"
+    shutil.copytree(drawn / "parts", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

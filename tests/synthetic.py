@@ -111,10 +111,13 @@ def write_dataset(
                 image, _ = normal_part(next(seeds), size, texture=texture)
             else:
                 while True:
-                    part_seed = next(seeds)
-                    image, mask = defective_part(part_seed, kind, size, texture=texture)
-                    twin, _ = normal_part(part_seed, size, texture=texture)
-                    if np.abs(image - twin.astype(np.float64)).mean(2).sum() >= least_difference:
+                    part = _part(next(seeds), size, texture)
+                    defect = _place_defect(part, kind)
+                    image, mask = _photograph(part, defect), defect.mask
+                    if not least_difference:
+                        break
+                    difference = np.abs(image - _photograph(part, None).astype(np.float64))
+                    if difference.mean(2).sum() >= least_difference:
                         break
                 _write(root / "ground_truth" / kind / f"{stem}_mask.png", mask * np.uint8(255))
             _write(root / folder / f"{stem}.png", image)

@@ -10,10 +10,10 @@ SELECT b.id AS bank_id, c.name AS category, d.kind, d.version, d.state, d.active
        pg_size_pretty(pg_total_relation_size(
            to_regclass('pgdefect.memory_bank_patch_' || b.id))) AS size,
        d.created_at, b.worst_share, e.preprocessing,
-       (v.metrics->>'image_auroc')::double precision AS image_auroc,
-       (v.metrics->>'image_f1_max')::double precision AS image_f1_max,
-       (v.metrics->>'pixel_auroc')::double precision AS pixel_auroc,
-       (v.metrics->>'aupro')::double precision AS aupro,
+       pgdefect.json_number(v.metrics, 'image_auroc') AS image_auroc,
+       pgdefect.json_number(v.metrics, 'image_f1_max') AS image_f1_max,
+       pgdefect.json_number(v.metrics, 'pixel_auroc') AS pixel_auroc,
+       pgdefect.json_number(v.metrics, 'aupro') AS aupro,
        v.created_at AS evaluated_at,
        pg_total_relation_size(to_regclass('pgdefect.memory_bank_patch_' || b.id))
            + coalesce(pg_total_relation_size(to_regclass('pgdefect.memory_bank_raw_' || b.id)), 0)

@@ -6,7 +6,7 @@ CREATE OR REPLACE VIEW defect.categories AS
 SELECT n.*,
        n.rejected_images::double precision / nullif(n.inspected_images, 0) AS reject_rate,
        defect.rate_interval(n.rejected_images, n.inspected_images) AS reject_interval,
-       (v.metrics->>'image_auroc')::double precision AS image_auroc,
+       pgdefect.json_number(v.metrics, 'image_auroc') AS image_auroc,
        v.created_at AS evaluated_at, r.reviewed_images
 FROM (
     SELECT c.id AS category_id, c.name AS category,

@@ -2,15 +2,15 @@
 CREATE OR REPLACE VIEW defect.evaluations AS
 SELECT v.id AS evaluation_id, c.name AS category, v.detector_id, d.kind, d.version, d.active,
        v.split, v.normal_images, v.anomalous_images,
-       (v.metrics->>'image_auroc')::double precision AS image_auroc,
-       (v.metrics->>'image_f1_max')::double precision AS image_f1_max,
-       (v.metrics->>'average_precision')::double precision AS average_precision,
-       (v.metrics->>'pixel_auroc')::double precision AS pixel_auroc,
-       (v.metrics->>'pixel_f1_max')::double precision AS pixel_f1_max,
-       (v.metrics->>'aupro')::double precision AS aupro,
-       (v.metrics->>'detection_rate')::double precision AS detection_rate,
-       (v.metrics->>'false_reject_rate')::double precision AS false_reject_rate,
-       coalesce(jsonb_array_length(v.settings->'leaks'), 0) AS leaks,
+       pgdefect.json_number(v.metrics, 'image_auroc') AS image_auroc,
+       pgdefect.json_number(v.metrics, 'image_f1_max') AS image_f1_max,
+       pgdefect.json_number(v.metrics, 'average_precision') AS average_precision,
+       pgdefect.json_number(v.metrics, 'pixel_auroc') AS pixel_auroc,
+       pgdefect.json_number(v.metrics, 'pixel_f1_max') AS pixel_f1_max,
+       pgdefect.json_number(v.metrics, 'aupro') AS aupro,
+       pgdefect.json_number(v.metrics, 'detection_rate') AS detection_rate,
+       pgdefect.json_number(v.metrics, 'false_reject_rate') AS false_reject_rate,
+       CASE jsonb_typeof(v.settings->'leaks') WHEN 'array' THEN jsonb_array_length(v.settings->'leaks') ELSE 0 END AS leaks,
        v.threshold, v.metrics, v.settings, v.created_at
 FROM pgdefect.evaluation v
 JOIN pgdefect.detector d ON d.id = v.detector_id

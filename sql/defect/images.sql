@@ -26,6 +26,7 @@ LEFT JOIN LATERAL (
 ) s ON true
 LEFT JOIN LATERAL (
     SELECT * FROM pgdefect.review v WHERE v.image_id = i.id
+      AND NOT EXISTS (SELECT FROM pgdefect.review_withdrawal w WHERE w.review_id = v.id)
     ORDER BY v.created_at DESC, v.id DESC LIMIT 1
 ) v ON i.reviewed_label IS NOT NULL
 WHERE i.split <> 'simulated';

@@ -12,6 +12,7 @@ CREATE OR REPLACE FUNCTION defect.rejudge(
     detector bigint DEFAULT NULL, bank bigint DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path = pg_catalog
 AS $$
 DECLARE

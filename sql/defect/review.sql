@@ -22,6 +22,7 @@ CREATE OR REPLACE FUNCTION defect.review(
     category text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path = pg_catalog
 AS $$
 DECLARE

@@ -55,6 +55,7 @@ WITH known AS MATERIALIZED (
                 WHERE p.image_id = i.id AND p.created_at <= v.created_at
                 ORDER BY p.inspected_at DESC, p.created_at DESC, p.id DESC LIMIT 1) AS was_anomalous
         FROM pgdefect.review v WHERE v.image_id = i.id
+          AND NOT EXISTS (SELECT FROM pgdefect.review_withdrawal w WHERE w.review_id = v.id)
         ORDER BY v.created_at DESC, v.id DESC LIMIT 1
     ) v ON i.reviewed_label IS NOT NULL
     WHERE i.retired_at IS NULL AND i.split <> 'simulated'
@@ -68,8 +69,8 @@ WITH known AS MATERIALIZED (
                 THEN greatest(0, 1 - 4 * abs(w.normalized_score - 0.5)) ELSE 0 END
                AS near_threshold,
            CASE WHEN w.type_unknown AND w.vote->'counts' <> '{}'
-                THEN 1 - (w.vote->>'support')::double precision
-                         / nullif((w.vote->>'k')::double precision, 0) END AS vote_doubt,
+                THEN greatest(0, least(1, 1 - pgdefect.json_number(w.vote, 'support')
+                                              / nullif(pgdefect.json_number(w.vote, 'k'), 0))) END AS vote_doubt,
            CASE WHEN w.type_unknown AND w.is_anomalous THEN (
                SELECT least(1, coalesce(min(e.embedding OPERATOR(:"vector_schema".<=>) k.embedding), 1))
                FROM pgdefect.defect_embedding e

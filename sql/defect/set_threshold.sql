@@ -17,6 +17,7 @@ CREATE OR REPLACE FUNCTION defect.set_threshold(
     threshold_now double precision, score_center double precision, since timestamptz
 )
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path = pg_catalog
 AS $$
 #variable_conflict use_column

@@ -27,6 +27,9 @@ BEGIN
             USING ERRCODE = 'PD404',
                   HINT = 'SELECT bank_id, num_vectors FROM defect.banks shows what there is; positions start at 0.';
     END IF;
+    IF k IS NULL OR k < 1 THEN
+        RAISE EXCEPTION 'k must be at least 1, not %', coalesce(k::text, 'NULL') USING ERRCODE = 'PD400';
+    END IF;
     RETURN QUERY
         SELECT row_number() OVER (ORDER BY n.distance, n.nearest_position), n.nearest_position,
                n.distance, CASE b.metric WHEN 'cosine' THEN 1 - n.distance END,

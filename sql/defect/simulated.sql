@@ -3,18 +3,18 @@ CREATE OR REPLACE VIEW defect.simulated AS
 SELECT i.id AS image_id, c.name AS category,
        i.simulation->>'kind' AS kind, i.simulation->>'size' AS size,
        i.simulation->>'contrast' AS contrast,
-       (i.simulation->>'area')::double precision AS area,
-       coalesce(i.simulation->>'gray_difference', i.simulation->>'grey_difference')::double precision
-           AS grey_difference,
+       pgdefect.json_number(i.simulation, 'area') AS area,
+       coalesce(pgdefect.json_number(i.simulation, 'gray_difference'),
+                pgdefect.json_number(i.simulation, 'grey_difference')) AS grey_difference,
        CASE WHEN s.is_anomalous THEN 'anomalous' WHEN NOT s.is_anomalous THEN 'normal' END AS verdict,
        s.raw_score, s.normalized_score, s.threshold,
        s.id AS inspection_id, s.detector_id, s.inspected_at,
        r.path || '/' || i.path AS path, r.path || '/' || i.mask_path AS mask_path,
-       (i.simulation->>'seed')::bigint AS seed,
-       (i.simulation->>'source_image_id')::bigint AS source_image_id,
+       pgdefect.json_integer(i.simulation, 'seed') AS seed,
+       pgdefect.json_integer(i.simulation, 'source_image_id') AS source_image_id,
        i.group_name, i.height, i.width, i.created_at, i.retired_at, i.group_name AS part,
-       coalesce(i.simulation->>'gray_difference', i.simulation->>'grey_difference')::double precision
-           AS gray_difference
+       coalesce(pgdefect.json_number(i.simulation, 'gray_difference'),
+                pgdefect.json_number(i.simulation, 'grey_difference')) AS gray_difference
 FROM pgdefect.image i
 JOIN pgdefect.category c ON c.id = i.category_id
 JOIN pgdefect.image_root r ON r.id = i.root_id

@@ -30,7 +30,7 @@ AS $$
                       WHERE i.simulation IS NULL AND l.group_name = i.group_name)
       AND NOT EXISTS (SELECT FROM learned l WHERE i.simulation IS NULL AND l.sha256 = i.sha256)
       AND NOT EXISTS (SELECT FROM learned l WHERE NOT l.held_out
-                      AND l.id = (i.simulation->>'source_image_id')::bigint)
+                      AND l.id = pgdefect.json_integer(i.simulation, 'source_image_id'))
     ORDER BY i.id, s.inspected_at DESC, s.created_at DESC, s.id DESC
 $$;
 

@@ -17,7 +17,7 @@ AS $$
 DECLARE
     s record := pgdefect.bank_search(bank, '$1');
 BEGIN
-    PERFORM set_config('hnsw.ef_search', least(1000, greatest(s.ef_search, 4 * k))::text, true);
+    PERFORM set_config('hnsw.ef_search', least(1000, greatest(s.ef_search, 4 * k::bigint))::text, true);
     RETURN QUERY EXECUTE format(
         'SELECT position, (%1$s)::double precision
          FROM pgdefect.memory_bank_patch

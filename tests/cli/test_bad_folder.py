@@ -61,7 +61,13 @@ def test_the_good_ones_are_ingested_and_the_others_named(
     for name, part in bad.skipped.items():
         [problem] = [line for line in report["problems"] if line.startswith(repr(name))]
         assert part in problem
-    assert len(report["problems"]) == len(bad.skipped)
+    of_all = [
+        line for line in report["problems"] if not line.startswith(tuple(map(repr, bad.skipped)))
+    ]
+    assert len(report["problems"]) == len(bad.skipped) + len(of_all)
+    told = ("several depths", "gray level", "page or frame", "content of another", "white is")
+    assert all(any(words in line for words in told) for line in of_all), of_all
+    assert any("several depths" in line for line in of_all)
     stored = value(
         database, "SELECT jsonb_object_agg(path, array[height, width]) FROM pgdefect.image"
     )
@@ -92,13 +98,25 @@ def test_inspecting_says_what_it_skips(
 ) -> None:
     (tmp_path / "a.png").write_bytes((parts / "test/good/000.png").read_bytes())
     os.mkfifo(tmp_path / "pipe.png")
+    Image.new("1", (128, 128)).save(tmp_path / "a_mask.png")
+    for name in ("notes.txt", "b.heic", ".a.png"):
+        (tmp_path / name).touch()
     result = cli(trained, "inspect", tmp_path, "--category", "parts", "--no-store", "--json")
     assert result.code == 0
     assert [Path(row["path"]).name for row in result.json["inspections"]] == ["a.png"]
     [problem] = result.json["problems"]
     assert "'pipe.png'" in problem
+    skipped = result.json["skipped"]
+    assert {(one["suffix"], one["reason"].split(":")[0]): one["count"] for one in skipped} == {
+        ("", "a mask"): 1,
+        (".heic", "a picture format that is not read"): 1,
+        (".png", "a broken link or no regular file"): 1,
+        (".png", "hidden, or left by an archive or a file manager"): 1,
+        (".txt", "no image"): 1,
+    }
     told = cli(trained, "inspect", tmp_path, "--category", "parts", "--no-store")
     assert "'pipe.png' is a broken link or no regular file; skipped" in told.err
+    assert "left out: 1 .txt file: no image" in told.err
 
 
 # -- bad metadata --------------------------------------------------------------------------

@@ -27,6 +27,12 @@ def test_a_review_is_kept_and_listed(trained: Database, good: Cli, parts: Path) 
     again = good(trained, "review", "test/good/001.png", "--label", "normal", "--json").json
     assert again["review"]["label"] == "normal"
     assert (again["label_before"], again["defect_type_before"]) == ("anomalous", "scratch")
+    back = good(trained, "review", "test/good/001.png", "--withdraw", "--note", "wrong part")
+    assert "normal is withdrawn, anomalous, scratch counts" in back.out
+    good(trained, "review", "test/good/001.png", "--withdraw", "--json")
+    listed = good(trained, "review", "--history", "test/good/001.png", "--json").json
+    assert [r["in_force"] for r in listed["reviews"]] == [False, False]
+    assert all(r["withdrawn_by"] == "pgdefect" for r in listed["reviews"])
     other = good(trained, "review", "--history", "stain/000.png")
     assert other.out == ""
     assert "has not been reviewed yet" in other.err

@@ -21,8 +21,9 @@ import pytest
 
 from pgdefect.core.errors import DatabaseError, EmbeddedServerError, UsageError
 from pgdefect.db.connection.engine import Database
-from pgdefect.db.server.embedded import EmbeddedServer
+from pgdefect.db.server.embedded import LOG_LIMIT, EmbeddedServer
 from pgdefect.db.server.embedded_cluster import wheel_bin_dir
+from pgdefect.db.server.embedded_owner import read_own
 from pgdefect.db.server.embedded_settings import Machine, parse_address, settings_text
 from tests.places import short_folder
 
@@ -562,3 +563,38 @@ def test_addresses() -> None:
     for wrong in ("5433", "localhost", "localhost:0", "localhost:65536", "::1:5433", "a b:1"):
         with pytest.raises(UsageError, match="HOST:PORT"):
             parse_address(wrong)
+
+
+# -- the log -------------------------------------------------------------------------------------
+
+
+def test_a_flooded_log_is_cut_while_the_server_writes_it(server: EmbeddedServer) -> None:
+    log = server.status().log_file
+    with log.open("ab") as file:
+        file.write(b"first\n" + (b"x" * 99 + b"\n") * (LOG_LIMIT // 100) + b"newest\n")
+    server.start()
+    kept = log.with_name("server.log.1")
+    assert log.stat().st_size < 1 << 20
+    assert LOG_LIMIT * 0.99 < kept.stat().st_size <= LOG_LIMIT
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert kept.read_bytes().endswith(b"newest\n")
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("DO $$BEGIN RAISE WARNING 'still writing'; END$$")
+    content = log.read_bytes()
+    assert b"still writing" in content
+    assert b"\0" not in content
+    assert not server.rotate_log()
+
+
+def test_what_a_link_leads_to_is_not_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    (tmp_path / "data" / "postgres").mkdir(parents=True)
+    for name in ("postgres/PG_VERSION", "password"):
+        (tmp_path / "data" / name).symlink_to(secret)
+    with pytest.raises(EmbeddedServerError, match="cannot be used") as caught:
+        EmbeddedServer(tmp_path / "data").status()
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(OSError, match="symbolic link") as refused:
+        read_own(tmp_path / "data" / "password")
+    assert "s3cret" not in str(refused.value)

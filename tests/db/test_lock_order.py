@@ -190,11 +190,13 @@ def loads_embeddings(line: Line, database: Database, n: int) -> None:
 
 
 def accepts_changes(line: Line, database: Database, n: int) -> None:
-    said = ("test", "anomalous", f"scratch{n}", None, None, {})
+    said = ("test", "anomalous", f"scratch{n}", None, None, {}, None)
     changed = ingest._Compared(said={i: said for i in line.images[::-1]})  # type: ignore[misc]
     for number, image_id in reversed(list(enumerate(line.images[:2]))):
         changed.replaced[image_id] = catalog.NewImage("p", hash_of(number), 1, 64, 64, "test")
-    database.transact(partial(ingest._store, "parts", "/nowhere/parts", changed, True))
+    database.transact(
+        partial(ingest._store, "parts", "/nowhere/parts", changed, True, {"uint8": 255})
+    )
 
 
 def rejudges(line: Line, database: Database, n: int) -> None:
@@ -255,11 +257,14 @@ def adds_to_the_category(line: Line, database: Database, n: int) -> None:
             label="normal",
             defect_type=None,
             mask_path=None,
-            part=None,
+            group=None,
             attributes={},
+            taken_at=None,
         )
         found.new.append((record, ImageFile(Path(name), digest(f"{name}{n}"), 1, 64, 64)))  # type: ignore[arg-type]
-    database.transact(partial(ingest._store, "others", "/nowhere/others", found, False))
+    database.transact(
+        partial(ingest._store, "others", "/nowhere/others", found, False, {"uint8": 255})
+    )
 
 
 def before_each(line: Line, n: int, changes: tuple[Change, Change]) -> None:

@@ -278,6 +278,23 @@ def test_before_any_defect_is_known_every_reject_is_new(line: Line) -> None:
     assert line.queue() == {}
     line.embed(image, [1, 0])
     assert line.queue()[image].novelty == 1
+    assert line.queue()[image].reason == "anomalous, and no defect type is known yet"
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [(0.5, "like a known defect, not confirmed"), (0.001, "unlike every known defect")],
+)
+def test_likeness_is_measured_by_the_limit_of_the_vote(
+    line: Line, limit: float, reason: str
+) -> None:
+    known = line.image(0.9, label="anomalous", defect_type="hole")
+    new = line.image(0.95)
+    line.embed(known, [1, 0, 0, 0])
+    line.embed(new, [0.9, 0.1, 0, 0])
+    vote = json.dumps({"k": 3, "counts": {}, "support": 0, "needed": 3, "limit": limit})
+    line.run("UPDATE pgdefect.inspection SET vote = %s WHERE image_id = %s", vote, new)
+    assert line.queue()[new].reason == reason
 
 
 def test_a_reviewed_image_comes_back_when_a_later_verdict_is_another(line: Line) -> None:
@@ -398,3 +415,38 @@ def test_ingest_still_compares_with_the_data_sets_own_label(trained: Database, p
             )
         ).one()
     assert tuple(row) == ("anomalous", "stain", "normal", None)
+
+
+# -- withdrawn -----------------------------------------------------------------------------
+
+
+def test_a_withdrawn_review_counts_no_longer_and_stays_in_the_history(line: Line) -> None:
+    image = line.image(0.9, label="normal")
+    [(first,)] = line.rows("SELECT defect.review(%s, 'anomalous', 'scratch')", str(image))
+    [(second,)] = line.rows("SELECT defect.review(%s, 'normal')", str(image))
+
+    def known() -> Any:
+        return line.rows(
+            "SELECT known_label, known_defect_type, reviewer IS NOT NULL FROM defect.images "
+            "WHERE image_id = %s",
+            image,
+        )
+
+    assert known() == [("normal", None, True)]
+    assert line.rows("SELECT defect.withdraw_review(%s, 'wrong image')", second) == [(image,)]
+    assert known() == [("anomalous", "scratch", True)]
+    line.run("SELECT defect.withdraw_review(%s)", first)
+    assert known() == [("normal", None, False)]
+    assert line.rows(
+        "SELECT review_id, in_force, withdrawn_at IS NOT NULL, withdrawn_by FROM defect.reviews "
+        "WHERE image_id = %s ORDER BY 1",
+        image,
+    ) == [(first, False, True, "pgdefect"), (second, False, True, "pgdefect")]
+    for review, code in ((second, "PD409"), (99, "PD404"), (None, "PD404")):
+        with pytest.raises(psycopg.Error) as caught:
+            line.run("SELECT defect.withdraw_review(%s)", review)
+        assert caught.value.sqlstate == code
+    # What is said after that counts as ever.
+    line.run("SELECT defect.review(%s, 'anomalous')", str(image))
+    assert known() == [("anomalous", None, True)]
+    line.run("DELETE FROM pgdefect.image WHERE id = %s", image)

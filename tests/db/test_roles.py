@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,6 +38,11 @@ from pgdefect.db.server.embedded import EmbeddedServer
 READER, WRITER = "an analyst", 'Line "1"'
 OWNER_ONLY = {
     "alembic_version",
+    "audit",
+    "audit_head",
+    "detector_threshold",
+    "review",
+    "review_withdrawal",
     "defect_space",
     "detector_model",
     "extractor",
@@ -158,6 +164,9 @@ FORBIDDEN = {
     "threshold by rule": "SELECT s.* FROM defect.threshold_for(1, 0.1) t, "
     "defect.set_threshold('leather', t.threshold) s",
     "judging again": "SELECT defect.rejudge(1)",
+    "review": "SELECT defect.review('1', 'normal')",
+    "withdrawal": "SELECT defect.withdraw_review(1)",
+    "trail": "SELECT pgdefect.record_audit('x', 'x', NULL, NULL)",
     "sequence": "SELECT nextval('pgdefect.image_id_seq')",
 }
 
@@ -201,6 +210,29 @@ def test_what_a_reader_can_take_back_is_only_courtesy(guarded: Database) -> None
             connection.execute(f"SET {name} TO {'off' if 'only' in name else 65536}")
 
 
+def test_what_readers_and_writers_raise_does_not_reach_the_log(
+    guarded: Database, server: EmbeddedServer
+) -> None:
+    log = server.status().log_file
+    for name in (READER, WRITER):
+        with session(guarded, name, RESET) as connection:
+            for level in ("WARNING", "LOG", "EXCEPTION"):
+                with suppress(pg.RaiseException):
+                    connection.execute(f"DO $$BEGIN RAISE {level} 'flood by {level}'; END$$")
+            with pytest.raises(pg.UndefinedFunction):
+                connection.execute("SELECT flood_by_an_error()")
+            with pytest.raises(pg.InsufficientPrivilege):
+                connection.execute("SET log_min_messages = debug1")
+            with pytest.raises(pg.InsufficientPrivilege):
+                connection.execute("ALTER ROLE CURRENT_USER SET log_min_messages = debug1")
+    with guarded.autocommit() as connection:
+        connection.execute("DO $$BEGIN RAISE WARNING 'word of the owner'; END$$")
+        assert connection.execute("SHOW max_notify_queue_pages").fetchone() == ("1024",)
+    content = log.read_text(errors="replace")
+    assert "word of the owner" in content
+    assert "flood" not in content
+
+
 def test_limits_of_a_reader_hold(guarded: Database) -> None:
     add_login(guarded, "busy", "reader", None, connection_limit=2)
     with guarded.autocommit() as connection:
@@ -223,6 +255,39 @@ WRITER_FORBIDDEN = {
     "delete inspections": "DELETE FROM pgdefect.inspection",
     "delete images": "DELETE FROM pgdefect.image",
     "delete thresholds": "DELETE FROM pgdefect.detector_threshold",
+    "threshold": "UPDATE pgdefect.detector SET threshold = 9",
+    "rule": "UPDATE pgdefect.detector SET threshold_rule = '{}'",
+    "center": "UPDATE pgdefect.detector SET score_center = 0",
+    "history": "INSERT INTO pgdefect.detector_threshold (detector_id, threshold, score_center, "
+    "rule) VALUES (1, 9, 0, '{}')",
+    "forged history": "INSERT INTO pgdefect.detector_threshold (detector_id, threshold, "
+    "score_center, rule, set_by, created_at) VALUES (1, 9, 0, '{}', 'boss', '2020-01-01')",
+    "review": "INSERT INTO pgdefect.review (image_id, label) VALUES (1, 'normal')",
+    "forged review": "INSERT INTO pgdefect.review (image_id, label, reviewer, created_at) "
+    "VALUES (1, 'normal', 'boss', '2020-01-01')",
+    "rewritten review": "UPDATE pgdefect.review SET reviewer = 'boss'",
+    "withdrawal": "INSERT INTO pgdefect.review_withdrawal (review_id) VALUES (1)",
+    "reviewed label": "UPDATE pgdefect.image SET reviewed_label = 'normal'",
+    "time of an image": "UPDATE pgdefect.image SET created_at = '2020-01-01'",
+    "score": "UPDATE pgdefect.inspection SET raw_score = 0",
+    "normalized score": "UPDATE pgdefect.inspection SET normalized_score = 0",
+    "threshold of an inspection": "UPDATE pgdefect.inspection SET threshold = 9",
+    "map": "UPDATE pgdefect.inspection SET anomaly_map = '{{0}}'",
+    "time of an inspection": "UPDATE pgdefect.inspection SET created_at = '2020-01-01'",
+    "forged time": "INSERT INTO pgdefect.inspection (image_id, detector_id, raw_score, "
+    "normalized_score, threshold, worst_row, worst_col, anomaly_map, search, created_at) "
+    "VALUES (1, 1, 0, 0, 1, 0, 0, '{{0}}', 'hnsw', '2020-01-01')",
+    "forged look": "INSERT INTO pgdefect.inspection (image_id, detector_id, raw_score, "
+    "normalized_score, threshold, worst_row, worst_col, anomaly_map, search, inspected_at) "
+    "VALUES (1, 1, 0, 0, 1, 0, 0, '{{0}}', 'hnsw', '2020-01-01')",
+    "evaluations": "UPDATE pgdefect.evaluation SET metrics = '{}'",
+    "trail": "INSERT INTO pgdefect.audit VALUES (1, now(), 'boss', 'x', 'x', NULL, NULL, '')",
+    "trail rewritten": "UPDATE pgdefect.audit SET who = 'boss'",
+    "trail deleted": "DELETE FROM pgdefect.audit",
+    "trail's head": "UPDATE pgdefect.audit_head SET hash = ''",
+    "trail by its function": "SELECT pgdefect.record_audit('x', 'x', NULL, NULL)",
+    "no triggers": "SET session_replication_role = replica",
+    "trigger": "ALTER TABLE pgdefect.detector DISABLE TRIGGER ALL",
     "rewrite history": "UPDATE pgdefect.detector_threshold SET threshold = 9",
     "bank": "UPDATE pgdefect.memory_bank SET ef_search = 1",
     "vectors": "DELETE FROM pgdefect.memory_bank_patch",
@@ -241,6 +306,68 @@ WRITER_FORBIDDEN = {
     "large object": "SELECT lo_create(0)",
     "revision": "UPDATE pgdefect.alembic_version SET version_num = 'x'",
 }
+
+
+def test_writers_malformed_json_is_refused(guarded: Database) -> None:
+    with session(guarded, WRITER) as connection:
+        for statement in (
+            "UPDATE pgdefect.inspection SET vote = '[1]'",
+            """UPDATE pgdefect.inspection SET vote = '{"counts": 3, "k": "x"}'""",
+            "INSERT INTO pgdefect.evaluation (detector_id, threshold, split, normal_images, "
+            "anomalous_images, metrics, settings) VALUES (1, 1, 'test', 1, 1, '[1]', '{}')",
+        ):
+            with pytest.raises(pg.CheckViolation):
+                connection.execute(statement)
+
+
+def test_views_survive_what_a_writer_put_into_figures(guarded: Database) -> None:
+    with session(guarded, WRITER) as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "INSERT INTO pgdefect.evaluation (detector_id, threshold, split, normal_images, "
+            "anomalous_images, metrics, settings) VALUES (1, 1, 'test', 1, 1, "
+            """'{"image_auroc": "x", "aupro": 1e999, "pixel_auroc": [1], "image_f1_max": 0.5}', """
+            """'{"leaks": 3}')"""
+        )
+        connection.execute(
+            """UPDATE pgdefect.inspection SET vote = """
+            """'{"counts": {"x": 1}, "k": 1e999, "support": -1e999, "needed": 1}'"""
+        )
+        for view in tables_of_defect(guarded):
+            connection.execute(sql.SQL("SELECT * FROM defect.{}").format(sql.Identifier(view)))
+        row = connection.execute(
+            "SELECT image_auroc, aupro, pixel_auroc, image_f1_max FROM defect.banks"
+        ).fetchone()
+    assert row == (None, None, None, 0.5)
+
+
+def test_what_a_writer_says_carries_its_name_and_the_servers_time(guarded: Database) -> None:
+    """By functions alone; and each is in the audit trail, whose hashes hold."""
+    with session(guarded, WRITER) as connection, connection.transaction(force_rollback=True):
+        # The trail is written at the end of a transaction, and this one has none.
+        connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        connection.execute("SELECT defect.set_threshold('leather', 0.31)")
+        review = connection.execute("SELECT defect.review('1', 'anomalous')").fetchone()
+        assert review is not None
+        connection.execute("SELECT defect.withdraw_review(%s, 'by mistake')", review)
+        assert connection.execute(
+            "SELECT set_by, since > now() - interval '1 minute' FROM defect.thresholds "
+            "WHERE in_force"
+        ).fetchone() == (WRITER, True)
+        assert connection.execute(
+            "SELECT r.reviewer, r.withdrawn_by, r.in_force, i.known_label = i.label "
+            "FROM defect.reviews r JOIN defect.images i USING (image_id) WHERE r.review_id = %s",
+            review,
+        ).fetchone() == (WRITER, WRITER, False, True)
+        trail = connection.execute(
+            "SELECT action, object, who, (after->>'threshold')::float8 FROM defect.audit_trail "
+            "ORDER BY number DESC LIMIT 3"
+        ).fetchall()
+        assert trail[::-1] == [
+            ("set threshold", "detector 1", WRITER, 0.31),
+            ("review", "image 1", WRITER, None),
+            ("withdraw review", f"review {review[0]}", WRITER, None),
+        ]
+        assert connection.execute("SELECT * FROM pgdefect.audit_faults()").fetchall() == []
 
 
 @pytest.mark.parametrize("statement", WRITER_FORBIDDEN.values(), ids=WRITER_FORBIDDEN.keys())

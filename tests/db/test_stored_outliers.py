@@ -12,7 +12,7 @@ from sqlalchemy import text
 from pgdefect.core.outliers import threshold_without
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.doctor import contents
-from pgdefect.db.records.outliers import outliers_of, stored_outliers
+from pgdefect.db.records.outliers import outlier_thresholds, outliers_of, stored_outliers
 from pgdefect.db.records.reviews import review_image, review_queue
 from pgdefect.db.records.thresholds import holdout_scores
 from pgdefect.usecases.threshold import change_threshold
@@ -138,3 +138,12 @@ def test_the_center_does_not_follow_outliers(line: Line) -> None:
 def test_outliers_of_a_detector_that_is_gone_are_none(database: Database) -> None:
     with database.connect() as connection:
         assert outliers_of(connection, 99).images == ()
+
+
+def test_thresholds_with_and_without_are_told_by_category(line: Line) -> None:
+    report = change_threshold(line.database, "parts", "false_reject_rate", 0.05)
+    [(name, outliers)] = outlier_thresholds(line.database, {"parts", "others"})
+    assert name == "parts"
+    assert [image.image_id for image in outliers.images] == [line.odder, line.odd]
+    assert (outliers.threshold, outliers.threshold_with_outliers) == (report.threshold, 3.5)
+    assert outlier_thresholds(line.database, set()) == []

@@ -824,3 +824,50 @@ def test_simulated_defects_are_judged_again_uncounted(line: Line) -> None:
     assert (report.rejudged, report.stale) == (2, 0)
     assert line.value(verdict, image) == ("anomalous", 0.3)
     assert line.value("SELECT count(*) FROM pgdefect.inspection") == 6
+
+
+# -- made again from production images -----------------------------------------------------
+
+
+def test_production_images_make_a_threshold_as_python_does(line: Line) -> None:
+    scores = [0.2 + 0.01 * n for n in range(30)]
+    line.inspected("good", scores, label="normal", split="production")
+    line.inspected("bad", [0.9, 0.95], label="anomalous", split="production")
+    line.inspected("unseen", [0.3, 0.31, 0.32, 3.0], label=None, split="production")
+    query = "SELECT * FROM defect.threshold_from_production(%s, 0.1, %s)"
+    value, center, rule = line.value(query, line.detector, None)
+    expected = thresholds.false_reject_rate(scores, 0.1)
+    assert (value, center) == (expected.value, expected.center)
+    assert rule.pop("images") == "production"
+    assert rule.pop("anomalous_share") is None
+    assert_equal_rules(rule, expected.rule)
+    # Of four that nobody has judged one may be anomalous: the one that scores highest.
+    presumed = thresholds.false_reject_rate([*scores, 0.3, 0.31, 0.32], 0.1)
+    value, _, rule = line.value(query, line.detector, 0.02)
+    assert (value, rule["anomalous_share"]) == (presumed.value, 0.02)
+    report = change_threshold(
+        line.database,
+        "parts",
+        "false_reject_rate",
+        0.1,
+        production=True,
+        anomalous_share=0.02,
+        dry_run=True,
+    )
+    assert report.threshold == presumed.value
+    assert report.rule["images"] == "production"
+
+
+def test_production_images_are_asked_for_where_there_are_none(line: Line) -> None:
+    with pytest.raises(psycopg.Error, match="no production image") as caught:
+        line.value("SELECT defect.threshold_from_production(%s, 0.1)", line.detector)
+    assert caught.value.sqlstate == "PD404"
+    with pytest.raises(psycopg.Error, match="anomalous share") as caught:
+        line.value("SELECT defect.threshold_from_production(%s, 0.1, 1.0)", line.detector)
+    assert caught.value.sqlstate == "PD400"
+    with pytest.raises(UsageError, match="no production image"):
+        change_threshold(line.database, "parts", "false_reject_rate", 0.1, production=True)
+    with pytest.raises(UsageError, match="false-reject-rate alone"):
+        change_threshold(line.database, "parts", "f1_max", production=True)
+    with pytest.raises(UsageError, match="with --production"):
+        change_threshold(line.database, "parts", "false_reject_rate", 0.1, anomalous_share=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -167,3 +168,37 @@ def test_a_search_right_after_training_finds_defects_and_tells_of_what_is_missin
     capfd.readouterr()
     assert run(["search", query, "--by", "picture", "--category", "leather"]) == 0
     assert "embedding" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["black", "white", "noise", "other product"])
+def test_what_is_unlike_anything_known_is_not_guessed_at(
+    kind: str,
+    ran: Ran,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.setenv("PGDEFECT_DATABASE_URL", ran.database.url)
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    pixels = {
+        "black": np.zeros(SIZE),
+        "white": np.full(SIZE, 255),
+        "noise": np.random.default_rng(0).uniform(0, 255, SIZE),
+        "other product": 60 + 120 * ((x // 16 + y // 16) % 2),
+    }[kind]
+    photograph = tmp_path / "frame.png"
+    Image.fromarray(pixels.astype(np.uint8)).save(photograph)
+    assert run(["search", str(photograph), "--category", "leather"]) == 0
+    told = capfd.readouterr().out.splitlines()
+    assert told[0].startswith("ANOMALOUS")
+    assert told[1].startswith("unlike any known defect: "), told[1]
+    assert not any("probably" in line for line in told)
+    arguments = ["inspect", str(photograph), "--category", "leather", "--no-store", "--json"]
+    assert run(arguments) == 0
+    [inspection] = json.loads(capfd.readouterr().out)["inspections"]
+    assert inspection["probable_defect_type"] is None
+    assert inspection["vote"]["unlike"] is True
+    assert inspection["vote"]["distance"] > inspection["vote"]["limit"]

@@ -15,6 +15,7 @@ import pytest
 
 from pgdefect.core.errors import DatabaseError, UsageError, WeightsError
 from pgdefect.usecases.exchange.bank_files import BankOptions, open_bank
+from pgdefect.usecases.exchange.import_bank import require_plausible
 from pgdefect.vision.networks.extractor import compile_graph
 from pgdefect.vision.networks.torch_file import bank_of, load_safely, named_tensor, read_state_dict
 from pgdefect.vision.patchcore.anomalib_checkpoint import read_checkpoint
@@ -398,3 +399,20 @@ def test_a_tensor_does_not_say_what_made_it(tmp_path: Path) -> None:
         open_bank(path, BankOptions(), [])
     with pytest.raises(UsageError, match="give image_size"):
         open_bank(path, BankOptions(backbone="efficientnet_lite0"), [])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [
+        (np.zeros((6, 3)), "6 zero vectors of 6"),
+        (np.vstack([np.zeros((4, 3)), np.eye(3)]), "4 zero vectors of 7"),
+        (np.full((6, 3), 3e38), "values up to 3e[+]38"),
+        (np.full((6, 3), np.nan), "values up to nan"),
+        (np.full((6, 3), 0.5), "6 vectors that are all the same"),
+    ],
+    ids=["zeros", "mostly zeros", "huge", "nan", "the same"],
+)
+def test_banks_that_could_judge_nothing_are_refused(vectors: Any, said: str) -> None:
+    with pytest.raises(WeightsError, match=said):
+        require_plausible(np.float32(vectors), Path("bank.pt"))
+    require_plausible(np.float32(np.eye(4)), Path("bank.pt"))

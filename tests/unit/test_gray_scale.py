@@ -171,5 +171,8 @@ def test_what_is_said_of_a_run() -> None:
     assert "several depths: 16-bit (white at 1023) and 8-bit" in several
     other = told({"b.png": Samples("uint8", 255)}, {"uint16": 1023.0})
     assert "'b.png' has 8-bit values; the images of this category are 16-bit" in other
-    flat = told({"b.png": Samples("uint8", 255, one_level=True)})
-    assert flat == "'b.png' has one gray level throughout: nothing can be seen in them"
+    flat = {f"{n}.png": Samples("uint8", 255, one_level=n < 2) for n in range(5)}
+    assert told(flat) == (
+        "2 files, '0.png' first, have one gray level throughout: nothing can be seen in them"
+    )
+    assert told({"b.png": Samples("uint8", 255, one_level=True)}) == ""

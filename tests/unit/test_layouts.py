@@ -307,6 +307,7 @@ def test_a_defect_type_called_label(tmp_path: Path) -> None:
         (["0", "1"], "0"),
         (["good", "ok_with_scratch"], "ok_with_scratch"),
         (["good", "2"], "2"),
+        (["Good", "Bad", "Unknown"], "Unknown"),
         (["good", "new batch"], "new batch"),
         (["bad", "pictures of monday"], "pictures of monday"),
         (["crack", "scratch"], "crack"),

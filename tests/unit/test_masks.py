@@ -116,4 +116,8 @@ def test_photographs_do_not_look_like_masks(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"x")
     assert looks_like_mask(tmp_path / "a.jpg") is False
     assert looks_like_mask(tmp_path / "gray.png") is False
+    soft = np.full((20, 30), 250, np.uint8)
+    soft[:10] = np.random.default_rng(0).integers(0, 12, (10, 30))
+    Image.fromarray(soft).save(tmp_path / "soft.png")
+    assert looks_like_mask(tmp_path / "soft.png") is True
     assert looks_like_mask(tmp_path / "broken.png") is None

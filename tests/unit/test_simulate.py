@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -58,11 +59,17 @@ def check(drawn: SimulatedDefect, image: NDArray[np.uint8], size: str, contrast:
     assert difference == pytest.approx(CONTRASTS[contrast], rel=0.1)  # type: ignore[index]
 
 
+@cache
+def part(seed: int) -> NDArray[np.uint8]:
+    image, _ = normal_part(seed, (128, 160))
+    image.setflags(write=False)
+    return image
+
+
 @pytest.mark.parametrize(("kind", "size", "contrast"), CELLS)
 def test_size_and_contrast_are_what_was_asked_for(kind: str, size: str, contrast: str) -> None:
     for number in range(3):
-        image, _ = normal_part(number, (128, 160))
-        texture, _ = normal_part(number + 100, (128, 160))
+        image, texture = part(number), part(number + 100)
         before = image.copy()
         drawn = simulate_defect(
             image, kind, size, contrast, generator(0, DIGEST, number), texture=texture

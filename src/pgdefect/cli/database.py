@@ -60,7 +60,8 @@ def up_command(
     note(f"{status.change}: PostgreSQL {status.version} in {status.data_dir}")
     if listen:
         note("The connection is not encrypted; keep it inside a network you trust.")
-    typer.echo(server.url(with_password=bool(listen)))
+        note("Give others a login of their own: pgdefect db role add NAME --reader")
+    typer.echo(server.url(tcp=bool(listen)))
 
 
 @app.command("down", epilog="Example:  pgdefect db down")

@@ -51,6 +51,10 @@ def review_command(
     history: Annotated[
         bool, typer.Option("--history", help="List what was said of the image, newest first.")
     ] = False,
+    withdraw: Annotated[
+        bool,
+        typer.Option("--withdraw", help="Take back the review of the image that is in force."),
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="With --queue: how many; 20 by default.")
     ] = None,
@@ -59,11 +63,11 @@ def review_command(
     """Say what an image is; counts, filters, votes and figures go by it at once.
 
     The detector's verdict, and what the data set says, stay beside it. The newest review of an
-    image is in force, and all are kept.
+    image is in force, and all are kept; a mistaken one is taken back with --withdraw.
     """
     described = label is not None or defect_type is not None or note is not None or new_type
-    if queue and history:
-        raise UsageError("choose one of --queue and --history")
+    if queue + history + withdraw > 1:
+        raise UsageError("choose one of --queue, --history and --withdraw")
     if (queue or history) and described:
         which = "--queue" if queue else "--history"
         raise UsageError(
@@ -78,6 +82,11 @@ def review_command(
         raise UsageError("name an image, or list those to look at with --queue")
     if history:
         _print_history(context, subject, json)
+        return
+    if withdraw:
+        if label is not None or defect_type is not None or new_type:
+            raise UsageError("--withdraw takes a review back; leave out --label and --defect-type")
+        _withdraw(context, subject, note, json)
         return
     if label is None:
         raise UsageError("say what it is with --label normal or --label anomalous")
@@ -121,6 +130,26 @@ def review_command(
         )
 
 
+def _withdraw(context: typer.Context, word: str, why: str | None, json: bool) -> None:
+    from pgdefect.db.records.reviews import withdraw_review
+
+    review, image = withdraw_review(current(context).database, word, note=why)
+    if json:
+        print_json(
+            {
+                "withdrawn": review.review_id,
+                "image_id": image.id,
+                "label": image.label,
+                "defect_type": image.defect_type,
+            }
+        )
+        return
+    typer.echo(
+        f"image {image.id} of {review.category}: {_in_words(review.label, review.defect_type)} is "
+        f"withdrawn, {_in_words(image.label, image.defect_type)} counts ({review.path})"
+    )
+
+
 def _in_words(label: str | None, defect_type: str | None) -> str:
     return f"{label or 'unknown'}{f', {defect_type}' if defect_type else ''}"
 
@@ -151,6 +180,15 @@ def _print_queue(context: typer.Context, category: str | None, limit: int, json:
             for q in found
         ],
     )
+    from pgdefect.db.records.outliers import outlier_thresholds
+
+    outlying = {q.category for q in found if q.outlier}
+    for name, outliers in outlier_thresholds(current(context).database, outlying):
+        if outliers.threshold_with_outliers is not None:
+            remark(
+                f"{name}: the threshold is {outliers.threshold:.4g} without the outliers and would "
+                f"be {outliers.threshold_with_outliers:.4g} with them"
+            )
 
 
 def _probably(queued: QueuedImage) -> str | None:
@@ -176,9 +214,16 @@ def _print_history(context: typer.Context, word: str, json: bool) -> None:
         remark(f"image {image.id} has not been reviewed yet ({image.path})")
         return
     print_table(
-        ("since", "reviewer", "label", "defect type", "note"),
+        ("since", "reviewer", "label", "defect type", "note", "withdrawn by"),
         [
-            (f"{r.created_at:%Y-%m-%d %H:%M:%S}", r.reviewer, r.label, r.defect_type, r.note)
+            (
+                f"{r.created_at:%Y-%m-%d %H:%M:%S}",
+                r.reviewer,
+                r.label,
+                r.defect_type,
+                r.note,
+                r.withdrawn_by,
+            )
             for r in reviews
         ],
     )

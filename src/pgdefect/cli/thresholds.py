@@ -51,6 +51,22 @@ def threshold_command(
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Look at simulated defects instead of real ones.")
     ] = False,
+    production: Annotated[
+        bool,
+        typer.Option(
+            "--production",
+            help="Make the false-reject rate's threshold from inspected production images that "
+            "are reviewed as normal, instead of those held out in training.",
+        ),
+    ] = False,
+    anomalous_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --production: presume that images nobody has judged are normal, too, but "
+            "for this share.",
+        ),
+    ] = None,
     detector: Annotated[
         int | None,
         typer.Option(min=1, max=2**63 - 1, help="This detector instead of the active one."),
@@ -91,6 +107,8 @@ def threshold_command(
             "name one rule: --false-reject-rate, --f1-max, --zero-escapes, --max-escape-rate or "
             "--set"
         )
+    if (production or anomalous_share is not None) and not rules:
+        raise UsageError("--production goes with --false-reject-rate RATE")
     if dry_run and not rules:
         raise UsageError("--dry-run goes with a rule, for example --f1-max")
     database = current(context).database
@@ -104,6 +122,8 @@ def threshold_command(
             detector_id=detector,
             split=split,
             simulated=simulated,
+            production=production,
+            anomalous_share=anomalous_share,
             dry_run=dry_run,
             rejudge=rejudge is not False,
         )
@@ -181,7 +201,9 @@ def _explained(rule: dict[str, Any]) -> list[str]:
     if name == "false_reject_rate" and rate is not None:
         lines = [
             f"rule: reject at most {100 * rate:.3g} % of normal images; from "
-            f"{rule['held_out_images']} held-out normal images"
+            f"{rule['held_out_images']} "
+            + ("production" if rule.get("images") == "production" else "held-out normal")
+            + " images"
             + (f" of {rule['held_out_parts']} parts" if "held_out_parts" in rule else "")
         ]
         if left_out := rule.get("outliers"):

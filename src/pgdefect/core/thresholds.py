@@ -118,7 +118,7 @@ def false_reject_rate(
     would do for `rate`. ``false_reject_interval`` is a prediction interval
     (`rejects_interval`): where the rate among as many new parts lies in 95 % of all cases.
 
-    Same rule in SQL: pgdefect.holdout_threshold.
+    Same rule in SQL: pgdefect.threshold_by_parts.
 
     Args:
         normal: raw scores `(n,)` of normal images, each by a bank without its part.

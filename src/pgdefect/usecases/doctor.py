@@ -127,6 +127,8 @@ def _findings(
         server.check_extension,
         server.check_memory,
         server.check_roles,
+        server.check_log_settings,
+        server.check_notifications,
         partitions.check_orphans,
         partitions.check_missing,
         partitions.check_hnsw,
@@ -138,6 +140,7 @@ def _findings(
         partial(contents.check_vectors, thorough=thorough),
         contents.check_lost_images,
         contents.check_detectors,
+        contents.check_audit_trail,
         contents.check_outliers,
         contents.check_learned_defects,
         contents.check_missing_embeddings,
@@ -178,6 +181,8 @@ def _check_machine(connection: Connection) -> Iterator[Finding]:
     path = connection.scalar(text("SHOW data_directory")) if allowed else None
     if path is not None and (free := _free(path)) is not None:
         yield from server.check_disk(connection, path, free)
+    if path is not None:
+        yield from server.check_log(Path(path).parent / "server.log")
 
 
 def _free(path: str, total: bool = False) -> int | None:

@@ -96,6 +96,8 @@ def change_threshold(
     detector_id: int | None = None,
     split: str = "test",
     simulated: bool = False,
+    production: bool = False,
+    anomalous_share: float | None = None,
     dry_run: bool = False,
     rejudge: bool = True,
 ) -> ThresholdReport:
@@ -114,10 +116,22 @@ def change_threshold(
         threshold that would not be above 0.
     """
 
+    if (production or anomalous_share is not None) and rule != "false_reject_rate":
+        raise UsageError(
+            f"production images set a threshold by {option('false_reject_rate')} alone"
+        )
+    if anomalous_share is not None and not production:
+        raise UsageError(
+            f"{option('anomalous_share')} is of production images: use it with "
+            f"{option('production')}"
+        )
+
     def work(connection: Connection) -> ThresholdReport:
         found = _detector(connection, category, detector_id)
         scores, source = _labeled(connection, found, split, simulated)
-        chosen = _choose(connection, category, found, rule, value, scores, source)
+        chosen = _choose(
+            connection, category, found, rule, value, scores, source, production, anomalous_share
+        )
         if chosen.value <= 0.0:
             raise UsageError(
                 f"by this rule the threshold would be {chosen.value:.4g}, and it must be above 0; "
@@ -184,9 +198,14 @@ def _choose(
     value: float | None,
     scores: LabeledScores,
     source: str,
+    production: bool,
+    anomalous_share: float | None,
 ) -> Threshold:
     if (value is None) != (rule in ("f1_max", "zero_escapes")):
         raise UsageError(f"the rule {rule} takes {'a' if value is None else 'no'} value")
+    if rule == "false_reject_rate" and production:
+        assert value is not None
+        return _from_production(connection, category, detector_id, value, anomalous_share)
     if rule == "false_reject_rate":
         assert value is not None
         held_out = stored.holdout_scores(connection, detector_id)
@@ -211,6 +230,27 @@ def _choose(
                 assert value is not None
                 chosen = thresholds.max_escape_rate(scores.normal, scores.anomalous, value)
     return Threshold(chosen.value, chosen.center, {**chosen.rule, "images": source})
+
+
+def _from_production(
+    connection: Connection,
+    category: str,
+    detector_id: int,
+    rate: float,
+    anomalous_share: float | None,
+) -> Threshold:
+    if anomalous_share is not None and not 0.0 <= anomalous_share < 1.0:
+        raise UsageError(f"the anomalous share must lie between 0 and 1, not {anomalous_share}")
+    scores, parts = stored.production_scores(connection, detector_id, anomalous_share)
+    if not len(scores):
+        raise UsageError(
+            f"detector {detector_id} of {category!r} has inspected no production image that is "
+            "known to be normal. Review some with: pgdefect review; or presume that those nobody "
+            f"has judged are normal but for a share, with {option('anomalous_share', 0)}.02"
+        )
+    chosen = thresholds.false_reject_rate(scores, rate, parts)
+    rule = {**chosen.rule, "images": "production", "anomalous_share": anomalous_share}
+    return Threshold(chosen.value, chosen.center, rule)
 
 
 def _require(category: str, scores: LabeledScores, source: str) -> None:

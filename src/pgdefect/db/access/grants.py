@@ -7,7 +7,7 @@ left alone. `pgdefect.db.access.roles` runs them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,29 +19,53 @@ KINDS: tuple[Kind, ...] = ("reader", "writer")
 NAME_BYTES = 63
 """The longest name Postgres keeps (NAMEDATALEN - 1)."""
 
-WRITER_MAY: dict[str, str] = {
-    "category": "INSERT, UPDATE (gray_scale, gray_scale_settled)",
-    "image_root": "INSERT",
-    "image": "INSERT, UPDATE",
-    "image_embedding": "INSERT",
-    "image_patches": "INSERT, UPDATE",
-    "inspection": "INSERT, UPDATE",
-    "detector": "UPDATE (threshold, threshold_rule, score_center, metrics)",
-    "detector_threshold": "INSERT",
-    "evaluation": "INSERT",
-    "review": "INSERT",
-    # Made anew from the image and its inspection when that is renewed.
-    "defect_embedding": "INSERT, UPDATE, DELETE",
-    "defect_region": "INSERT, UPDATE, DELETE",
-    "inspection_run": "INSERT, DELETE",
+
+@dataclass(frozen=True)
+class AllBut:
+    """The columns of a table but these, whatever a later version adds."""
+
+    columns: frozenset[str]
+
+
+Columns = AllBut | tuple[str, ...]
+_SERVERS_OWN = AllBut(
+    frozenset(
+        {"id", "created_at", "is_anomalous", "reviewed_label", "reviewed_defect_type"}
+        | {"known_label", "known_defect_type"}
+    )
+)
+"""Numbers, times and what follows from reviews and scores: the server writes them alone."""
+
+WRITER_MAY: dict[str, dict[str, Columns]] = {
+    "category": {
+        "INSERT": AllBut(_SERVERS_OWN.columns | {"retired_at"}),
+        "UPDATE": ("gray_scale", "gray_scale_settled"),
+    },
+    "image_root": {"INSERT": ("path",)},
+    "image": {"INSERT": _SERVERS_OWN, "UPDATE": _SERVERS_OWN},
+    "image_embedding": {"INSERT": AllBut(frozenset())},
+    "image_patches": {"INSERT": AllBut(frozenset()), "UPDATE": AllBut(frozenset())},
+    # Scores are never changed; what its neighbors say of a defect is found a moment later.
+    "inspection": {
+        "INSERT": AllBut(_SERVERS_OWN.columns | {"inspected_at", "event"}),
+        "UPDATE": ("vote", "probable_defect_type"),
+    },
+    "inspection_run": {"INSERT": AllBut(frozenset()), "DELETE": ()},
+    "detector": {"UPDATE": ("metrics",)},
+    "evaluation": {"INSERT": _SERVERS_OWN},
+    # Made anew from the image and its inspection when it is inspected again.
+    "defect_embedding": {op: AllBut(frozenset()) for op in ("INSERT", "UPDATE")} | {"DELETE": ()},
+    "defect_region": {op: AllBut(frozenset()) for op in ("INSERT", "UPDATE")} | {"DELETE": ()},
 }
 """What a line station writes: it adds and corrects, and deletes nothing that was judged.
 
-Table of schema ``pgdefect`` (those there are) → privileges. Every other table is the owner's:
-banks, extractors and networks, held-out scores, and what the schema says of itself.
+Table of schema ``pgdefect`` (those there are) → privilege → its columns. Every other table is the
+owner's: banks, extractors and networks, held-out scores, the audit trail, and what the schema says
+of itself. Thresholds and reviews are written by functions alone (`WRITER_CALLS`), which take the
+author from the session and the time from the server.
 """
 
-WRITER_CALLS = {"rejudge", "review", "set_threshold"}
+WRITER_CALLS = {"rejudge", "review", "set_threshold", "withdraw_review"}
 """Functions of schema ``defect`` that write."""
 
 _ADVISORY = "^pg_(try_)?advisory_"
@@ -67,7 +91,8 @@ class Scene:
     database: str
     owner: str
     vector_schema: str
-    tables: tuple[str, ...]
+    tables: Mapping[str, tuple[str, ...]]
+    """Each table of schema ``pgdefect`` that is no partition, with its columns."""
 
     def role(self, kind: Kind) -> str:
         return group_name(self.database, kind)
@@ -254,19 +279,8 @@ def _table_steps(scene: Scene) -> list[Step]:
                 ),
             ),
         ]
-    for table in scene.tables:
-        if table in WRITER_MAY:
-            privileges, _, columns = WRITER_MAY[table].partition(" (")
-            steps.append(
-                Step(
-                    compose(
-                        f"GRANT {WRITER_MAY[table]} ON pgdefect.{{}} TO {{}}",
-                        sql.Identifier(table),
-                        sql.Identifier(writer),
-                    ),
-                    _may_write(writer, table, privileges, columns.rstrip(")")),
-                )
-            )
+    for table, columns in scene.tables.items():
+        steps += _writer_steps(writer, table, columns)
     # Identity columns need no right on their sequence; a default that names one does.
     steps.append(
         Step(
@@ -285,23 +299,63 @@ def _table_steps(scene: Scene) -> list[Step]:
     return steps
 
 
-def _may_write(role: str, table: str, privileges: str, columns: str) -> sql.Composed:
-    """Whether a role has all of some privileges on a table, or on some of its columns."""
-    if columns:
-        return compose(
-            "SELECT bool_and(has_column_privilege({}, {}, column_name, {})) "
-            "FROM unnest({}::text[]) column_name",
-            role,
-            f"pgdefect.{table}",
-            privileges,
-            columns.split(", "),
+def _writer_steps(writer: str, table: str, columns: tuple[str, ...]) -> Iterator[Step]:
+    """Take from a table what a writer was given beyond `WRITER_MAY`, and give it what is there."""
+    allowed = {
+        privilege: tuple(
+            column
+            for column in columns
+            if (column not in some.columns if isinstance(some, AllBut) else column in some)
         )
-    return compose(
-        "SELECT bool_and(has_table_privilege({}, {}, privilege)) FROM unnest({}::text[]) privilege",
-        role,
-        f"pgdefect.{table}",
-        privileges.split(", "),
+        for privilege, some in WRITER_MAY.get(table, {}).items()
+    }
+    whole = [privilege for privilege, some in allowed.items() if set(some) in ({*columns}, set())]
+    held = (
+        "(SELECT a.privilege_type, NULL::name AS attname FROM pg_class c, aclexplode(c.relacl) a "
+        "WHERE c.oid = {table}::regclass AND a.grantee = {role} "
+        "UNION ALL SELECT a.privilege_type, t.attname FROM pg_attribute t, aclexplode(t.attacl) a "
+        "WHERE t.attrelid = {table}::regclass AND a.grantee = {role}) held"
     )
+    names = {"table": sql.Literal(f"pgdefect.{table}"), "role": _oid(writer)}
+    columns_of = [
+        f"{privilege} {column}"
+        for privilege, some in allowed.items()
+        if privilege not in whole
+        for column in some
+    ]
+    yield Step(
+        compose("REVOKE ALL ON pgdefect.{} FROM {}", sql.Identifier(table), sql.Identifier(writer)),
+        sql.SQL(
+            "SELECT NOT EXISTS (SELECT FROM " + held + " WHERE CASE WHEN attname IS NULL "
+            "THEN privilege_type <> ALL ({whole}::text[]) "
+            "ELSE privilege_type || ' ' || attname <> ALL ({columns}::text[]) END)"
+        ).format(whole=sql.Literal(whole), columns=sql.Literal(columns_of), **names),
+    )
+    for privilege, some in allowed.items():
+        listed = sql.SQL(", ").join(map(sql.Identifier, some))
+        yield Step(
+            sql.SQL("GRANT {}{} ON pgdefect.{} TO {}").format(
+                sql.SQL(privilege),
+                sql.SQL("") if privilege in whole else sql.SQL(" ({})").format(listed),
+                sql.Identifier(table),
+                sql.Identifier(writer),
+            ),
+            compose(
+                "SELECT has_table_privilege({}, {}, {})",
+                writer,
+                f"pgdefect.{table}",
+                privilege,
+            )
+            if privilege in whole
+            else compose(
+                "SELECT bool_and(has_column_privilege({}, {}, column_name, {})) "
+                "FROM unnest({}::text[]) column_name",
+                writer,
+                f"pgdefect.{table}",
+                privilege,
+                list(some),
+            ),
+        )
 
 
 def _function_steps(scene: Scene) -> list[Step]:

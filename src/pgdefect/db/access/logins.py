@@ -11,6 +11,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from pgdefect.core.errors import Conflict, NotFound, PermissionDenied, UsageError
+from pgdefect.db.access.audit import record
 from pgdefect.db.access.grants import (
     KINDS,
     NAME_BYTES,
@@ -25,11 +26,10 @@ from pgdefect.db.access.roles import exist, scene_of
 from pgdefect.db.connection.engine import Database, driver
 
 CONNECTIONS: dict[Kind, int] = {"reader": 10, "writer": 20}
-LIMITS: dict[Kind, dict[str, str]] = {
-    "reader": {"temp_file_limit": "2GB"},
-    "writer": {"temp_file_limit": "2GB"},
-}
-"""Settings of a login that it cannot change itself, bytes for each of its sessions."""
+_BOUNDS = {"temp_file_limit": "2GB", "log_min_messages": "fatal"}
+LIMITS: dict[Kind, dict[str, str]] = {"reader": _BOUNDS, "writer": _BOUNDS}
+"""Settings of a login that it cannot change itself: bytes for each of its sessions; and what it
+writes into the server's log, which RAISE would fill otherwise."""
 COURTESIES: dict[Kind, dict[str, str]] = {
     "reader": {
         "statement_timeout": "5min",
@@ -116,6 +116,7 @@ def add_login(
                 )
             return LoginReport(name, kind, False, tuple(statements))
         _, left = run_steps(raw, steps[1:])
+        record(connection, "add login", f"login {name}", None, {"kind": kind, "limit": limit})
         return LoginReport(name, kind, True, tuple(step.statement.as_string(raw) for step in left))
 
 
@@ -209,11 +210,13 @@ def drop_login(database: Database, name: str) -> int:
     """
     with database.begin() as connection:
         raw = driver(connection)
-        logins = [
-            one.name for one in logins_of(connection) if one.can_login and one.kind != "owner"
-        ]
-        if name not in logins:
-            listing = ", ".join(logins) if logins else "there is none"
+        kinds = {
+            one.name: one.kind
+            for one in logins_of(connection)
+            if one.can_login and one.kind != "owner"
+        }
+        if name not in kinds:
+            listing = ", ".join(kinds) if kinds else "there is none"
             raise NotFound(f"{name!r} is no reader's or writer's login of this database: {listing}")
         try:
             with raw.transaction():
@@ -230,6 +233,7 @@ def drop_login(database: Database, name: str) -> int:
             raise PermissionDenied(
                 f"this login may not drop {name!r}; have an administrator run: {statement}"
             ) from error
+        record(connection, "drop login", f"login {name}", {"kind": kinds[name]}, None)
     return _end_sessions(database)
 
 

@@ -17,6 +17,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from pgdefect.core.errors import Conflict, PermissionDenied, SchemaOutOfDate
+from pgdefect.db.access.audit import record
 from pgdefect.db.access.grants import (
     KINDS,
     Scene,
@@ -74,6 +75,8 @@ def setup(database: Database, *, whole_server: bool = False) -> SetupReport:
         else:  # The others can be run by this login once the roles are there.
             left += [step for step in grants if step.administrator]
         raw = driver(connection)
+        if done:
+            record(connection, "set up roles", "roles", None, {"statements": len(done)})
         return SetupReport(
             scene.database,
             scene.owner,
@@ -135,8 +138,12 @@ def scene_of(connection: Connection) -> Scene:
     row = connection.execute(
         text("""
         SELECT current_database(), pg_get_userbyid(n.nspowner), v.nspname,
-               ARRAY(SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid
-                     AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1)
+               (SELECT jsonb_object_agg(c.relname, ARRAY(
+                    SELECT a.attname FROM pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    ORDER BY a.attnum))
+                FROM pg_class c
+                WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT c.relispartition)
         FROM pg_namespace n
         JOIN pg_extension e ON e.extname = 'vector'
         JOIN pg_namespace v ON v.oid = e.extnamespace
@@ -144,7 +151,8 @@ def scene_of(connection: Connection) -> Scene:
     ).one_or_none()
     if row is None:
         raise SchemaOutOfDate("the database has no schema of pgdefect's. Run: pgdefect db upgrade")
-    return Scene(row[0], row[1], row[2], tuple(row[3]))
+    columns = {name: tuple(row[3][name]) for name in sorted(row[3])}
+    return Scene(row[0], row[1], row[2], columns)
 
 
 def exist(connection: Connection, scene: Scene) -> bool:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, exc, text
 from pgdefect.core.errors import BackupError, Conflict
 from pgdefect.core.progress import Progress
 from pgdefect.core.wording import option
+from pgdefect.db.access.audit import newest_entry, record
 from pgdefect.db.backup.pg_dump_archive import Archive, Statement, open_archive
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.connection.lock_wait import LOCK_WAIT
@@ -100,6 +101,7 @@ def restore(
     indexes = archive.post_data()
     with begin_exclusive(database, "the restoration", lock_wait) as connection:
         _notice_when_killed(connection)
+        trail = newest_entry(connection)
         replaced = _make_room(connection, database, replace)
         ensure_pgvector(connection, database, schema=archive.vector_schema)
         _require_schema(connection, archive)
@@ -108,6 +110,8 @@ def restore(
             num_rows = _load(connection, archive, progress)
             _finish(connection, indexes, num_rows, progress)
         report = bring_up(connection)
+        after = {"backup": archive.path.name, "revision": archive.revision}
+        record(connection, "restore", "database", trail and {"trail": trail}, after)
     database.dispose()
     count = archive.count(*BUILT)
     return RestoreReport(archive.path, archive.revision, report.revision, replaced, count, num_rows)
@@ -145,7 +149,8 @@ def _state(connection: Connection) -> Literal["nothing", "schema", "rows"]:
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c "
             "JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE n.nspname IN ('pgdefect', 'defect') AND c.relkind IN ('r', 'p') "
-            "AND NOT c.relispartition AND c.relname NOT IN ('alembic_version', 'sql_file')"
+            "AND NOT c.relispartition "
+            "AND c.relname NOT IN ('alembic_version', 'sql_file', 'audit', 'audit_head')"
         )
     ).all()
     if any(connection.scalar(text(f"SELECT EXISTS (SELECT FROM {name})")) for name in tables):

@@ -147,6 +147,9 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
             )
     if state.startswith("22"):
         return errors.InputError(f"the database rejected a value: {full}")
+    if isinstance(error, psycopg.InternalError) and " results from command " in message:
+        # psycopg says so where a statement was cancelled after its rows were sent.
+        return errors.DatabaseError(f"the server cancelled the statement: {message}")
     operational = isinstance(error, psycopg.OperationalError)
     if state.startswith(("08", "57P")) or (operational and not state):
         return errors.DatabaseUnavailable(

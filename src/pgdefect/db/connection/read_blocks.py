@@ -7,7 +7,7 @@ vectors stay bytes until a whole block becomes one array (`binary_format` has th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,14 +139,26 @@ def _blocks(
         else sql.Identifier(column.name)
         for column in columns
     )
-    with connection.cursor("pgdefect_export", binary=True) as cursor:
-        cursor.itersize = block_rows
-        cursor.execute(sql.SQL("SELECT {} FROM ({}) q").format(wanted, query), parameters)
-        while rows := cursor.fetchmany(block_rows):
-            yield [
-                _vectors(list(values), column) if column.dim else list(values)
-                for column, values in zip(columns, zip(*rows, strict=True), strict=True)
-            ]
+    # Not psycopg's own server-side cursor: where a statement is cancelled after its rows were sent,
+    # that one reports "received 2 results" and not the cause.
+    connection.execute(
+        sql.SQL("DECLARE pgdefect_export NO SCROLL CURSOR FOR SELECT {} FROM ({}) q").format(
+            wanted, query
+        ),
+        parameters,
+    )
+    fetch = sql.SQL("FETCH FORWARD {} FROM pgdefect_export").format(block_rows)
+    try:
+        with connection.cursor(binary=True) as cursor:
+            while rows := cursor.execute(fetch).fetchall():
+                yield [
+                    _vectors(list(values), column) if column.dim else list(values)
+                    for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+                ]
+    finally:
+        # In a transaction that failed it is gone.
+        with suppress(psycopg.Error):
+            connection.execute("CLOSE pgdefect_export")
 
 
 def _vectors(values: list[bytes], column: Column) -> NDArray[Any]:

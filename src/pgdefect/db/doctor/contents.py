@@ -103,6 +103,19 @@ def check_lost_images(connection: Connection) -> Iterator[Finding]:
         )
 
 
+def check_audit_trail(connection: Connection) -> Iterator[Finding]:
+    """Entries that were changed or removed, and detectors that were changed past the trail."""
+    for number, fault in connection.execute(text("SELECT * FROM pgdefect.audit_faults()")):
+        yield Finding(
+            "fault",
+            "audit-trail",
+            f"entry {number}" if number is not None else "detector without an entry",
+            f"{fault}: somebody with the owner's rights changed it past the trail",
+            "compare with the newest backup; "
+            + psql("SELECT * FROM defect.audit_trail ORDER BY number"),
+        )
+
+
 def check_detectors(connection: Connection) -> Iterator[Finding]:
     """Detectors without what they judge by: bank, network, threshold."""
     rows = connection.execute(
@@ -154,7 +167,8 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 subject,
                 f"{threshold:.6g} is in use and {recorded:.6g} is the newest on record: it was "
                 "changed past defect.set_threshold",
-                command("threshold", category, detector=number, set=threshold),
+                f"{command('threshold', category, detector=number, set=recorded)} puts the "
+                "recorded one back",
             )
 
 

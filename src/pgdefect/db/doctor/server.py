@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from sqlalchemy import Connection, text
 
@@ -10,12 +11,15 @@ from pgdefect.core.wording import blank, command
 from pgdefect.db.access.logins import logins_of
 from pgdefect.db.access.roles import exist, missing, scene_of
 from pgdefect.db.connection.engine import Database
-from pgdefect.db.doctor.findings import Finding, psql, size
+from pgdefect.db.doctor.findings import Finding, fix_command, psql, size
 from pgdefect.db.schema.schema import check as compare
+from pgdefect.db.server.embedded import LOG_LIMIT, EmbeddedServer
 
 LOW_DISK = 256 << 20
 SCARCE_DISK = 2 << 30
 SHARED_MEMORY_MARGIN = 64 << 20
+NOTIFICATIONS = 0.1
+"""Share of the notification queue from which on it is worth a word."""
 
 
 def check_schema(database: Database) -> Iterator[Finding]:
@@ -143,6 +147,66 @@ def check_roles(connection: Connection) -> Iterator[Finding]:
                 f"a {login.kind} with more rights than one: {', '.join(login.beyond)}",
                 "pgdefect db role list",
             )
+
+
+def check_log(path: Path) -> Iterator[Finding]:
+    """The embedded server's log, where it grew past what is kept of it."""
+    try:
+        length = path.lstat().st_size
+    except OSError:
+        return
+    if length > LOG_LIMIT:
+        yield Finding(
+            "warning",
+            "log",
+            str(path),
+            f"{size(length)}, more than the {size(LOG_LIMIT)} that are kept: somebody floods it",
+            fix_command(),
+            lambda database: _rotate(path),
+        )
+
+
+def _rotate(path: Path) -> None:
+    EmbeddedServer(path.parent).rotate_log()
+
+
+def check_log_settings(connection: Connection) -> Iterator[Finding]:
+    """Readers and writers who may fill the server's log with RAISE."""
+    if not exist(connection, scene_of(connection)):
+        return
+    for login in logins_of(connection):
+        if not login.can_login or login.kind == "owner":
+            continue
+        settings = connection.scalar(
+            text(
+                "SELECT coalesce(s.setconfig, '{}') FROM pg_roles r LEFT JOIN pg_db_role_setting s "
+                "ON s.setrole = r.oid AND s.setdatabase = 0 WHERE r.rolname = :name"
+            ),
+            {"name": login.name},
+        )
+        if "log_min_messages=fatal" not in (settings or []):
+            name = login.name.replace('"', '""')
+            yield Finding(
+                "warning",
+                "log-setting",
+                login.name,
+                "what this login raises goes into the server's log, and may fill the disk",
+                psql(f'ALTER ROLE "{name}" SET log_min_messages = fatal'),
+            )
+
+
+def check_notifications(connection: Connection) -> Iterator[Finding]:
+    """Notifications that a listener in an open transaction keeps from being removed."""
+    share = connection.scalar(text("SELECT pg_notification_queue_usage()")) or 0.0
+    if share > NOTIFICATIONS:
+        yield Finding(
+            "warning",
+            "notifications",
+            "pg_notify",
+            f"{share:.0%} of the queue is in use: pgdefect sends none, and a session that listens "
+            "within a transaction keeps them",
+            psql("SELECT pid, usename, query FROM pg_stat_activity WHERE xact_start IS NOT NULL"),
+        )
 
 
 def largest_index(connection: Connection) -> tuple[str | None, int]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, func, select, text, update
 
-from pgdefect.core.errors import Conflict, UnknownDetector
+from pgdefect.core.errors import Busy, Conflict, UnknownDetector
+from pgdefect.core.wording import command
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
+from pgdefect.db.connection.lock_wait import LOCK_WAIT, waiting_for_locks
 from pgdefect.db.connection.row_locks import lock_category, lock_images
 from pgdefect.db.records.catalog import category_id, delete_unused_roots
 from pgdefect.db.schema.bank_tables import BANK_TABLES, partition_name
@@ -30,11 +33,17 @@ def find_detector(connection: Connection, detector_id: int) -> tuple[int, str, s
 
 
 def activate_detector(database: Database, detector_id: int) -> str:
-    """Make a detector its category's active one of its kind; returns the category's name."""
+    """Make a detector its category's active one of its kind; returns the category's name.
+
+    Raises:
+        UnknownDetector: there is none of that number.
+        Conflict: it was deleted meanwhile, or its bank or network is not whole.
+    """
 
     def work(connection: Connection) -> str:
         row = find_detector(connection, detector_id)
         lock_category(connection, row[0])
+        _require_whole(connection, detector_id, row[2])
         connection.execute(
             update(DetectorRow)
             .where(
@@ -57,6 +66,36 @@ def activate_detector(database: Database, detector_id: int) -> str:
         return row[1]
 
     return database.transact(work)
+
+
+def _require_whole(connection: Connection, detector_id: int, kind: str) -> None:
+    """Refuse a detector whose deletion was begun, or whose vectors or network are missing."""
+    if kind != "patchcore":
+        lacking = not connection.scalar(
+            text("SELECT EXISTS (SELECT FROM pgdefect.detector_model WHERE detector_id = :id)"),
+            {"id": detector_id},
+        )
+        found = "no network is stored for it"
+    else:
+        stored, attached, counted = connection.execute(
+            text(
+                "SELECT (SELECT num_vectors FROM pgdefect.memory_bank WHERE id = :id), "
+                "EXISTS (SELECT FROM pg_inherits WHERE NOT inhdetachpending "
+                "AND inhparent = 'pgdefect.memory_bank_patch'::regclass "
+                "AND inhrelid = to_regclass(:partition)), "
+                "(SELECT count(*) FROM pgdefect.memory_bank_patch WHERE bank_id = :id)"
+            ),
+            {"id": detector_id, "partition": f"pgdefect.{partition_name(detector_id)}"},
+        ).one()
+        lacking = stored is None or not attached or counted != stored
+        found = f"{counted:,} of its {stored or 0:,} vectors are in the memory bank" + (
+            "" if attached else ", whose partition is detached: its deletion was begun"
+        )
+    if lacking:
+        raise Conflict(
+            f"detector {detector_id} is not whole, and the active one stays: {found}. Train the "
+            f"category again, or finish with: {command('delete', detector=detector_id, yes=True)}"
+        )
 
 
 def retire_detector(database: Database, detector_id: int) -> str:
@@ -100,11 +139,18 @@ def delete_detector(database: Database, detector_id: int) -> None:
     """Delete a detector with its bank and inspections; running it again finishes a broken one.
 
     The partition is detached concurrently first, so that readers of other banks never
-    wait; dropping it and deleting the rows is one transaction.
+    wait; dropping it and deleting the rows is one transaction. Transactions that already hold
+    memory banks are waited for before anything is changed.
+
+    Raises:
+        UnknownDetector, PermissionDenied: there is none, or this login may not delete.
+        Busy: a transaction held memory banks for too long; the message names the session, and
+            says whether anything was changed.
     """
     with database.connect() as connection:
         find_detector(connection, detector_id)
     require_owner(database, "deleting a detector")
+    _wait_for_holders(database, detector_id)
     retire_detector(database, detector_id)
     _detach(database, detector_id)
 
@@ -169,9 +215,54 @@ def delete_image(database: Database, image_id: int) -> None:
     database.transact(work)
 
 
-def _detach(database: Database, detector_id: int) -> None:
+def _wait_for_holders(database: Database, detector_id: int) -> None:
+    """Wait for the transactions that detaching would wait for, while nothing is changed yet.
+
+    Detaching cannot be taken back once it has begun.
+    """
+    names = [f"pgdefect.{parent}" for parent in BANK_TABLES]
+    names += [f"{name}_{detector_id}" for name in names]
+    deadline = time.monotonic() + LOCK_WAIT
     with database.autocommit() as connection:
-        connection.execute("SET lock_timeout = '30s'")
+
+        def holders() -> dict[str, str]:
+            rows = connection.execute(
+                "SELECT DISTINCT l.virtualtransaction, format('server process %%s (%%s)', l.pid, "
+                "concat_ws(', ', 'login ' || a.usename, nullif(a.application_name, ''), a.state, "
+                "'in a transaction since ' || date_trunc('second', a.xact_start))) "
+                "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) "
+                "WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid() "
+                "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+                "AND l.relation IN (SELECT to_regclass(n)::oid FROM unnest(%s::text[]) n)",
+                [names],
+            ).fetchall()
+            return dict(rows)
+
+        waited_for = holders()
+        while waited_for:
+            if time.monotonic() > deadline:
+                raise Busy(
+                    f"deleting detector {detector_id} gave up after {LOCK_WAIT:g} seconds of "
+                    f"waiting for memory banks, held by {'; '.join(waited_for.values())}. Nothing "
+                    "was changed. Have that end, or end it with pg_terminate_backend, and run the "
+                    "command again"
+                )
+            time.sleep(0.1)
+            # Those that came later are not in the way: each is short, or is found at its turn.
+            now = holders()
+            waited_for = {key: words for key, words in waited_for.items() if key in now}
+
+
+def _detach(database: Database, detector_id: int) -> None:
+    done = (
+        "The detector is retired and its bank half detached: it cannot be activated, and running "
+        "the command again finishes the deletion"
+    )
+    task = f"deleting detector {detector_id}"
+    with (
+        database.autocommit() as connection,
+        waiting_for_locks(database, connection, task, LOCK_WAIT, done),
+    ):
         # A parent can have one partition that is being detached, no more.
         connection.execute("SELECT pg_advisory_lock(hashtextextended('pgdefect detach', 0))")
         for parent in BANK_TABLES:

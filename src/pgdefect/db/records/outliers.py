@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from pgdefect.db.connection.engine import driver
+from pgdefect.db.connection.engine import Database, driver
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,17 @@ def outliers_of(connection: Connection, detector_id: int) -> Outliers:
     ).fetchone()
     threshold, with_outliers = detector or (float("nan"), None)
     return Outliers(tuple(Outlier(*row) for row in rows), threshold, with_outliers)
+
+
+def outlier_thresholds(database: Database, categories: Set[str]) -> list[tuple[str, Outliers]]:
+    """The unreviewed outliers of active detectors of some categories, by category."""
+    with database.connect() as connection:
+        rows = driver(connection).execute(
+            "SELECT DISTINCT category, detector_id FROM defect.outliers "
+            "WHERE active AND category = ANY(%s) ORDER BY category, detector_id",
+            [sorted(categories)],
+        )
+        return [(name, outliers_of(connection, number)) for name, number in rows.fetchall()]
 
 
 def stored_outliers(connection: Connection, category_id: int, kind: str) -> set[int]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from pgdefect.core.errors import Conflict
 from pgdefect.core.types import StoredImage
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.search.queries import find_image
@@ -16,7 +17,7 @@ from pgdefect.db.search.queries import find_image
 
 @dataclass(frozen=True)
 class Review:
-    """One row of ``defect.reviews``; in_force: the newest of its image."""
+    """One row of ``defect.reviews``; in_force: the newest of its image that was not withdrawn."""
 
     review_id: int
     image_id: int
@@ -28,6 +29,8 @@ class Review:
     reviewer: str
     created_at: datetime
     in_force: bool
+    withdrawn_at: datetime | None
+    withdrawn_by: str | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,37 @@ def review_image(
     return Reviewed(review, before, verdict, score, learned)
 
 
+def withdraw_review(
+    database: Database, word: str, *, note: str | None = None
+) -> tuple[Review, StoredImage]:
+    """Take back the review of an image that is in force; the one before it counts again.
+
+    Args:
+        database: with a login of a writer.
+        word: a file, an id, the end of a path, or the start of a sha256.
+        note: why.
+
+    Returns:
+        The review, and the image as it is known now.
+
+    Raises:
+        UnknownImage, Conflict: it names no stored image, or several.
+        Conflict: no review of the image is in force.
+    """
+    image = _find(database, word)
+    in_force = [review for review in _history(database, image.id) if review.in_force]
+    if not in_force:
+        raise Conflict(f"no review of image {image.id} is in force ({image.path})")
+
+    def work(connection: Connection) -> None:
+        driver(connection).execute(
+            "SELECT defect.withdraw_review(%s, %s)", [in_force[0].review_id, note]
+        )
+
+    database.transact(work)
+    return in_force[0], _find(database, str(image.id))
+
+
 def review_history(database: Database, word: str) -> tuple[StoredImage, list[Review]]:
     """A stored image and all that was said of it, newest first; `word` as in `review_image`."""
     image = _find(database, word)
@@ -158,7 +192,8 @@ def _history(database: Database, image_id: int) -> list[Review]:
         rows = connection.execute(
             text(
                 "SELECT review_id, image_id, category, path, label, defect_type, note, reviewer, "
-                "created_at, in_force FROM defect.reviews WHERE image_id = :id "
+                "created_at, in_force, withdrawn_at, withdrawn_by FROM defect.reviews "
+                "WHERE image_id = :id "
                 "ORDER BY created_at DESC, review_id DESC"
             ),
             {"id": image_id},

@@ -125,6 +125,26 @@ def holdout_scores(connection: Connection, detector_id: int) -> HoldoutScores:
     )
 
 
+def production_scores(
+    connection: Connection, detector_id: int, anomalous_share: float | None
+) -> tuple[Float64, list[str]]:
+    """Raw scores `(n,)` of production images that are normal, and the part that each shows.
+
+    anomalous_share: presumes that images nobody has judged are normal but for this share.
+    """
+    rows = (
+        driver(connection)
+        .execute(
+            "SELECT p.raw_score, coalesce('g' || i.group_name, 's' || i.sha256) "
+            "FROM pgdefect.production_scores(%s, %s) p JOIN pgdefect.image i ON i.id = p.image_id "
+            "ORDER BY p.image_id",
+            [detector_id, anomalous_share],
+        )
+        .fetchall()
+    )
+    return np.array([row[0] for row in rows], dtype=np.float64), [row[1] for row in rows]
+
+
 def labeled_scores(connection: Connection, detector_id: int, split: str) -> LabeledScores:
     """The newest raw score of each labeled image of a split, whatever its threshold was."""
     rows = (

@@ -241,7 +241,7 @@ class DetectorThreshold(Base):
     threshold: Mapped[float]
     score_center: Mapped[float]
     rule: Mapped[dict[str, Any]]
-    set_by: Mapped[str] = mapped_column(server_default=text("current_user"))
+    set_by: Mapped[str] = mapped_column(server_default=text("session_user"))
     created_at: Mapped[datetime] = _created_at()
 
 
@@ -269,7 +269,13 @@ class Evaluation(Base):
     """What a detector's scores of one split's labeled images are worth."""
 
     __tablename__ = "evaluation"
-    __table_args__ = (Index("ix_evaluation_detector_id", "detector_id"),)
+    __table_args__ = (
+        CheckConstraint(
+            "jsonb_typeof(metrics) = 'object' AND jsonb_typeof(settings) = 'object'",
+            name="metrics_object",
+        ),
+        Index("ix_evaluation_detector_id", "detector_id"),
+    )
 
     id: Mapped[int] = _identity()
     detector_id: Mapped[int] = mapped_column(ForeignKey(DetectorRow.id, ondelete="CASCADE"))
@@ -520,6 +526,46 @@ class Review(Base):
     created_at: Mapped[datetime] = _created_at()
 
 
+class ReviewWithdrawal(Base):
+    """That a review was a mistake: it no longer counts, and stays in the history."""
+
+    __tablename__ = "review_withdrawal"
+
+    review_id: Mapped[int] = mapped_column(
+        ForeignKey(Review.id, ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    note: Mapped[str | None]
+    withdrawn_by: Mapped[str] = mapped_column(server_default=text("session_user"))
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Audit(Base):
+    """Who changed what: triggers add to it, nobody changes it.
+
+    hash is the SHA-256 of what the entry says and of the hash before it; number has no gaps.
+    """
+
+    __tablename__ = "audit"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    who: Mapped[str]
+    action: Mapped[str]
+    object: Mapped[str]
+    before: Mapped[dict[str, Any] | None]
+    after: Mapped[dict[str, Any] | None]
+    hash: Mapped[str]
+
+
+class AuditHead(Base):
+    """The newest entry's number and hash: one row, locked by whoever adds an entry."""
+
+    __tablename__ = "audit_head"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[str]
+
+
 class InspectionRow(Base):
     """What a detector said of an image at one time, under the threshold in force then.
 
@@ -558,6 +604,13 @@ class InspectionRow(Base):
             "image_id",
             unique=True,
             postgresql_where=text("event = 'inspection'"),
+        ),
+        CheckConstraint(
+            "vote IS NULL OR (jsonb_typeof(vote) = 'object' "
+            "AND jsonb_typeof(vote->'counts') = 'object' "
+            "AND jsonb_typeof(vote->'k') = 'number' AND jsonb_typeof(vote->'support') = 'number' "
+            "AND jsonb_typeof(vote->'needed') = 'number') IS TRUE",
+            name="vote_shape",
         ),
     )
 

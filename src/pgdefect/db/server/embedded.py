@@ -4,7 +4,7 @@ A data directory holds one server::
 
     postgres/      the cluster (PGDATA); user.conf in it is for settings of your own
     run/           the Unix socket, unless its path would be too long
-    server.log     what the server says
+    server.log     what the server says, up to 16 MB; what was before, in server.log.1
     password       the password of the role over TCP, once TCP was asked for
     lock           held while the server is started or stopped
     simulated/     pictures with simulated defects, where they were given no other place
@@ -48,6 +48,7 @@ from pgdefect.db.server.embedded_owner import (
     Owner,
     prepare_data_dir,
     reachable_bin_dir,
+    read_own,
     server_owner,
     socket_directory,
     write_private,
@@ -67,7 +68,8 @@ _LOCK_SECONDS = 120
 _READY_SECONDS = 60
 _RECOVERY_SECONDS = 600
 _LEFTOVER_SECONDS = 15
-_LOG_LIMIT = 16 << 20
+LOG_LIMIT = 16 << 20
+"""Bytes of server.log; what is more is moved to server.log.1, in place of the one before."""
 _MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(128 << 10), "MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
 """Bytes, for glibc's allocator: what it starts with. Unless told it raises both with the largest
 block that was ever freed, and each session keeps what its greatest statement needed."""
@@ -134,7 +136,7 @@ class EmbeddedServer:
         with self._os_errors_explained():
             postmaster = running_postmaster(self._pgdata)
             try:
-                version = (self._pgdata / "PG_VERSION").read_text().strip()
+                version = read_own(self._pgdata / "PG_VERSION").strip()
             except (FileNotFoundError, NotADirectoryError):
                 version = None
         stopped = ServerStatus(
@@ -159,16 +161,18 @@ class EmbeddedServer:
             started_at=datetime.fromtimestamp(postmaster.started, UTC),
         )
 
-    def url(self, *, with_password: bool = False) -> str:
+    def url(self, *, tcp: bool = False, with_password: bool = False) -> str:
         """The libpq URI of the database, through the socket.
 
-        ``with_password``: through TCP instead, with the password in it.
+        Args:
+            tcp: through TCP instead.
+            with_password: the same with the owner's password in it, who may do everything.
 
         Raises:
-            EmbeddedServerError: ``with_password`` when the server does not listen on TCP.
+            EmbeddedServerError: through TCP when the server does not listen on it.
         """
         status = self.status()
-        if not with_password:
+        if not (tcp or with_password):
             directory = quote(str(status.socket_dir))
             return f"postgresql://{ROLE}@/{DATABASE}?host={directory}&port={status.port}"
         if status.listen is None:
@@ -181,8 +185,10 @@ class EmbeddedServer:
             import socket
 
             host = socket.gethostname()
+        if not with_password:
+            return f"postgresql://{ROLE}@{host}:{port}/{DATABASE}"
         with self._os_errors_explained():
-            password = self._password_file.read_text().strip()
+            password = read_own(self._password_file).strip()
         return f"postgresql://{ROLE}:{quote(password, safe='')}@{host}:{port}/{DATABASE}"
 
     def start(self, *, listen: str | None = None) -> ServerStatus:
@@ -202,6 +208,7 @@ class EmbeddedServer:
         with self._os_errors_explained():
             status = self.status()
             if self._serves(status, address):
+                self.rotate_log()
                 return status
             owner = server_owner(self._pgdata)
             prepare_data_dir(self.data_dir, owner)
@@ -252,6 +259,7 @@ class EmbeddedServer:
             has_lz4=built_with_lz4(bin_dir, owner),
             # What `pgdefect stats` reads.
             preload=STATISTICS if loadable(bin_dir, STATISTICS) else "",
+            major=major,
         )
         remove_stale_files(self._pgdata, socket_dir)
         self._launch(owner, bin_dir)
@@ -305,7 +313,7 @@ class EmbeddedServer:
         from psycopg import sql
 
         try:
-            password = self._password_file.read_text().strip()
+            password = read_own(self._password_file).strip()
         except FileNotFoundError:
             password = ""
         password = password or secrets.token_urlsafe(32)
@@ -398,10 +406,38 @@ class EmbeddedServer:
         finally:
             os.close(lock)
 
+    def rotate_log(self) -> bool:
+        """Move a log of more than 16 MB to server.log.1, also while the server writes it.
+
+        Every command that uses the server does. The server appends to a file that it keeps open:
+        the newest 16 MB are copied, and the file is cut to nothing. A line that comes in between is
+        lost. Returns whether there was anything to move.
+        """
+        try:
+            log = os.open(self._log_file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False  # None yet, or another user's: who runs the server rotates it.
+        with open(log, "r+b") as file:
+            size = os.fstat(log).st_size
+            if size <= LOG_LIMIT:
+                return False
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False  # Another process is at it.
+            owner = server_owner(self._pgdata)
+            file.seek(size - LOG_LIMIT)
+            kept = file.read()
+            kept = kept[kept.find(b"\n") + 1 :]
+            write_private(
+                self._log_file.with_name("server.log.1"), kept.decode(errors="replace"), owner
+            )
+            file.truncate(0)
+        return True
+
     def _open_log(self, owner: Owner) -> int:
         path = self._log_file
-        if path.exists() and path.stat().st_size > _LOG_LIMIT:
-            path.replace(path.with_name("server.log.1"))
+        self.rotate_log()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         log = os.open(path, flags, 0o600)
         owner.take(log)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pgdefect.core.errors import DatabaseFull, EmbeddedServerError
 from pgdefect.core.wording import option
 from pgdefect.db.server import embedded_settings as settings
-from pgdefect.db.server.embedded_owner import Owner, private_directory, write_private
+from pgdefect.db.server.embedded_owner import Owner, private_directory, read_own, write_private
 
 ROLE = DATABASE = "pgdefect"
 
@@ -120,7 +120,7 @@ def check_cluster(pgdata: Path, owner: Owner, major: int) -> None:
             f"run the server. Run this as that user. Or: {_other_directory()}"
         )
     try:
-        version = (pgdata / "PG_VERSION").read_text().strip()
+        version = read_own(pgdata / "PG_VERSION").strip()
     except FileNotFoundError:
         raise EmbeddedServerError(
             f"{pgdata} is damaged: it has no PG_VERSION. Restore it from a backup. "
@@ -143,6 +143,7 @@ def configure(
     port: int,
     has_lz4: bool,
     preload: str,
+    major: int,
 ) -> None:
     """Write the settings and the rules of access; ``user.conf`` is left alone."""
     private_directory(socket_dir, owner)
@@ -153,6 +154,7 @@ def configure(
         port=port,
         has_lz4=has_lz4,
         preload=preload,
+        major=major,
     )
     write_private(pgdata / "pgdefect.conf", text, owner)
     write_private(pgdata / "pg_hba.conf", settings.hba_text(tcp=bool(host)), owner)

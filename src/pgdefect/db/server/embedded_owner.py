@@ -245,6 +245,16 @@ def private_directory(path: Path, owner: Owner) -> None:
         path.chmod(0o700)
 
 
+def read_own(path: Path) -> str:
+    """The text of a file that pgdefect or Postgres wrote; a link is not followed.
+
+    Raises:
+        OSError: it cannot be read, or is a link: what it leads to is not ours to show.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
+        return file.read()
+
+
 def write_private(path: Path, text: str, owner: Owner) -> None:
     """Replace a file's content at once; only ``owner`` may read it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -82,10 +82,11 @@ def settings_text(
     port: int,
     has_lz4: bool,
     preload: str = "",
+    major: int = 18,
 ) -> str:
     """The content of ``pgdefect.conf``; an empty ``listen_host`` means no TCP.
 
-    preload: libraries to load at the start, which must be there.
+    preload: libraries to load at the start, which must be there. major: the server's version.
     """
     maintenance_work_mem = _between(64 * MIB, machine.memory // 16, GIB)
     # A parallel HNSW build takes maintenance_work_mem as dynamic shared memory, and
@@ -126,8 +127,12 @@ fsync = on
 full_page_writes = on
 synchronous_commit = on
 
-# The log goes to server.log. It must hold no rows and no statements: a message's
-# DETAIL quotes the row that broke a constraint, so it is left out.
+# Nothing here notifies; what listeners have not read yet may fill 8 MB and not 8 GB.
+{"max_notify_queue_pages = 1024" if major >= 17 else "# (no limit before Postgres 17)"}
+
+# The log goes to server.log. It holds no statement, and of a message neither DETAIL nor CONTEXT,
+# which quote rows; the message itself may quote a value that a session sent. Sessions of readers
+# and writers write nothing into it (ALTER ROLE … SET log_min_messages).
 logging_collector = off
 log_min_messages = warning
 log_min_error_statement = panic

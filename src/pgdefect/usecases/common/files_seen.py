@@ -21,6 +21,7 @@ class FilesSeen:
 
     scale: GrayScale | None
     widest: GrayScale = field(default_factory=dict)
+    _total: int = 0
     _paths: dict[str, str] = field(default_factory=dict)
     _first: dict[str, str] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
@@ -30,6 +31,7 @@ class FilesSeen:
     def add(self, path: str, file: ImageFile) -> None:
         """Note one file that was read."""
         samples = file.samples
+        self._total += 1
         if self._paths.setdefault(file.sha256, path) != path:
             self._note("copies", path)
         if samples.alpha_ignored:
@@ -58,7 +60,9 @@ class FilesSeen:
             ("pages", "more than one page or frame; the first is read"),
             ("one_level", "one gray level throughout: nothing can be seen in them"),
         ):
-            if what in self._counts:
+            # Where all are so, training says what it means; a few are frames that went wrong.
+            usual = what == "one_level" and 2 * self._counts[what] >= self._total
+            if what in self._counts and not usual:
                 lines.append(self._line(what, says))
         for what in sorted(self._counts):
             if what.startswith("kind "):

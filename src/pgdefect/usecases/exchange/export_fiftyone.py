@@ -135,7 +135,7 @@ def _sample(
             labels["defect_type"] = {"_cls": "Classification", "label": row["defect_type"]}
     if row["mask_path"] is not None:
         try:
-            mask = load_mask(row["mask_path"], size).astype(np.uint8) * 255
+            mask = load_mask(row["mask_path"], size, image=row["path"]).astype(np.uint8) * 255
         except ImageError as error:
             failed.append((row["mask_path"], str(error)))
         else:

@@ -19,6 +19,7 @@ from pgdefect.core.thresholds import DEFAULT_FALSE_REJECT_RATE
 from pgdefect.core.types import (
     UNKNOWN_IMAGE,
     EmbeddingTransform,
+    Float32,
     MemoryBank,
     StoredImage,
     Threshold,
@@ -54,6 +55,10 @@ SAME_PATCH_RESIZED = 0.25
 """So is one this near as a share of the image's median patch. Other programs resize in floating
 point, and not in 8 bits as here: of 16 photographs resized from 200 to 256 pixels the nearest patch
 was 0.06 to 0.10 of the median away from the bank made from them, and of new ones 0.42 to 0.70."""
+
+
+LARGEST_VALUE = 1e9
+"""Of a bank's vectors; features of networks lie below 1e3, squares of 1e19 overflow."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ def import_bank(
                 f"{spec.backbone} gives {extractor.artifact.embedding_dim} with the layers "
                 f"{', '.join(spec.layers)}"
             )
+        require_plausible(found.memory_bank, path)
         bank = _bank(found)
         failed: list[tuple[str, str]] = []
         held_out = _score(
@@ -187,6 +193,32 @@ def _to_score(images: Sequence[StoredImage], threshold: float | None) -> list[St
     if threshold is None:
         return normal
     return [*normal, *(image for image in images if image not in normal)][: 4 * MIN_IMAGES]
+
+
+def require_plausible(vectors: Float32, path: Path) -> None:
+    """Refuse vectors by which every image would be judged alike.
+
+    Args:
+        vectors: the memory bank of the file, `(num_vectors, embedding_dim)`.
+        path: the file, for the message.
+
+    Raises:
+        WeightsError: they are not finite, too large to have a distance in single precision, mostly
+            zero, or all the same.
+    """
+    largest = float(np.abs(vectors).max(initial=0.0))
+    if not np.isfinite(largest) or largest > LARGEST_VALUE:
+        fault = f"holds values up to {largest:g}, more than the {LARGEST_VALUE:g} that are taken"
+    elif (zeros := int((~vectors.any(axis=1)).sum())) > len(vectors) / 2:
+        fault = f"holds {zeros:,} zero vectors of {len(vectors):,}"
+    elif len(vectors) > 1 and np.array_equal(vectors.min(axis=0), vectors.max(axis=0)):
+        fault = f"holds {len(vectors):,} vectors that are all the same"
+    else:
+        return
+    raise WeightsError(
+        f"the memory bank of {path} {fault}: no image could be judged by it, and the active "
+        "detector stays. Export the bank again"
+    )
 
 
 class _Scored(NamedTuple):

@@ -264,7 +264,9 @@ def _refuse_several(root: Path) -> None:
     if categories and (len(categories) > 1 or _is_mvtec(next(iter(categories.values())))):
         raise DatasetError(
             f"{str(root)!r} holds {len(categories)} categories ({', '.join(categories)}), "
-            "not one. Name one of these folders, or ingest all of them"
+            f"not one. Name one of these folders, or ingest all of them with {option('all')}; "
+            "where they are "
+            f"batches of one product, ingest each with the same {option('category')}"
         )
 
 

@@ -96,7 +96,10 @@ _MASKS = words("mask masks groundtruth gt gts segmentation segmentations labelma
 _PERHAPS_MASKS = words(
     "label labels annotation annotations annot annots seg segs truth segmentationclass"
 )
-_DOUBTFUL = words("positive negative positives negatives pos neg true false yes no")
+_DOUBTFUL = words(
+    "unknown unlabeled unlabelled unsorted unclear misc other others rest todo "
+    "positive negative positives negatives pos neg true false yes no"
+)
 
 LABEL_WORDS: Mapping[str, str] = {
     **dict.fromkeys(

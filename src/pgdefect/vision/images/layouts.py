@@ -119,8 +119,8 @@ def read_layout(
     if only_photographs or flat:
         places = {folder: _Place(home=folder) for folder in folders}
     else:
-        siblings = _siblings([*folders, *divided.masks])
-        places = {folder: _place(folder, meaning, siblings) for folder in folders}
+        inside = _inside([*folders, *divided.masks], meaning)
+        places = {folder: _place(folder, meaning, inside) for folder in folders}
     kind = _kind(places.values())
     if kind == "flat" and (divided.beside or divided.masks):
         kind = "masks"
@@ -179,23 +179,35 @@ def _leave_out(tree: FolderTree, meaning: MeaningOf) -> None:
             tree.skip(tree.files.pop(folder), "in a folder that was to be left out")
 
 
-def _siblings(folders: Iterable[str]) -> dict[str, set[str]]:
-    """The names of the folders directly in each, of all that lead to pictures."""
-    inside: dict[str, set[str]] = defaultdict(set)
-    for folder in folders:
-        for above, name in parents(folder):
-            inside[above].add(name)
+@dataclass
+class _Inside:
+    """What the folders directly in one mean; numbered: one of their names has a digit."""
+
+    means: Counter[Meaning] = field(default_factory=Counter)
+    good: str = ""
+    numbered: bool = False
+
+
+def _inside(folders: Iterable[str], meaning: MeaningOf) -> dict[str, _Inside]:
+    """What lies directly in each folder, of all that leads to pictures."""
+    inside: dict[str, _Inside] = defaultdict(_Inside)
+    for above, name in {pair for folder in folders for pair in parents(folder)}:
+        one, means = inside[above], meaning(above, name)
+        one.means[means] += 1
+        one.numbered |= any(character.isdigit() for character in name)
+        if means == "normal":
+            one.good = min(one.good or name, name)
     return inside
 
 
-def _place(folder: str, meaning: MeaningOf, siblings: Mapping[str, set[str]]) -> _Place:
+def _place(folder: str, meaning: MeaningOf, inside: Mapping[str, _Inside]) -> _Place:
     place = _Place(home=folder)
     for above, name in parents(folder):
         here = join(above, name)
         means = meaning(above, name)
-        around = {meaning(above, other) for other in siblings[above] if other != name}
+        around = {m for m, count in inside[above].means.items() if count > (m == means)}
         if place.label == "anomalous":
-            if _is_type_below(above, name, meaning, siblings) and place.defect_type == (
+            if _is_type_below(above, name, meaning, inside) and place.defect_type == (
                 os.path.basename(above)
             ):
                 place.defect_type, place.home = name, here
@@ -216,8 +228,7 @@ def _place(folder: str, meaning: MeaningOf, siblings: Mapping[str, set[str]]) ->
         elif "normal" in around and means in ("unknown", "masks", "perhaps masks"):
             if meaning_of(name).certain:
                 _take_label(place, "anomalous", name, here)
-                good = min(o for o in siblings[above] if meaning(above, o) == "normal")
-                place.why = f"beside {good!r}"
+                place.why = f"beside {inside[above].good!r}"
             else:
                 place.doubt = _doubt(here)
             break
@@ -248,12 +259,12 @@ def _take_label(place: _Place, means: Meaning, name: str, here: str) -> None:
 
 
 def _is_type_below(
-    above: str, name: str, meaning: MeaningOf, siblings: Mapping[str, set[str]]
+    above: str, name: str, meaning: MeaningOf, inside: Mapping[str, _Inside]
 ) -> bool:
     """Whether a folder in one of anomalous images is one of a defect type: ``NG/scratch``."""
     word = os.path.basename(above)
-    plain = all(not any(c.isdigit() for c in other) for other in siblings[above])
-    return meaning_of(word).meaning == "anomalous" and plain and meaning(above, name) != "neutral"
+    means = meaning_of(word).meaning
+    return means == "anomalous" and not inside[above].numbered and meaning(above, name) != "neutral"
 
 
 def _doubt(here: str) -> str:

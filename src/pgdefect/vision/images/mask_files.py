@@ -8,7 +8,7 @@ folder of unknown name that is called like the photographs of another.
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,10 +77,13 @@ def _looks(root: Path, path: str) -> bool | None:
 
 def _all_look(looks: Callable[[str], bool | None], paths: Sequence[str]) -> bool | None:
     """What the first few say: False where one is a photograph, None where none can be read."""
-    found = [looks(path) for path in _spread(paths)]
-    if False in found:
-        return False
-    return True if True in found else None
+    found = None
+    for path in _spread(paths):
+        one = looks(path)
+        if one is False:
+            return False
+        found = found or one
+    return found
 
 
 def _spread(paths: Sequence[str]) -> Sequence[str]:
@@ -144,26 +147,35 @@ def _find_unnamed(
         folder: {os.path.splitext(name)[0].casefold() for name in names}
         for folder, names in divided.photographs.items()
     }
-    holding = Counter(stem for some in stems.values() for stem in some)
+    holding: dict[str, list[str]] = defaultdict(list)
+    for folder, some in stems.items():
+        for stem in some:
+            holding[stem].append(folder)
     for folder, names in list(divided.photographs.items()):
         means = [meaning(above, name) for above, name in parents(folder)]
-        if not means or means[-1] not in ("unknown", "neutral") or folder in divided.beside:
+        if not means or means[-1] not in ("unknown", "neutral"):
             continue
         if {"train", "test", "validation"} & set(means):
             continue
+        if any(os.path.splitext(name)[1].lower() not in _LOSSLESS for name in names):
+            continue
         called = {mask_stem(stem) or stem for stem in stems[folder]}
-        of = [f for f, some in stems.items() if f != folder and some & called]
-        alike = {stem for f in of for stem in stems[f] & called}
-        plain = all(holding[stem] > 1 or mask_stem(stem) for stem in stems[folder])
-        if not plain or 2 * len(alike) < len(called):
+        others = {
+            stem: other
+            for stem in called
+            if (other := next((f for f in holding.get(stem, ()) if f != folder), None)) is not None
+        }
+        if 2 * len(others) < len(called):
             continue
         if _all_look(looks, [join(folder, name) for name in names]) is not True:
             continue
-        if _all_look(looks, [join(of[0], n) for n in divided.photographs[of[0]]]) is not False:
+        of = others[min(others)]
+        if _all_look(looks, [join(of, name) for name in divided.photographs[of]]) is not False:
             continue
         divided.masks[folder] = divided.photographs.pop(folder)
-        divided.why[folder] = f"two-valued, and called like the photographs in {of[0] or '.'!r}"
-        del stems[folder]
+        divided.why[folder] = f"two-valued, and called like the photographs in {of or '.'!r}"
+        for stem in stems.pop(folder):
+            holding[stem].remove(folder)
 
 
 def key_of(folder: str, meaning: MeaningOf) -> tuple[tuple[str, ...], str | None]:

@@ -84,8 +84,8 @@ def looks_like_mask(path: Path | str) -> bool | None:
     counts = np.bincount(values.reshape(-1), minlength=256)
     if np.count_nonzero(counts) <= 3:
         return True
-    white = values.max()
-    near = int(counts[: _NEAR + 1].sum() + counts[max(int(white) - _NEAR, 0) : white + 1].sum())
+    white = int(values.max())
+    near = int(counts[: _NEAR + 1].sum() + counts[max(white - _NEAR, 0) : white + 1].sum())
     return bool(near >= 0.98 * values.size and white >= MASK_THRESHOLD)
 
 
