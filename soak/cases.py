@@ -61,7 +61,10 @@ CASES = (
     Case(
         "inspect",
         "trained",
-        lambda data, place: ["inspect", str(data.line), "--category", "parts", "--keep-patches"],
+        lambda data, place: [
+            *("inspect", str(data.line), "--category", "parts", "--keep-patches"),
+            *("--event-key", "soak"),
+        ],
     ),
 )
 

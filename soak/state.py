@@ -45,8 +45,9 @@ RANDOM = {
     ("memory_bank", "ef_search"),
     ("memory_bank", "ef_search_recall"),
     ("memory_bank", "ef_search_fast"),
+    ("inspection", "event_key"),
 }
-"""Columns that are measured on an HNSW graph, which Postgres builds at random."""
+"""Columns that are measured on an HNSW graph, which Postgres builds at random, and random keys."""
 
 _COLUMNS = """
     SELECT c.relname::text, a.attname::text, format_type(a.atttypid, NULL)

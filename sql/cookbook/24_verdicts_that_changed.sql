@@ -20,4 +20,4 @@ FROM (
 ) pairs
 WHERE from_verdict IS NOT NULL
 GROUP BY 1, 2, 3
-ORDER BY category, changed = 'unchanged', judgements DESC, why;
+ORDER BY category, min((from_verdict = verdict)::int), judgements DESC, why;

@@ -390,7 +390,7 @@ def test_second_training_of_a_category_is_told_who_is_at_it_since_when(shop: Sho
 
 
 def since(error: Busy) -> datetime:
-    found = re.search(r"under way since (\S+ \S+) \(", str(error))
+    found = re.search(r"running since (\S+ \S+) \(", str(error))
     assert found is not None, str(error)
     return datetime.fromisoformat(found[1])
 

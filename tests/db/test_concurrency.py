@@ -302,13 +302,15 @@ def test_inspections_while_the_active_bank_is_switched_to_and_fro(
             "JOIN pgdefect.image_root r ON r.id = i.root_id "
             "JOIN pgdefect.detector d ON d.id = s.detector_id"
         ).fetchall()
-    stored = {(detector, path): score for detector, path, score, _ in rows}
-    assert len(rows) == len(stored) == 2 * 13
+    assert len({(detector, path) for detector, path, *_ in rows}) == 2 * 13
     assert all(own_threshold for *_, own_threshold in rows)
-    for detector, report in alone.items():
-        for inspection in report.inspections:
-            score = stored[detector, inspection.path]
-            assert score == pytest.approx(inspection.raw_score, rel=1e-5)
+    expected = {
+        (detector, inspection.path): inspection.raw_score
+        for detector, report in alone.items()
+        for inspection in report.inspections
+    }
+    for detector, path, score, _ in rows:
+        assert score == pytest.approx(expected[detector, path], rel=1e-5)
     assert deadlocks(database) == 0
 
 

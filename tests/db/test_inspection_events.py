@@ -289,3 +289,20 @@ def test_the_vectors_of_a_bank_are_shown_with_where_they_came_from(line: Line) -
     assert line.run('SELECT DISTINCT image_id, path, "row", col FROM defect.bank_vectors') == [
         (None, None, None, None)
     ]
+
+
+def test_the_verdict_in_force_is_read_from_the_end_of_an_index(line: Line) -> None:
+    """A scan, or a sort of all that was ever said, would grow with the history."""
+    line.inspect(0, 0.9, "2026-05-04 8:00+00")
+    for query in (
+        "SELECT verdict FROM defect.images WHERE image_id = %s",
+        "SELECT in_force FROM defect.inspections WHERE image_id = %s",
+    ):
+        with psycopg.connect(line.database.url) as connection:
+            # The tables are too small to prefer an index.
+            connection.execute("SET enable_seqscan = off")
+            connection.execute("SET enable_bitmapscan = off")
+            rows = connection.execute(f"EXPLAIN (COSTS OFF) {query}", [line.images[0]]).fetchall()
+        plan = "\n".join(row[0] for row in rows)
+        assert "using ix_inspection_image on inspection" in plan
+        assert "Sort Key: s." not in plan

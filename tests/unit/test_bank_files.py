@@ -28,6 +28,8 @@ from pgdefect.vision.patchcore.patchcore_inspection import (
     read_params,
 )
 
+pytestmark = pytest.mark.train
+
 torch = pytest.importorskip("torch")
 
 PARAMS: dict[str, Any] = {

@@ -180,7 +180,7 @@ def inspect(
         order = [n for n in order if said[n] is None]
     resumed = len(inspections)
     failed: list[tuple[str, str]] = []
-    seen = FilesSeen(inspector.gray_scale or {})
+    seen = FilesSeen(inspector.gray_scale or {}, copies=False)
 
     def on_error(index: int, error: ImageError) -> None:
         failed.append((files[order[index]], str(error)))
