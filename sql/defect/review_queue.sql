@@ -92,7 +92,9 @@ SELECT q.image_id, q.category, q.path, q.split, q.priority,
            WHEN q.near_threshold THEN 'near the threshold'
            WHEN q.vote_doubt THEN 'vote in doubt'
            ELSE CASE WHEN NOT q.types_known THEN 'anomalous, and no defect type is known yet'
-                     WHEN q.novelty <= (q.vote->>'limit')::double precision
+                     -- A writer may have put anything into a vote.
+                     WHEN jsonb_typeof(q.vote->'limit') = 'number'
+                      AND to_jsonb(q.novelty) <= q.vote->'limit'
                      THEN 'like a known defect, not confirmed'
                      ELSE 'unlike every known defect' END END AS reason,
        q.near_threshold, q.vote_doubt, q.novelty, q.contradiction,

@@ -156,7 +156,7 @@ def test_roles_have_their_rights_again(trained: Database, dump: Path) -> None:
 def test_a_file_is_replaced_only_when_asked(database: Database, tmp_path: Path) -> None:
     path = tmp_path / "a.dump"
     path.write_text("kept")
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="force"):
         backup(database, path)
     assert path.read_text() == "kept"
     backup(database, path, force=True)
@@ -289,7 +289,7 @@ def test_rows_are_replaced_only_when_asked(
     with database.begin() as connection:
         connection.execute(text("INSERT INTO pgdefect.category (name) VALUES ('mine')"))
     before = digests(database)
-    with pytest.raises(Conflict, match=r"has rows.*--replace"):
+    with pytest.raises(Conflict, match=r"has rows.*replace"):
         restore(database, dump)
     assert digests(database) == before
     assert restore(database, dump, replace=True).replaced

@@ -137,7 +137,7 @@ def test_what_can_be_no_ensemble() -> None:
         find_backbones("efficientnet_lite0+")
     with pytest.raises(UsageError, match="mobilenetv3_small_100 can be part of no ensemble"):
         find_backbones("efficientnet_lite0+mobilenetv3_small_100")
-    with pytest.raises(UsageError, match="leave out --layers and --weights"):
+    with pytest.raises(UsageError, match="leave out layers and weights"):
         TrainOptions(backbone=TWO, layers=("blocks.2",))
     settings = Preprocessing((96, 96), resize="keep")
     assert build_ensemble(find_backbones(TWO), settings).spec.weights_source == (
