@@ -108,7 +108,7 @@ def test_a_category_is_trained_and_inspected_with_an_ensemble(
     detector = active_detector(trained, "parts")
     spec = load_extractor(trained, detector.extractor_id, settings.cache_dir).spec
     assert spec.backbone == TWO
-    assert report.embedding_dim == 65
+    assert report.embedding_dim == 193
     found = inspect(trained, settings, "parts", split="test").inspections
     assert len(found) == 13
     anomalous = np.array([one.label == "anomalous" for one in found])
