@@ -21,7 +21,7 @@ from pgdefect.pictures.contact_sheet import inspection_panel
 from pgdefect.pictures.render import overlay
 from pgdefect.usecases.common.picture_files import ground_truth
 from pgdefect.usecases.evaluate.evaluate import Evaluation as Measured
-from pgdefect.usecases.pictures import search_sheet
+from pgdefect.usecases.pictures import search_sheet, short_path
 from pgdefect.usecases.search.search import SearchReport
 from pgdefect.vision.images.image import load_image
 from pgdefect.vision.images.preprocess import Preprocessing
@@ -166,7 +166,7 @@ class Inspection:
     def __repr__(self) -> str:
         return (
             f"Inspection({self.verdict}, score {self.score:.3f}, raw {self.raw_score:.4g}, "
-            f"threshold {self.threshold:.4g}, {self.path!r})"
+            f"threshold {self.threshold:.4g}, {short_path(self.path)!r})"
         )
 
 

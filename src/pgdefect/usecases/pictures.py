@@ -90,7 +90,7 @@ def search_sheet(report: SearchReport, image: UInt8Array | None = None) -> Image
         SheetTile(
             neighbor.rank,
             neighbor.distance,
-            _from_here(neighbor.image.path),
+            short_path(neighbor.image.path),
             _picture_or_none(neighbor.image),
             neighbor.image.label,
             neighbor.image.defect_shown,
@@ -144,7 +144,7 @@ def _sheet_query(report: SearchReport, image: UInt8Array | None) -> SheetQuery:
     )
 
 
-def _from_here(path: str) -> str:
+def short_path(path: str) -> str:
     """A path as it is said in the working directory, where it lies below."""
     short = os.path.relpath(path)
     return path if short.startswith(os.pardir) else short
