@@ -16,6 +16,7 @@ from psycopg import errors as pg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.core.errors import Busy, DatabaseError, SchemaOutOfDate, UnsupportedServer
+from pgdefect.core.wording import option
 from pgdefect.db.access.roles import renew_grants
 from pgdefect.db.connection.engine import Database, check_pgvector, driver, retry
 from pgdefect.db.connection.lock_wait import LOCK_WAIT, waiting_for_locks
@@ -222,7 +223,8 @@ def ensure_pgvector(connection: Connection, database: Database, *, schema: str =
         if available is None:
             raise UnsupportedServer(
                 f"the server at {database.safe_url} does not have pgvector. Install it there "
-                "(for example the package postgresql-18-pgvector), or leave out --database-url "
+                "(for example the package postgresql-18-pgvector), or leave out "
+                f"{option('database_url')} "
                 "to use the embedded server"
             )
         check_pgvector(available, database.safe_url)
