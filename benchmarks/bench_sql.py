@@ -237,10 +237,12 @@ def _judgement(report: Report, context: Context, connection: Any, scene: Scene) 
 
     image = int(scene.kept[0])
     patches = as_stored(scene.patches[0].reshape(-1, RAW_DIM), "half")
-    bank = np.ascontiguousarray(scene.bank.embeddings.T)
+    stored = scene.bank.embeddings
+    bank = np.ascontiguousarray((stored / np.linalg.norm(stored, axis=1, keepdims=True)).T)
 
     def in_memory() -> float:
         vectors = as_stored(apply_transform(scene.bank.transform, patches), "half")
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return float((1.0 - (vectors @ bank).max(axis=1)).max())
 
     def in_sql() -> Any:

@@ -56,6 +56,7 @@ def measure(context: Context) -> Report:
             + ("" if found[0]["guaranteed"] else " (expected; too few parts to promise it)")
             + f"  interval holds it in {covered:.2f} of {splits} splits"
         )
+        context.say(report.notes[-1])
         report.check(f"{images.name}: covered {covered:.2f} of {COVERED}", covered >= COVERED)
         report.check(
             f"{images.name}: mean rate {ratio:.2f} times the promise, {LEAST} to {MOST}",

@@ -1,29 +1,34 @@
-"""Write the generated pages anew: cli.md, analysts.md, schema.md, cookbook.md, benchmarks.md.
+"""Write the generated pages anew: cli.md, analysts.md, schema.md, cookbook.md, benchmarks.md, and
+the notebook tour.ipynb.
 
 ``python -m docs`` makes all, ``python -m docs analysts schema`` those two, in seconds.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 from docs.benchmarks import benchmarks_page
 from docs.cli import cli_page
 from docs.cookbook import cookbook_page, recipes, run_recipe
+from docs.notebook import notebook_of, run_notebook, write_notebook
 from docs.reference import analysts_page, schema_page
 from docs.scene import two_weeks
+from docs.tour import CELLS
 from pgdefect.core.config import Settings
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import move_root
 from pgdefect.db.schema.schema import upgrade
 from pgdefect.db.server.embedded import EmbeddedServer
-from tests.synthetic import Texture
+from tests.synthetic import Texture, write_dataset
 
 HERE = Path(__file__).parent
-PAGES = ("cli", "analysts", "schema", "cookbook", "benchmarks")
+PAGES = ("cli", "analysts", "schema", "cookbook", "benchmarks", "tour")
 PRODUCTS: dict[str, Texture] = {"cover_plate": "brushed", "seat_cloth": "woven"}
 SIZE = (192, 192)
 
@@ -39,7 +44,7 @@ def main(names: list[str]) -> None:
         _write("schema", schema_page())
     if "benchmarks" in wanted:
         _write("benchmarks", benchmarks_page())
-    if not {"analysts", "cookbook"} & set(wanted):
+    if not {"analysts", "cookbook", "tour"} & set(wanted):
         return
     folder = Path(tempfile.mkdtemp(prefix="pgdefect-docs-", dir="/tmp"))
     folder.chmod(0o755)
@@ -55,6 +60,8 @@ def main(names: list[str]) -> None:
             for product, texture in PRODUCTS.items():
                 _produce(database, folder / product, product, texture)
             _write("cookbook", cookbook_page((r, run_recipe(database, r)) for r in recipes()))
+        if "tour" in wanted:
+            _tour(server.url(), folder)
         database.dispose()
     finally:
         server.stop()
@@ -67,7 +74,6 @@ def _produce(database: Database, folder: Path, product: str, texture: Texture) -
     from pgdefect.usecases.inspect.inspect import inspect
     from pgdefect.usecases.train.options import TrainOptions
     from pgdefect.usecases.train.train import train
-    from tests.synthetic import write_dataset
 
     settings = Settings()
     write_dataset(folder / "set", num_train=40, seed=1, size=SIZE, texture=texture)
@@ -79,6 +85,31 @@ def _produce(database: Database, folder: Path, product: str, texture: Texture) -
     )
     for part in ("set", "line"):
         move_root(database, str(folder / part), f"/photos/{product}/{part}")
+
+
+def _tour(url: str, folder: Path) -> None:
+    """Run the notebook's cells in a folder that holds the photographs, and write it."""
+    write_dataset(
+        folder / "parts",
+        num_train=16,
+        num_test_normal=4,
+        num_per_defect=3,
+        seed=1,
+        size=(128, 128),
+    )
+    notebook = notebook_of(CELLS)
+    before = os.environ.get("PGDEFECT_DATABASE_URL")
+    os.environ["PGDEFECT_DATABASE_URL"] = url
+    try:
+        with chdir(folder):
+            run_notebook(notebook, {})
+    finally:
+        if before is None:
+            del os.environ["PGDEFECT_DATABASE_URL"]
+        else:
+            os.environ["PGDEFECT_DATABASE_URL"] = before
+    write_notebook(notebook, HERE / "tour.ipynb")
+    print("docs/tour.ipynb")
 
 
 def _write(name: str, page: str) -> None:

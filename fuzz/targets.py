@@ -108,14 +108,15 @@ def _check_records(dataset: Any) -> None:
 
 
 def _options(folder: Path) -> Try:
-    from pgdefect.cli import search, training
+    from pgdefect.cli import search
+    from pgdefect.usecases.train.choose import size_from
 
     def check(word: str) -> None:
         for parse in (
             search._box,
             search._attributes,
             partial(search._time, "--since"),
-            partial(training.size_of, "--image-size"),
+            partial(size_from, "image_size"),
         ):
             _or_refused(parse, word)
 

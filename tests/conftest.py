@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -38,6 +39,9 @@ _run_folder: RunFolder | None = None
 def pytest_configure(config: pytest.Config) -> None:
     global _run_folder
     interrupts.install()
+    # How long an example takes says more of the machine than of the code.
+    hypothesis.settings.register_profile("tests", deadline=None)
+    hypothesis.settings.load_profile("tests")
     if not hasattr(config, "workerinput"):
         _run_folder = RunFolder()
 
@@ -100,6 +104,8 @@ def server() -> Iterator[EmbeddedServer]:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             # Nothing here has to survive a power cut.
             connection.execute("ALTER SYSTEM SET fsync = off")
+            # Nor to be analyzed while a test looks at what was never analyzed.
+            connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1d'")
             connection.execute("SELECT pg_reload_conf()")
         yield server
 

@@ -88,7 +88,7 @@ def test_an_empty_queue_says_so(database: Database, good: Cli) -> None:
         ),
         (["review", "nowhere.png", "--label", "normal"], 1, "'nowhere.png'"),
         (["review", "good/001.png", "--label", "normal"], 1, "2 images are called"),
-        (["review", "--queue", "--history"], 2, "one of --queue and --history"),
+        (["review", "--queue", "--history"], 2, "one of --queue, --history and --withdraw"),
         (["review", "--queue", "--label", "normal"], 2, "--queue only lists"),
         (["review", "--history", "1", "--note", "x"], 2, "--history only lists"),
         (["review", "--history"], 2, "name an image"),

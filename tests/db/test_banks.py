@@ -236,7 +236,7 @@ def test_exactly_one_detector_of_a_category_is_active(shop: Shop) -> None:
     assert active() == [shop.first, other]
     assert retire_detector(shop.database, shop.first) == "parts"
     assert active() == [other]
-    with pytest.raises(NoActiveDetector, match="pgdefect train parts"):
+    with pytest.raises(NoActiveDetector, match=r"project\.train\('parts'\)"):
         active_detector(shop.database, "parts")
     activate_detector(shop.database, second)
     assert active() == [second, other] if second < other else [other, second]
@@ -390,7 +390,7 @@ def test_second_training_of_a_category_is_told_who_is_at_it_since_when(shop: Sho
 
 
 def since(error: Busy) -> datetime:
-    found = re.search(r"under way since (\S+ \S+) \(", str(error))
+    found = re.search(r"running since (\S+ \S+) \(", str(error))
     assert found is not None, str(error)
     return datetime.fromisoformat(found[1])
 
@@ -495,7 +495,7 @@ def test_patches_of_a_deleted_bank_are_not_found(shop: Shop) -> None:
 @pytest.mark.parametrize(("precision", "dim"), [("half", 4001), ("single", 2001)])
 def test_vectors_too_long_for_an_index_are_refused(shop: Shop, precision: Any, dim: int) -> None:
     bank = memory_bank(unit_vectors(0, 5, dim), shop.images, precision=precision)
-    with pytest.raises(UsageError, match=rf"have {dim}; .* with --pca-dim"):
+    with pytest.raises(UsageError, match=rf"have {dim}; .* with pca_dim"):
         store(shop.database, "parts", shop.extractor_id, bank)
     shop.assert_untouched()
 

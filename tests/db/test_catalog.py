@@ -84,7 +84,7 @@ def test_an_id_given_out_twice_is_an_error_and_no_image_less(
     with database.begin() as connection:
         connection.execute(text("ALTER SEQUENCE pgdefect.image_id_seq RESTART"))
     picture(folder / "train/good/new.png", 50)
-    with pytest.raises(Conflict, match="a sequence of ids was set back"):
+    with pytest.raises(Conflict, match="a sequence of ids was reset"):
         ingest(database, folder, "lids")
     assert rows_of(database) == before
 

@@ -15,11 +15,13 @@ from psycopg import errors as pg
 from rows import add_extractor, add_images, bank_tables, count, unit_vectors
 from sqlalchemy import text
 
+from pgdefect.cli.spelling import CommandLine
 from pgdefect.core.config import Settings
 from pgdefect.core.types import ExtractorArtifact, ExtractorSpec
+from pgdefect.core.wording import speaking
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.doctor import indexes, server
-from pgdefect.db.doctor.findings import FIX, Finding
+from pgdefect.db.doctor.findings import Finding, fix_command
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.records.lifecycle import delete_detector
@@ -28,6 +30,13 @@ from pgdefect.db.search.queries import score_patches
 from pgdefect.usecases.doctor import examine
 
 OF_THE_MACHINE = {"disk", "shared-memory", "memory"}
+
+
+@pytest.fixture(autouse=True)
+def commands_as_typed() -> Iterator[None]:
+    """Remedies are looked at as the command line shows them."""
+    with speaking(CommandLine()):
+        yield
 
 
 @pytest.fixture
@@ -120,7 +129,7 @@ def test_index_that_an_interrupted_build_left(trained: Database, here: Settings)
     assert finding.severity == "fault"
     assert finding.subject == "pgdefect.memory_bank_patch_1_hnsw"
     assert "invalid hnsw index of memory_bank_patch_1" in finding.message
-    assert finding.remedy == FIX
+    assert finding.remedy == fix_command()
     mended(trained, here, "invalid-index")
 
 
@@ -183,7 +192,7 @@ def test_missing_hnsw_is_made_as_training_makes_it(trained: Database, here: Sett
     assert [f.subject for f in found] == [
         f"pgdefect.{name.removesuffix('_hnsw')}" for name in names
     ]
-    assert {(f.severity, f.remedy) for f in found} == {("fault", FIX)}
+    assert {(f.severity, f.remedy) for f in found} == {("fault", fix_command())}
     mended(trained, here, "missing-hnsw", times=len(names))
     with trained.connect() as connection:
         assert connection.scalars(text(definitions)).all() == before
@@ -218,8 +227,8 @@ def test_hnsw_built_otherwise_is_built_again(trained: Database, here: Settings) 
     )
     found = findings(trained, here, "hnsw-definition")
     assert [(f.severity, f.subject, f.remedy) for f in found] == [
-        ("warning", f"pgdefect.{images}", FIX),
-        ("warning", f"pgdefect.{bank}", FIX),
+        ("warning", f"pgdefect.{images}", fix_command()),
+        ("warning", f"pgdefect.{bank}", fix_command()),
     ]
     assert "m = 4, ef_construction = 64, and this pgdefect builds" in found[0].message
     assert "m = 16, ef_construction = 64, and this pgdefect builds" in found[1].message
@@ -379,7 +388,7 @@ def test_orphaned_partitions_are_dropped(trained: Database, here: Settings) -> N
         *raw,
         "memory_bank_raw_78",
     ]
-    assert {(f.severity, f.remedy) for f in found} == {("fault", FIX)}
+    assert {(f.severity, f.remedy) for f in found} == {("fault", fix_command())}
     report = examine(trained, here, fix=True)
     assert [one.error for one in report.fixed] == [None] * (4 + len(raw))
     assert report.faults == 0

@@ -79,8 +79,10 @@ def test_dumps_are_small_and_of_no_machine(version: str, tmp_path: Path) -> None
         assert not re.search(rb"/(work|home|root|tmp|usr)/", stream.read())
 
 
-def test_every_version_has_a_dump() -> None:
-    assert sorted(schema._revisions()) == VERSIONS
+def test_every_released_revision_has_a_dump() -> None:
+    """Those after the newest dump are in no release yet; a release adds one of its own."""
+    assert [one for one in schema.revisions() if one <= VERSIONS[-1]] == VERSIONS
+    assert VERSIONS[-1] >= "0004"
 
 
 def test_nothing_is_lost(upgraded: Upgraded) -> None:

@@ -91,7 +91,7 @@ def test_no_server_is_said_without_the_password(address: str) -> None:
     database = Database(f"postgresql://me:{SECRET}" + address.format(port=free_port()))
     with pytest.raises(DatabaseUnavailable, match="no database at postgresql://me@") as caught:
         connects(database)
-    assert "--database-url" in str(caught.value)
+    assert "database_url" in str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 

@@ -17,6 +17,7 @@ from pgdefect.db.schema.schema import (
     check,
     newest_revision,
     require_current,
+    revisions,
     upgrade,
 )
 from pgdefect.db.search.queries import score_patches
@@ -43,8 +44,13 @@ def test_trained_database_agrees_too(trained: Database) -> None:
     assert check(trained).differences == ()
 
 
-def test_head_is_the_one_alembic_finds() -> None:
-    assert ScriptDirectory.from_config(_alembic_config()).get_current_head() == newest_revision()
+def test_revisions_are_those_that_alembic_finds() -> None:
+    """In one line, each named as its file is: so they are known without reading the files."""
+    script = ScriptDirectory.from_config(_alembic_config())
+    walked = [found.revision for found in script.walk_revisions()]
+    assert list(reversed(walked)) == revisions()
+    assert script.get_current_head() == newest_revision()
+    assert script.get_heads() == [newest_revision()]
 
 
 def test_a_changed_sql_file_is_noticed_and_applied(database: Database) -> None:

@@ -748,11 +748,13 @@ def test_rules_that_cannot_be_applied_say_what_to_do(line: Line) -> None:
 
     line.inspected("normal", [0.1, 0.2])
     for rule, value in (("f1_max", None), ("zero_escapes", None), ("max_escape_rate", 0.1)):
-        refused(r"anomalous images.*pgdefect inspect --category parts --split test", rule, value)
+        refused(
+            r"anomalous images.*project\.inspect\(category='parts', split='test'\)", rule, value
+        )
         refused("anomalous image.*pgdefect simulate parts", rule, value, simulated=True)
     line.inspected("anomalous", [0.4], split="production")
-    refused(r"normal images.*--split production", "f1_max", split="production")
-    refused("--simulated", "f1_max", split="simulated")
+    refused(r"normal images.*split='production'", "f1_max", split="production")
+    refused("looked at with simulated", "f1_max", split="simulated")
     for bad in (float("nan"), float("inf"), 0.0, -1.0):
         refused("finite number above 0", "given", bad)
     with pytest.raises(UnknownCategory, match="known: parts"):
@@ -760,7 +762,7 @@ def test_rules_that_cannot_be_applied_say_what_to_do(line: Line) -> None:
     with pytest.raises(NotFound, match="no detector 99"):
         show_threshold(line.database, "parts", detector_id=99)
     line.train([])
-    refused("Train it again with: pgdefect train parts", "false_reject_rate", 0.05)
+    refused(r"Train it again with: project\.train\('parts'\)", "false_reject_rate", 0.05)
     assert line.value("SELECT count(*) FROM defect.thresholds") == 2
 
 

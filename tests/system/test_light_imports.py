@@ -41,6 +41,16 @@ def test_help_loads_next_to_nothing() -> None:
     assert not loaded & (HEAVY | {"numpy", "sqlalchemy", "psycopg", "PIL", "openvino", "alembic"})
 
 
+def test_importing_the_package_loads_next_to_nothing() -> None:
+    code = "import sys, pgdefect; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = set(done.stdout.split())
+    assert "pgdefect" in loaded
+    assert not loaded & (HEAVY | {"numpy", "sqlalchemy", "psycopg", "PIL", "openvino", "typer"})
+
+
 def test_queries_and_inspections_load_no_training_library(trained: Database, parts: Path) -> None:
     url = ("--database-url", trained.url)
     assert not loaded_by(*url, "categories") & (HEAVY | {"openvino", "PIL"})

@@ -28,6 +28,8 @@ from pgdefect.vision.patchcore.patchcore_inspection import (
     read_params,
 )
 
+pytestmark = pytest.mark.train
+
 torch = pytest.importorskip("torch")
 
 PARAMS: dict[str, Any] = {
@@ -206,16 +208,16 @@ def test_a_compressed_index_of_faiss_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_the_settings_do_not_say_has_to_be_given(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"224x224 pixels.*give it as --image-size"):
+    with pytest.raises(UsageError, match=r"224x224 pixels.*give it as image_size"):
         open_bank(model, BankOptions(), [])
     other = save_model(tmp_path / "other", **{"backbone.name": "vit_swin_base"})
-    with pytest.raises(UsageError, match=r"'vit_swin_base'.*wideresnet50.*give --backbone"):
+    with pytest.raises(UsageError, match=r"'vit_swin_base'.*wideresnet50.*give backbone"):
         open_bank(other, BankOptions(image_size=(256, 256)), [])
-    with pytest.raises(UsageError, match="says itself what --num-neighbors says"):
+    with pytest.raises(UsageError, match="leave out num_neighbors"):
         open_bank(model, BankOptions(image_size=(256, 256), num_neighbors=9), [])
     with pytest.raises(UsageError, match=r"2 aspect ratios.*HEIGHTxWIDTH"):
         open_bank(model, BankOptions(image_size=(256, 256)), [(100, 100), (100, 150)])
-    with pytest.raises(UsageError, match="--image-size with it"):
+    with pytest.raises(UsageError, match="image_size with it"):
         BankOptions(center_crop=(224, 224))
 
 
@@ -247,7 +249,7 @@ def test_in_a_dict_the_only_matrix_is_taken_or_one_named(tmp_path: Path) -> None
     path = saved(tmp_path / "one.pt", {"bank": bank, "mean": torch.zeros(4), "note": "x", "n": 3})
     assert named_tensor(load_safely(path), path, None)[0] == "bank"
     path = saved(tmp_path / "two.pt", {"bank": bank, "other": torch.zeros(2, 2)})
-    with pytest.raises(UsageError, match=r"--tensor: bank torch.float32 \(3, 4\), other"):
+    with pytest.raises(UsageError, match=r"tensor: bank torch.float32 \(3, 4\), other"):
         named_tensor(load_safely(path), path, None)
     assert named_tensor(load_safely(path), path, "other")[1].shape == (2, 2)
     with pytest.raises(UsageError, match=r"no tensor 'x'; it has bank .*, other"):
@@ -395,9 +397,9 @@ def test_an_archive_whose_sizes_lie_is_refused(tmp_path: Path) -> None:
 
 def test_a_tensor_does_not_say_what_made_it(tmp_path: Path) -> None:
     path = saved(tmp_path / "bank.pt", torch.zeros(3, 4))
-    with pytest.raises(UsageError, match="give --backbone and --image-size"):
+    with pytest.raises(UsageError, match="give backbone and image_size"):
         open_bank(path, BankOptions(), [])
-    with pytest.raises(UsageError, match="give --image-size"):
+    with pytest.raises(UsageError, match="give image_size"):
         open_bank(path, BankOptions(backbone="efficientnet_lite0"), [])
 
 

@@ -56,7 +56,7 @@ def test_metrics_are_known_by_name() -> None:
 def test_index_expression_ends_where_pgvector_does(kind: IndexedType, most: int) -> None:
     assert index_expression(kind, most) == f"embedding::{kind}({most})"
     for dim in (0, most + 1):
-        with pytest.raises(UsageError, match=rf"at most {most}.*have {dim}; .*--pca-dim"):
+        with pytest.raises(UsageError, match=rf"at most {most}.*have {dim}; .*pca_dim"):
             index_expression(kind, dim)
 
 

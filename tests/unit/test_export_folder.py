@@ -75,7 +75,7 @@ def test_an_earlier_export_survives_its_replacement(tmp_path: Path, renames: int
     export(place, "old")
     killed_export(place, renames)
     assert place.exists() == (renames == 0)
-    with pytest.raises(UsageError, match="--force replaces it"):
+    with pytest.raises(UsageError, match="force replaces it"):
         export(place, "new")
     assert names(tmp_path) == {"tables"}
     assert (place / "rows").read_text() == "old"

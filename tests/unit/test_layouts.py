@@ -249,6 +249,12 @@ def test_types_of_defects_below_a_folder_of_bad_parts(tmp_path: Path) -> None:
     }
 
 
+def test_folders_that_sort_good_and_bad_parts_alike_are_no_types(tmp_path: Path) -> None:
+    photograph(tmp_path / "good/left/1.png", tmp_path / "good/right/2.png")
+    photograph(tmp_path / "bad/left/3.png", tmp_path / "bad/right/4.png")
+    assert read(scan(tmp_path)) == {("train", "normal", None): 2, ("test", "anomalous", "bad"): 2}
+
+
 def test_types_that_only_the_masks_folders_say(tmp_path: Path) -> None:
     photograph(*(tmp_path / f"images/{n}.jpg" for n in range(4)))
     mask(tmp_path / "masks/crack/1.png", tmp_path / "masks/hole/2.png")

@@ -120,7 +120,7 @@ def test_sweeps_what_a_killed_training_left_and_nothing_else(tmp_path: Path) -> 
 def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     with PatchSpool(tmp_path, "half") as spool:
         spool.allocate(6, 4)
-        with pytest.raises(TrainingError, match="--precision single"):
+        with pytest.raises(TrainingError, match="precision='single'"):
             spool.append(np.full((1, 2, 3, 4), 1e6, dtype=np.float32))
 
 

@@ -182,5 +182,5 @@ def test_unit_and_none() -> None:
 
 @pytest.mark.parametrize("pca_dim", [0, -1])
 def test_no_axis_at_all_is_refused(pca_dim: int) -> None:
-    with pytest.raises(UsageError, match=f"--pca-dim must be at least 1, not {pca_dim}"):
+    with pytest.raises(UsageError, match=f"pca_dim must be at least 1, not {pca_dim}"):
         fit_transform(patches(8), pca_dim=pca_dim)

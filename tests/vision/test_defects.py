@@ -40,8 +40,9 @@ def test_every_anomalous_image_has_an_embedding_and_regions_on_its_defect(
     trained: Database, settings: Settings, parts: Path
 ) -> None:
     images = defective(trained)
-    extractor_id = active_detector(trained, "parts").extractor_id
-    space = find_defect_space(trained, extractor_id)
+    detector = active_detector(trained, "parts")
+    extractor_id = detector.extractor_id
+    space = find_defect_space(trained, extractor_id, detector.id)
     assert space is not None
     assert len(space.deep) == 3
     embeddings = defect_embeddings(trained, extractor_id, [image.id for image in images])
@@ -225,7 +226,7 @@ def test_a_detector_of_an_older_version_says_to_train_again(
     with trained.begin() as connection:
         connection.execute(text("UPDATE pgdefect.memory_bank SET patch_score_std = NULL"))
     image = defective(trained)[0]
-    with pytest.raises(NotFound, match="train again: pgdefect train parts"):
+    with pytest.raises(NotFound, match=r"train again: project\.train\('parts'\)"):
         search(trained, settings, Query([str(image.id)]), SearchOptions(by="defect"))
     assert search(trained, settings, Query([str(image.id)]), SearchOptions()).by == "picture"
     report = inspect(trained, settings, "parts", split="test")
@@ -264,7 +265,7 @@ def test_the_second_look_is_torchs(trained: Database, settings: Settings, parts:
 
 
 def test_retrieval_figures_of_generated_defects(trained: Database, settings: Settings) -> None:
-    with pytest.raises(UsageError, match="--without-parts"):
+    with pytest.raises(UsageError, match="without_parts"):
         evaluate_retrieval(trained, settings, "parts")
     report = evaluate_retrieval(trained, settings, "parts", without_parts=True)
     by_defect = report.by["defect"].over_queries

@@ -356,7 +356,7 @@ def test_what_only_a_memory_bank_can_say_is_refused(both: Database, settings: Se
     assert nearest_normal(both, judged.image_id).bank_position >= 0  # PatchCore's inspection
     with pytest.raises(NoMemoryBank, match=f"detector {detector.id} of parts"):
         _ = detector.bank
-    with pytest.raises(UsageError, match="leave out --search exact"):
+    with pytest.raises(UsageError, match="leave out search='exact'"):
         inspect(both, settings, "parts", split="test", kind="efficient_ad", search="exact")
 
 
@@ -447,7 +447,7 @@ def test_a_file_that_is_not_the_teacher_is_refused(
     refuse(tmp_path / "none.pth", "no weights file")
     shutil.copy(__file__, tmp_path / "text.pth")
     refuse(tmp_path / "text.pth", "not a file of tensors that can be loaded safely")
-    refuse(ingredients.weights, "try --model-size small", "medium")
+    refuse(ingredients.weights, "try model_size='small'", "medium")
     state = torch.load(ingredients.weights, weights_only=True)
     torch.save({**state, "more": torch.zeros(1)}, tmp_path / "more.pth")
     refuse(tmp_path / "more.pth", "'more' has shape")
@@ -480,11 +480,11 @@ def test_what_cannot_be_downloaded_is_named_with_the_option_that_helps(
         monkeypatch.setenv("HF_HUB_OFFLINE", offline)
         with pytest.raises(WeightsError) as weights:
             downloaded_teacher("medium")
-        for word in (reason, "pretrained_teacher_medium.pth", "https://", "--teacher-weights"):
+        for word in (reason, "pretrained_teacher_medium.pth", "https://", "teacher_weights"):
             assert word in str(weights.value)
         with pytest.raises(DatasetError) as pictures:
             find_imagenette(None)
-        for word in (reason, "imagenette2.tgz", "https://", "--imagenette-dir"):
+        for word in (reason, "imagenette2.tgz", "https://", "imagenette_dir"):
             assert word in str(pictures.value)
     # What was cut short is not taken for whole the next time.
     assert [path for path in caches.rglob("*") if path.is_file()] == []

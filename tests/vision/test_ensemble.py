@@ -108,7 +108,7 @@ def test_a_category_is_trained_and_inspected_with_an_ensemble(
     detector = active_detector(trained, "parts")
     spec = load_extractor(trained, detector.extractor_id, settings.cache_dir).spec
     assert spec.backbone == TWO
-    assert report.embedding_dim == 65
+    assert report.embedding_dim == 193
     found = inspect(trained, settings, "parts", split="test").inspections
     assert len(found) == 13
     anomalous = np.array([one.label == "anomalous" for one in found])
@@ -137,7 +137,7 @@ def test_what_can_be_no_ensemble() -> None:
         find_backbones("efficientnet_lite0+")
     with pytest.raises(UsageError, match="mobilenetv3_small_100 can be part of no ensemble"):
         find_backbones("efficientnet_lite0+mobilenetv3_small_100")
-    with pytest.raises(UsageError, match="leave out --layers and --weights"):
+    with pytest.raises(UsageError, match="leave out layers and weights"):
         TrainOptions(backbone=TWO, layers=("blocks.2",))
     settings = Preprocessing((96, 96), resize="keep")
     assert build_ensemble(find_backbones(TWO), settings).spec.weights_source == (

@@ -159,7 +159,7 @@ def test_the_images_it_learned_from_are_known_by_their_patches(
 def test_its_vectors_never_meet_anomalibs(
     imported: Database, settings: Settings, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"patchcore-inspection does.*--to parquet"):
+    with pytest.raises(UsageError, match=r"patchcore-inspection does.*to='parquet'"):
         export_anomalib(imported, settings, "parts", tmp_path / "parts.ckpt")
     plain = Preprocessing((RESIZED, RESIZED), (CROP, CROP), IMAGENET_MEAN, IMAGENET_STD)
     from pgdefect.vision.networks.backbone import find_backbone
@@ -191,7 +191,7 @@ def test_published_names_are_timms_with_the_same_weights(
     params = params_of("resnet50", ("layer2", "layer3"), CROP, 1024, DIM)
     folder = peer.bank.save(tmp_path / "model", params)
     before = list_detectors(imported, "parts")
-    with pytest.raises(WeightsError, match=r"resnet50\.tv_in1k.*--weights"):
+    with pytest.raises(WeightsError, match=r"resnet50\.tv_in1k.*weights"):
         import_bank(imported, settings, folder, "parts", BankOptions(image_size=(128, 128)))
     assert list_detectors(imported, "parts") == before
 

@@ -316,7 +316,7 @@ def test_layers_too_coarse_for_every_size_are_refused(name: str, tmp_path: Path)
     layers = ("layer4",) if name == "resnet18" else ("blocks.6",)
     settings = Preprocessing((96, 96), resize="keep")
     embedder = patchcore.build_embedder(find_backbone(name), layers, settings, weights)
-    with pytest.raises(TrainingError, match="--resize stretch"):
+    with pytest.raises(TrainingError, match="resize='stretch'"):
         embedder.export()
 
 
@@ -352,7 +352,7 @@ def test_export_to_anomalib_is_refused_naming_the_remedy(
     mixed: Database, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "cells.ckpt"
-    with pytest.raises(UsageError, match=r"anomalib cannot.*--resize stretch --local-contrast 0"):
+    with pytest.raises(UsageError, match=r"anomalib cannot.*resize='stretch' local_contrast=0"):
         export_anomalib(mixed, settings, "cells", file)
     assert run(["--database-url", mixed.url, "export", "cells", str(file)]) == 2
     assert "--resize stretch --local-contrast 0" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_without_other_normal_images_a_threshold_is_asked_for(
         connection.execute(
             text("UPDATE pgdefect.image SET retired_at = now() WHERE path > 'train/good/008.png'")
         )
-    with pytest.raises(TooFewImages, match="give --threshold"):
+    with pytest.raises(TooFewImages, match="give threshold"):
         import_bank(cells, settings, peer.checkpoint, "cells", SIZED)
     assert list_detectors(cells, "cells") == []
 
@@ -400,7 +400,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes | str |
 def test_a_checkpoint_that_does_not_say_its_image_size_asks_for_it(
     cells: Database, settings: Settings, peer: Peer
 ) -> None:
-    with pytest.raises(UsageError, match="give --image-size"):
+    with pytest.raises(UsageError, match="give image_size"):
         import_bank(cells, settings, peer.checkpoint, "cells")
 
 
@@ -423,7 +423,7 @@ def test_the_pre_processor_of_a_checkpoint_is_understood(
     assert described(Patchcore.configure_pre_processor()) == Preprocessing((256, 256))
     shorter_side = PreProcessor(v2.Compose([v2.Resize(256), v2.Normalize(HALVES, HALVES)]))
     for odd in (shorter_side, PreProcessor(v2.Compose([v2.Grayscale(3), v2.Resize((9, 9))]))):
-        with pytest.raises(WeightsError, match="--image-size"):
+        with pytest.raises(WeightsError, match="image_size"):
             described(odd)
 
 

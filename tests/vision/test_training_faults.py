@@ -45,7 +45,7 @@ def test_too_few_images_are_refused_with_the_number(cells: Database, settings: S
 
     keep(4)
     before = state(cells)
-    with pytest.raises(TooFewImages, match=r"has 4 normal.*at least 5.*pgdefect ingest"):
+    with pytest.raises(TooFewImages, match=r"has 4 normal.*at least 5.*project\.ingest"):
         train(cells, settings, "cells", TINY)
     assert state(cells) == before
     keep(5)
@@ -78,7 +78,7 @@ def test_unreadable_images_are_left_out_and_listed(
         ({"layers": ("blocks.2", "blocks.99")}, r"no layer blocks\.99; it has blocks\.0"),
         ({"backbone": "mobilenetv3_small_050"}, "name the layers of mobilenetv3_small_050"),
         ({"layer_weights": {"blocks.3": 2.0}}, r"names blocks\.3; the layers tapped are blocks\.2"),
-        ({"device": "cuda:7"}, "no device 'cuda:7' here; use --device cpu"),
+        ({"device": "cuda:7"}, "no device 'cuda:7' here; use device='cpu'"),
         ({"device": "abacus"}, "no device 'abacus'"),
     ],
 )

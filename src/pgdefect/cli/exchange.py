@@ -10,7 +10,6 @@ import typer
 
 from pgdefect.cli.context import current
 from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
-from pgdefect.cli.training import size_of
 from pgdefect.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,10 +92,11 @@ def import_command(
     """
     from pgdefect.usecases.exchange.bank_files import BankOptions
     from pgdefect.usecases.exchange.import_bank import import_bank
+    from pgdefect.usecases.train.choose import size_from
 
     options = BankOptions(
-        image_size=size_of("--image-size", image_size) if image_size else None,
-        center_crop=size_of("--center-crop", center_crop) if center_crop else None,
+        image_size=size_from("image_size", image_size) if image_size else None,
+        center_crop=size_from("center_crop", center_crop) if center_crop else None,
         backbone=backbone,
         layers=tuple(part.strip() for part in layers.split(",")) if layers else (),
         weights=weights,

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from pgdefect import __version__
 from pgdefect.cli import (
     catalog,
     database,
@@ -39,6 +38,7 @@ from pgdefect.cli.context import Context
 from pgdefect.cli.output import visible
 from pgdefect.cli.renamed import current_names
 from pgdefect.cli.spelling import CommandLine
+from pgdefect.cli.version import version_lines
 from pgdefect.core.errors import PgdefectError, UsageError
 from pgdefect.core.wording import speaking
 
@@ -72,13 +72,7 @@ doctor.register(app)
 stats.register(app)
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"pgdefect {__version__}")
-        raise typer.Exit
-
-
-@app.callback(epilog="Example:  pgdefect demo")
+@app.callback(epilog="Example:  pgdefect demo", invoke_without_command=True)
 def _options(
     context: typer.Context,
     database_url: Annotated[
@@ -108,9 +102,19 @@ def _options(
         bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version; of a server that runs, its versions and the schema's, too.",
+        ),
     ] = False,
 ) -> None:
+    if version:
+        for line in version_lines(database_url, data_dir):
+            typer.echo(visible(line))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
     if log_format not in (None, *logs.FORMATS):
         raise UsageError(f"--log-format is text or json, not {log_format!r}")
     logs.set_up(log_format)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pgdefect.core.arrays import Float32, Float64
 from pgdefect.core.errors import UsageError
+from pgdefect.core.wording import option
 
 Precision = Literal["half", "single"]
 IndexedType = Literal["vector", "halfvec"]
@@ -157,7 +158,8 @@ def index_expression(kind: IndexedType, dim: int) -> str:
     if not 1 <= dim <= MAX_INDEXED_DIM[kind]:
         raise UsageError(
             f"pgvector indexes at most {MAX_INDEXED_DIM[kind]} dimensions as {kind}, and these "
-            f"vectors have {dim}; tap fewer layers, or reduce a memory bank's with --pca-dim"
+            f"vectors have {dim}; tap fewer layers, or reduce a memory bank's with "
+            f"{option('pca_dim')}"
         )
     return f"embedding::{kind}({dim})"
 

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from shlex import quote
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from pgdefect.core.arrays import Float32 as Float32
 from pgdefect.core.arrays import Int32 as Int32
 from pgdefect.core.distance import Metric, Precision
 from pgdefect.core.errors import NoMemoryBank
+from pgdefect.core.wording import command
 
 Label = Literal["normal", "anomalous"]
 DetectorKind = Literal["patchcore", "efficient_ad"]
@@ -243,7 +243,7 @@ class Detector:
         if self.bank_info is None:
             raise NoMemoryBank(
                 f"detector {self.id} of {self.category} ({self.kind}) has no memory bank; "
-                f"PatchCore detectors have: pgdefect train {quote(self.category)}"
+                f"PatchCore detectors have: {command('train', self.category)}"
             )
         return self.bank_info
 

@@ -51,7 +51,7 @@ def flag(name: str) -> str:
 
 
 def command_line(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
-    """A command as it is typed in a shell; words are quoted, placeholders in capitals are not."""
+    """A command as it is typed in a shell; words are quoted where a shell needs it."""
     words = ["pgdefect", name, *(_word(value) for value in arguments)]
     for key, value in options.items():
         if value is True:
@@ -68,7 +68,7 @@ def option(name: str, value: Any = NO_VALUE) -> str:
 
     Args:
         name: The parameter's name, as in the Python API.
-        value: What to set it to. A word in capitals stands for a value to be filled in.
+        value: What to set it to.
     """
     return _spelling.option(name, value)
 
@@ -95,16 +95,21 @@ def speaking(spelling: Spelling) -> Iterator[None]:
         _spelling = before
 
 
-def _is_placeholder(value: Any) -> bool:
-    return isinstance(value, str) and value.isupper() and value.isascii() and " " not in value
+def blank(name: str) -> _Blank:
+    """A value that the reader has to fill in, such as ``PATH``; shown as it is."""
+    return _Blank(name)
+
+
+class _Blank(str):
+    pass
 
 
 def _literal(value: Any) -> str:
-    return value if _is_placeholder(value) else repr(value)
+    return value if isinstance(value, _Blank) else repr(value)
 
 
 def _word(value: Any) -> str:
-    return value if _is_placeholder(value) else quote(str(value))
+    return value if isinstance(value, _Blank) else quote(str(value))
 
 
 _spelling: Spelling = Python()

@@ -17,9 +17,10 @@ from sqlalchemy import Connection, text
 from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatabaseError, PgdefectError, SchemaOutOfDate, UnsupportedServer
 from pgdefect.core.file_claims import claim, remove_unclaimed
+from pgdefect.core.wording import blank, command
 from pgdefect.db.connection.engine import Database, driver
 from pgdefect.db.doctor import contents, indexes, partitions, server
-from pgdefect.db.doctor.findings import FIX, SEVERITIES, Finding, size
+from pgdefect.db.doctor.findings import SEVERITIES, Finding, fix_command, size
 from pgdefect.db.records.simulations import simulated_paths
 from pgdefect.vision.networks.export_cache import EXPORTS
 from pgdefect.vision.patchcore.patch_spool import KEPT_DAYS, leftovers
@@ -198,7 +199,7 @@ def _free(path: str, total: bool = False) -> int | None:
 def check_cached_networks(connection: Connection, folder: Path) -> Iterator[Finding]:
     """Networks this machine keeps beside the database: damaged ones, and ones that can help.
 
-    Where the database's own copy is broken, a good one here is put back by `--fix`.
+    Where the database's own copy is broken, a good one here is put back by a repair.
     """
     rows = connection.execute(
         text("""
@@ -222,7 +223,7 @@ def check_cached_networks(connection: Connection, folder: Path) -> Iterator[Find
                 str(path),
                 f"the copy of {kind} {number}'s network on this machine is damaged; it would be "
                 "fetched again",
-                FIX,
+                fix_command(),
                 lambda database, path=path: path.unlink(missing_ok=True),  # type: ignore[misc]
             )
         elif not good:
@@ -231,7 +232,7 @@ def check_cached_networks(connection: Connection, folder: Path) -> Iterator[Find
                 "restorable-network",
                 f"{kind} {number}",
                 "this machine has a good copy of the network that the database has lost",
-                FIX,
+                fix_command(),
                 partial(_put_back, kind=kind, number=number, content=content),
             )
 
@@ -272,7 +273,7 @@ def check_leftover_files(connection: Connection, folder: Path) -> Iterator[Findi
                 "leftover-files",
                 str(path),
                 what,
-                FIX,
+                fix_command(),
                 lambda database, path=path: remove_unclaimed([path]),  # type: ignore[misc]
             )
 
@@ -303,7 +304,7 @@ def check_roots(connection: Connection) -> Iterator[Finding]:
                 "missing-folder",
                 path,
                 f"{count:,} images lie in it, and this machine does not have it",
-                f"pgdefect move-root {quote(path)} NEW",
+                command("move-root", path, blank("NEW")),
             )
 
 
@@ -330,7 +331,7 @@ def check_image_files(connection: Connection) -> Iterator[Finding]:
             "missing-files",
             root,
             f"{len(names):,} files of {category} are gone: {_some(names)}",
-            f"pgdefect ingest {quote(root)} --category {quote(category)} --accept-changes",
+            command("ingest", root, category=category, accept_changes=True),
         )
 
 

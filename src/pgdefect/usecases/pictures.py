@@ -27,7 +27,7 @@ from pgdefect.vision.images.masks import load_mask
 from pgdefect.vision.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    pass
+    from PIL.Image import Image
 
 
 def writable_sheet(path: Path) -> None:
@@ -77,12 +77,20 @@ def save_maps(
 
 
 def save_sheet(report: SearchReport, path: Path) -> Path:
-    """Write the contact sheet of a search: query, anomaly map, neighbors, what matched."""
+    """Write the contact sheet of a search. Raises UsageError where that cannot be."""
+    return save_picture(search_sheet(report), path)
+
+
+def search_sheet(report: SearchReport, image: UInt8Array | None = None) -> Image:
+    """The contact sheet of a search: query, anomaly map, neighbors, what matched.
+
+    image: the query's pixels, where it is no file.
+    """
     tiles = [
         SheetTile(
             neighbor.rank,
             neighbor.distance,
-            neighbor.image.path,
+            short_path(neighbor.image.path),
             _picture_or_none(neighbor.image),
             neighbor.image.label,
             neighbor.image.defect_shown,
@@ -93,10 +101,10 @@ def save_sheet(report: SearchReport, path: Path) -> Path:
         )
         for neighbor in report.neighbors
     ]
-    return save_picture(contact_sheet(_sheet_query(report), tiles, by=f"by {report.by}"), path)
+    return contact_sheet(_sheet_query(report, image), tiles, by=f"by {report.by}")
 
 
-def _sheet_query(report: SearchReport) -> SheetQuery:
+def _sheet_query(report: SearchReport, image: UInt8Array | None) -> SheetQuery:
     inspection = report.inspection
     others = [f"+ {os.path.basename(word)}" for word in report.like[1:]]
     others += [f"- {os.path.basename(word)}" for word in report.unlike]
@@ -111,7 +119,8 @@ def _sheet_query(report: SearchReport) -> SheetQuery:
             facts=[("Image", os.path.basename(report.image.path))],
             boxes=report.regions,
         )
-    image = load_image(inspection.path, inspection.gray_scale)
+    if image is None:
+        image = load_image(inspection.path, inspection.gray_scale)
     height, width, _ = image.shape
     assert report.preprocessing is not None
     facts = [("Detector", str(inspection.detector_id))]
@@ -133,6 +142,12 @@ def _sheet_query(report: SearchReport) -> SheetQuery:
         facts=[*facts, *asked],
         boxes=report.regions,
     )
+
+
+def short_path(path: str) -> str:
+    """A path as it is said in the working directory, where it lies below."""
+    short = os.path.relpath(path)
+    return path if short.startswith(os.pardir) else short
 
 
 def _picture_or_none(image: StoredImage) -> UInt8Array | None:

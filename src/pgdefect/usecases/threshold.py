@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from shlex import quote
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -12,6 +11,7 @@ from pgdefect.core import thresholds
 from pgdefect.core.errors import UsageError
 from pgdefect.core.outliers import threshold_without
 from pgdefect.core.types import Threshold
+from pgdefect.core.wording import command, option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import thresholds as stored
 from pgdefect.db.records.catalog import category_id
@@ -117,9 +117,14 @@ def change_threshold(
     """
 
     if (production or anomalous_share is not None) and rule != "false_reject_rate":
-        raise UsageError("production images set a threshold by --false-reject-rate alone")
+        raise UsageError(
+            f"production images set a threshold by {option('false_reject_rate')} alone"
+        )
     if anomalous_share is not None and not production:
-        raise UsageError("--anomalous-share is of production images: use it with --production")
+        raise UsageError(
+            f"{option('anomalous_share')} is of production images: use it with "
+            f"{option('production')}"
+        )
 
     def work(connection: Connection) -> ThresholdReport:
         found = _detector(connection, category, detector_id)
@@ -167,9 +172,14 @@ def _labeled(
 ) -> tuple[LabeledScores, str]:
     """Scores of the labeled images to judge by, and in words which they are."""
     if split == SIMULATED:
-        raise UsageError("simulated defects are looked at with --simulated, beside a real --split")
+        raise UsageError(
+            f"simulated defects are looked at with {option('simulated')}, beside a real "
+            f"{option('split')}"
+        )
     if split not in SPLITS:
-        raise UsageError(f"--split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}")
+        raise UsageError(
+            f"{option('split')} is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, not {split!r}"
+        )
     scores = stored.labeled_scores(connection, detector_id, split)
     if not simulated:
         return scores, split
@@ -203,7 +213,7 @@ def _choose(
             raise UsageError(
                 f"detector {detector_id} of {category!r} has no scores of held-out normal images: "
                 "it was trained before they were kept, or imported with a threshold of its own. "
-                f"Train it again with: pgdefect train {quote(category)}; or choose by another rule"
+                f"Train it again with: {command('train', category)}; or choose by another rule"
             )
         return threshold_without(held_out.left_out, held_out.scores, value, held_out.parts)
     if rule == "given":
@@ -236,7 +246,7 @@ def _from_production(
         raise UsageError(
             f"detector {detector_id} of {category!r} has inspected no production image that is "
             "known to be normal. Review some with: pgdefect review; or presume that those nobody "
-            "has judged are normal but for a share, with --anomalous-share 0.02"
+            f"has judged are normal but for a share, with {option('anomalous_share', 0)}.02"
         )
     chosen = thresholds.false_reject_rate(scores, rate, parts)
     rule = {**chosen.rule, "images": "production", "anomalous_share": anomalous_share}
@@ -249,16 +259,16 @@ def _require(category: str, scores: LabeledScores, source: str) -> None:
         if len(found):
             continue
         split = source.removesuffix(f" and {SIMULATED}")
-        remedy = f"pgdefect inspect --category {quote(category)} --split {split}"
+        remedy = command("inspect", category=category, split=split)
         if label == "anomalous" and split != source:
-            split, remedy = SIMULATED, f"pgdefect simulate {quote(category)}"
+            split, remedy = SIMULATED, command("simulate", category)
         elif split == HELD_OUT:
-            split, remedy = "test", f"pgdefect inspect --category {quote(category)} --split test"
+            split, remedy = "test", command("inspect", category=category, split="test")
         raise UsageError(
             f"this rule needs scores of {label} images, and the detector has inspected no "
             f"{label} image among the {split} images of {category!r} (those it has learned from "
             f"do not count). Inspect some with: {remedy}; a threshold from normal images alone is "
-            "set with --false-reject-rate"
+            f"set with {option('false_reject_rate')}"
         )
 
 

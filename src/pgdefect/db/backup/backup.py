@@ -24,6 +24,7 @@ from pgdefect.core.errors import (
     UsageError,
 )
 from pgdefect.core.progress import Progress
+from pgdefect.core.wording import option
 from pgdefect.db.backup.client_programs import environment_for, find_program
 from pgdefect.db.backup.pg_dump_archive import OUR_SCHEMAS, PLAIN, open_archive
 from pgdefect.db.connection.engine import Database
@@ -110,7 +111,7 @@ def _check_free(path: Path, force: bool) -> None:
     if path.is_dir() or not path.name:
         raise UsageError(f"{path} is a folder; give the name of a file to write")
     if path.exists() and not force:
-        raise UsageError(f"{path} exists; give another name, or --force to replace it")
+        raise UsageError(f"{path} exists; give another name, or {option('force')} to replace it")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write {path.name} in")
 

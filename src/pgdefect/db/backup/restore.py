@@ -20,6 +20,7 @@ from sqlalchemy import Connection, exc, text
 
 from pgdefect.core.errors import BackupError, Conflict
 from pgdefect.core.progress import Progress
+from pgdefect.core.wording import option
 from pgdefect.db.access.audit import newest_entry, record
 from pgdefect.db.backup.pg_dump_archive import Archive, Statement, open_archive
 from pgdefect.db.connection.engine import Database, driver
@@ -125,7 +126,8 @@ def _make_room(connection: Connection, database: Database, replace: bool) -> boo
     if state == "rows" and not replace:
         raise Conflict(
             f"the database at {database.safe_url} has rows of pgdefect's already. Restore into "
-            "another database; or put the backup in their place with --replace (if that fails they "
+            f"another database; or put the backup in their place with {option('replace')} (if that "
+            "fails they "
             "are kept; if not they are gone, so take a backup of them first)"
         )
     if state != "nothing":

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine
 
 from pgdefect.core import errors
 from pgdefect.core.config import MAX_CONNECTIONS, Settings
+from pgdefect.core.wording import option
 from pgdefect.db.connection.error_mapping import cannot_connect, translated
 
 if TYPE_CHECKING:
@@ -187,7 +188,8 @@ class Database:
         if major < MIN_POSTGRES:
             raise errors.UnsupportedServer(
                 f"the server at {self.safe_url} is PostgreSQL {major}; pgdefect needs "
-                f"{MIN_POSTGRES} or newer. Upgrade it, or leave out --database-url to use the "
+                f"{MIN_POSTGRES} or newer. Upgrade it, or leave out {option('database_url')} to "
+                "use the "
                 "embedded one"
             )
         if extension is not None:

@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy import exc
 
 from pgdefect.core import errors
+from pgdefect.core.wording import option
 
 __all__ = ["cannot_connect", "translated"]
 
@@ -41,7 +42,7 @@ def cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
             "again when it has started; see its log"
         )
     return errors.DatabaseUnavailable(
-        f"no database at {where}: {text}. Check PGDEFECT_DATABASE_URL or --database-url; "
+        f"no database at {where}: {text}. Check PGDEFECT_DATABASE_URL or {option('database_url')}; "
         "without it the embedded server is used"
     )
 

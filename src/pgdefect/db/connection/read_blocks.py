@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from pgdefect.db.connection.binary_format import vectors_sent
 from pgdefect.db.connection.engine import Database
 
 BLOCK_ROWS = 4096
@@ -152,17 +152,12 @@ def _blocks(
         with connection.cursor(binary=True) as cursor:
             while rows := cursor.execute(fetch).fetchall():
                 yield [
-                    _vectors(list(values), column) if column.dim else list(values)
+                    vectors_sent(b"".join(values), half=column.kind == "halfvec")
+                    if column.dim
+                    else list(values)
                     for column, values in zip(columns, zip(*rows, strict=True), strict=True)
                 ]
     finally:
         # In a transaction that failed it is gone.
         with suppress(psycopg.Error):
             connection.execute("CLOSE pgdefect_export")
-
-
-def _vectors(values: list[bytes], column: Column) -> NDArray[Any]:
-    size = ">f4" if column.kind == "vector" else ">f2"
-    row = np.dtype([("dim", ">i2"), ("reserved", ">i2"), ("value", size, (column.dim,))])
-    block = np.frombuffer(b"".join(values), dtype=row)["value"]
-    return block.astype(block.dtype.newbyteorder("="))

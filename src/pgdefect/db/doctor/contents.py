@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from shlex import quote
 
 from sqlalchemy import Connection, text
 
 from pgdefect.core.distance import COSINE, metric_named
-from pgdefect.db.doctor.findings import FIX, Finding, psql, size
+from pgdefect.core.wording import command
+from pgdefect.db.doctor.findings import Finding, fix_command, psql, size
 from pgdefect.db.schema.partitions import SEARCHED, leaves
 
 BIG = 256 << 20
@@ -37,7 +37,7 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
                 "vectors-not-read",
                 subject,
                 f"its {size(leaf.bytes)} were not read through",
-                "pgdefect doctor --thorough",
+                command("doctor", thorough=True),
             )
             continue
         norm = "vector_norm" if leaf.vector_type == "vector" else "l2_norm"
@@ -51,7 +51,7 @@ def check_vectors(connection: Connection, *, thorough: bool = False) -> Iterator
         if leaf.key != "bank_id":
             metric, promised = COSINE.name, None
         again = (
-            f"pgdefect train {quote(category)}"
+            command("train", category)
             if leaf.key == "bank_id"
             else psql(f"DELETE FROM {subject} WHERE {norm}({leaf.vector}) = 0")
             + ", then pgdefect inspect"
@@ -141,10 +141,9 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 "incomplete-detector",
                 subject,
                 f"it has no {lacking} and can judge nothing",
-                f"pgdefect delete --detector {number} --yes",
+                command("delete", detector=number, yes=True),
             )
-        change = f"pgdefect threshold {quote(category)} --detector {number}"
-        remedy = f"{change} --false-reject-rate 0.05"
+        remedy = command("threshold", category, detector=number, false_reject_rate=0.05)
         if endless:
             yield Finding(
                 "fault",
@@ -168,7 +167,8 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 subject,
                 f"{threshold:.6g} is in use and {recorded:.6g} is the newest on record: it was "
                 "changed past defect.set_threshold",
-                f"{change} --set {recorded!r} puts the recorded one back",
+                f"{command('threshold', category, detector=number, set=recorded)} puts the "
+                "recorded one back",
             )
 
 
@@ -189,7 +189,6 @@ def check_outliers(connection: Connection) -> Iterator[Finding]:
         GROUP BY d.id, c.name ORDER BY d.id""")
     )
     for number, category, threshold, with_all, count, in_bank, scored, worst in rows:
-        name = quote(category)
         would_be = "" if with_all is None else f" and would be {with_all:.4g} with them"
         learned = f"; its bank has learned {in_bank:,} of them" if in_bank else ""
         yield Finding(
@@ -199,8 +198,8 @@ def check_outliers(connection: Connection) -> Iterator[Finding]:
             f"{count:,} of {scored:,} normal training images score far outside the rest: "
             f"{', '.join(worst)}{', …' if count > len(worst) else ''}. The threshold is "
             f"{threshold:.4g} without them{would_be}{learned}",
-            f"pgdefect review --queue {name}, and say of each what it is; or leave them out: "
-            f"pgdefect train {name} --leave-out-outliers",
+            f"{command('review', category, queue=True)}, and say of each what it is; or leave them "
+            f"out: {command('train', category, leave_out_outliers=True)}",
         )
 
 
@@ -229,7 +228,7 @@ def check_missing_embeddings(connection: Connection) -> Iterator[Finding]:
                 "missing-embeddings",
                 f"detector {number} of {category}",
                 f"{' and '.join(lacking)}; searches do not find them",
-                f"pgdefect embed {quote(category)}",
+                command("embed", category),
             )
 
 
@@ -255,7 +254,7 @@ def check_learned_defects(connection: Connection) -> Iterator[Finding]:
             f"its bank holds vectors of {count:,} images that are known to be anomalous: "
             f"{', '.join(some)}{', …' if count > len(some) else ''}. Defects like theirs may pass "
             "as normal",
-            f"pgdefect train {quote(category)}",
+            command("train", category),
         )
 
 
@@ -287,7 +286,7 @@ def check_networks(connection: Connection) -> Iterator[Finding]:
             "broken-network",
             f"{kind} {number}",
             f"its network ({size(count)}) {words}{used}",
-            f"{FIX} on a machine that has inspected with it; else pgdefect train "
+            f"{fix_command()} on a machine that has inspected with it; else pgdefect train "
             + (" ".join(categories) or "the category"),
         )
 

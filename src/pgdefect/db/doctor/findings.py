@@ -1,4 +1,4 @@
-"""What a check says: a finding, and the repair that `doctor --fix` may make of it."""
+"""What a check says: a finding, and the repair that the doctor may make of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pgdefect.core.wording import command
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.schema.indexes import run_beside
 
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
-FIX = "pgdefect doctor --fix"
 
 Repair = Callable[[Database], None]
 
@@ -41,6 +41,11 @@ class Finding:
         """The finding as plain values; `fixable` instead of the repair."""
         names = ("severity", "check", "subject", "message", "remedy", "fixable")
         return {name: getattr(self, name) for name in names}
+
+
+def fix_command() -> str:
+    """The command that makes the repairs."""
+    return command("doctor", fix=True)
 
 
 def sql_repair(*statements: str) -> Repair:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
-from pgdefect.db.doctor.findings import FIX, Finding, psql, size, sql_repair
+from pgdefect.db.doctor.findings import Finding, fix_command, psql, size, sql_repair
 from pgdefect.db.schema.indexes import invalid_indexes
 
 UNUSED_BYTES = 1 << 20
@@ -35,7 +35,7 @@ def check_invalid(connection: Connection) -> Iterator[Finding]:
             f"pgdefect.{index.name}",
             f"{what}: left by a {'rebuild' if index.is_copy else 'build'} that was interrupted, "
             "never used by a search and kept up at every insert",
-            FIX,
+            fix_command(),
             sql_repair(index.rebuild),
         )
 
@@ -110,7 +110,7 @@ def check_statistics(connection: Connection) -> Iterator[Finding]:
             "old-statistics",
             f"pgdefect.{name}",
             message,
-            FIX,
+            fix_command(),
             sql_repair(f"ANALYZE pgdefect.{name}"),
         )
 
@@ -136,7 +136,7 @@ def check_dead_rows(connection: Connection) -> Iterator[Finding]:
             "dead-rows",
             f"pgdefect.{name}",
             f"{dead:,} dead rows beside {live:,}: {effect} until a vacuum",
-            FIX,
+            fix_command(),
             sql_repair(f"VACUUM (ANALYZE) pgdefect.{name}"),
             "a transaction that began before may still see these rows (SELECT pid, xact_start, "
             "query FROM pg_stat_activity ORDER BY backend_xmin): try again when it has ended",

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
-from pgdefect.db.doctor.findings import FIX, Finding, psql, sql_repair
+from pgdefect.core.wording import command
+from pgdefect.db.doctor.findings import Finding, fix_command, psql, sql_repair
 from pgdefect.db.schema.hnsw import HnswIndex, index_name
 from pgdefect.db.schema.indexes import concurrently
 from pgdefect.db.schema.partitions import (
@@ -34,12 +35,12 @@ def check_orphans(connection: Connection) -> Iterator[Finding]:
                 "orphaned-partition",
                 f"pgdefect.{leaf.table}",
                 f"{leaf.owner} does not exist; its table was left behind and takes space",
-                FIX,
+                fix_command(),
                 sql_repair(*_cut_off(connection, leaf), f"DROP TABLE pgdefect.{leaf.table}"),
             )
         elif not leaf.attached:
             remedy = (
-                f"pgdefect delete --detector {leaf.number} --yes"
+                command("delete", detector=leaf.number, yes=True)
                 if leaf.key == "bank_id"
                 else psql(
                     f"ALTER TABLE pgdefect.{leaf.parent} ATTACH PARTITION "
@@ -85,7 +86,7 @@ def check_missing(connection: Connection) -> Iterator[Finding]:
                 "missing-partition",
                 f"pgdefect.{parent}_{number}",
                 f"{owner.replace('_', ' ')} {number} has lost its table and cannot be searched",
-                f"pgdefect delete --detector {number} --yes, then pgdefect train the category"
+                f"{command('delete', detector=number, yes=True)}, then train the category again"
                 if key == "bank_id"
                 else psql(
                     f"CREATE TABLE pgdefect.{parent}_{number} PARTITION OF pgdefect.{parent} "
@@ -102,7 +103,7 @@ def check_hnsw(connection: Connection) -> Iterator[Finding]:
             "missing-hnsw",
             f"pgdefect.{leaf.table}",
             "no HNSW index: each search reads the whole table",
-            FIX if statement else "pgdefect train the category again",
+            fix_command() if statement else "pgdefect train the category again",
             sql_repair(concurrently(statement), f"ANALYZE pgdefect.{leaf.table}")
             if statement
             else None,
@@ -137,7 +138,7 @@ def check_hnsw_definitions(connection: Connection) -> Iterator[Finding]:
             )
             if have != wanted
             else "a rebuild was interrupted before its last step",
-            FIX,
+            fix_command(),
             sql_repair(*_rebuild(leaf, name, wanted, {n for n, o in ours.items() if o == wanted})),
         )
 

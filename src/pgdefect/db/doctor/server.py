@@ -7,10 +7,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from pgdefect.core.wording import blank, command
 from pgdefect.db.access.logins import logins_of
 from pgdefect.db.access.roles import exist, missing, scene_of
 from pgdefect.db.connection.engine import Database
-from pgdefect.db.doctor.findings import FIX, Finding, psql, size
+from pgdefect.db.doctor.findings import Finding, fix_command, psql, size
 from pgdefect.db.schema.schema import check as compare
 from pgdefect.db.server.embedded import LOG_LIMIT, EmbeddedServer
 
@@ -116,7 +117,8 @@ def check_disk(connection: Connection, path: str, free: int) -> Iterator[Finding
                 if free < LOW_DISK
                 else f"rebuilding an index and its logs may need {size(needed)}"
             ),
-            "pgdefect detectors shows what is large; pgdefect delete --detector N --yes frees it",
+            "pgdefect detectors shows what is large; "
+            f"{command('delete', detector=blank('N'), yes=True)} frees it",
         )
 
 
@@ -159,7 +161,7 @@ def check_log(path: Path) -> Iterator[Finding]:
             "log",
             str(path),
             f"{size(length)}, more than the {size(LOG_LIMIT)} that are kept: somebody floods it",
-            FIX,
+            fix_command(),
             lambda database: _rotate(path),
         )
 

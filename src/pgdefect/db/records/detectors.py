@@ -7,7 +7,6 @@ What a kind needs beside its row is stored elsewhere: `pgdefect.db.records.patch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +24,7 @@ from pgdefect.core.types import (
     Float32,
     Threshold,
 )
+from pgdefect.core.wording import blank, command
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_category, lock_category
 from pgdefect.db.schema.models import Category, DetectorRow, MemoryBankRow
@@ -98,6 +98,32 @@ _INSERT = text("""
 )
 
 
+def active_version(
+    database: Database, category: str, kind: DetectorKind | None = None
+) -> tuple[int, float, float] | None:
+    """What changes when another detector, or another threshold, comes into force.
+
+    Args:
+        category: A category's name.
+        kind: As for `active_detector`.
+
+    Returns:
+        Id, threshold and score center of the active detector; None where there is none.
+    """
+    with database.connect() as connection:
+        row = connection.execute(
+            text(
+                "SELECT d.id, d.threshold, d.score_center FROM pgdefect.detector d "
+                "JOIN pgdefect.category c ON c.id = d.category_id "
+                "WHERE c.name = :category AND d.active "
+                "AND (CAST(:kind AS text) IS NULL OR d.kind = :kind) "
+                "ORDER BY d.kind <> 'patchcore' LIMIT 1"
+            ),
+            {"category": category, "kind": kind},
+        ).first()
+    return None if row is None else (row.id, row.threshold, row.score_center)
+
+
 def active_detector(
     database: Database, category: str, kind: DetectorKind | None = None
 ) -> Detector:
@@ -121,17 +147,17 @@ def active_detector(
         row = active.get(kind) if kind else active.get("patchcore") or active.get("efficient_ad")
         if row is None:
             of_kind = f" of the kind {kind}" if kind else ""
-            option = " --kind efficient_ad" if kind == "efficient_ad" else ""
+            which = {"kind": kind} if kind == "efficient_ad" else {}
             newest = session.scalar(
                 select(func.max(DetectorRow.id)).where(
                     DetectorRow.category_id == found.id,
                     DetectorRow.kind == kind if kind else true(),
                 )
             )
-            instead = f", or take an older one with: pgdefect activate --detector {newest}"
+            instead = f", or take an older one with: {command('activate', detector=newest)}"
             raise errors.NoActiveDetector(
                 f"category {category!r} has no active detector{of_kind}. Train one with: "
-                f"pgdefect train {quote(category)}{option}{instead if newest else ''}"
+                f"{command('train', category, **which)}{instead if newest else ''}"
             )
         return Detector(
             id=row.id,
@@ -161,7 +187,8 @@ def unknown_category(name: str, known: Any) -> errors.UnknownCategory:
     """The error for a name that is none of `known`."""
     listing = f"known: {', '.join(known)}" if known else "there is none yet"
     return errors.UnknownCategory(
-        f"no category {name!r}; {listing}. Add one with: pgdefect ingest PATH --category NAME"
+        f"no category {name!r}; {listing}. Add one with: "
+        f"{command('ingest', blank('PATH'), category=blank('NAME'))}"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, delete, func, select, text, update
 
 from pgdefect.core.errors import Busy, Conflict, UnknownDetector
+from pgdefect.core.wording import command
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.lock_wait import LOCK_WAIT, waiting_for_locks
@@ -93,7 +94,7 @@ def _require_whole(connection: Connection, detector_id: int, kind: str) -> None:
     if lacking:
         raise Conflict(
             f"detector {detector_id} is not whole, and the active one stays: {found}. Train the "
-            f"category again, or finish with: pgdefect delete --detector {detector_id} --yes"
+            f"category again, or finish with: {command('delete', detector=detector_id, yes=True)}"
         )
 
 

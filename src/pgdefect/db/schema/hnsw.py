@@ -4,10 +4,10 @@ Every number that an index or a search of one depends on:
 
 =====================  ========================================================================
 m, ef_construction     `BANK_BUILD` and `EXTRACTOR_BUILD` below. `pgdefect doctor` compares them
-                       with the indexes that there are; `--fix` builds those that differ again.
+                       with the indexes that there are; a repair builds those that differ again.
 ef_search of a bank    Calibrated on each bank when it is trained (`db/records/patchcore.py`):
                        ``memory_bank.ef_search`` and, for a coarser map, ``ef_search_fast``.
-ef_search of an        What ``pgdefect recall-check --fix`` stored in ``search_setting``, else
+ef_search of an        What a recall check stored in ``search_setting``, else
 extractor's vectors    100 (``pgdefect.searched_vectors``).
 =====================  ========================================================================
 

@@ -142,7 +142,7 @@ def build_missing(
     Raises:
         Busy: somebody else is building them, or holds a lock or an old transaction.
         DatabaseError: a build failed. It may have left an invalid index, which the next call,
-            or `pgdefect doctor --fix`, builds again.
+            or a doctor that fixes, builds again.
     """
     with database.connect() as connection:
         if not missing_indexes(connection):

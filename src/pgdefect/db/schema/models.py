@@ -470,7 +470,7 @@ class MemoryBankRaw(Base):
 
 
 class ImagePatches(Base):
-    """All patch embeddings of one image, row by row, kept by ``inspect --keep-patches``."""
+    """All patch embeddings of one image, row by row, kept where an inspection is asked to."""
 
     __tablename__ = "image_patches"
     __table_args__ = (
@@ -490,7 +490,7 @@ class ImagePatches(Base):
 
 
 class SearchSetting(Base):
-    """The ef_search that reached the recall wanted, by ``pgdefect recall-check --fix``."""
+    """The ef_search that reached the recall wanted, stored by a recall check that fixes."""
 
     __tablename__ = "search_setting"
     __table_args__ = (

@@ -6,7 +6,6 @@ views and are applied again whenever their text changes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from psycopg import errors as pg
 from sqlalchemy import Connection, exc, text
 
 from pgdefect.core.errors import Busy, DatabaseError, SchemaOutOfDate, UnsupportedServer
+from pgdefect.core.wording import option
 from pgdefect.db.access.roles import renew_grants
 from pgdefect.db.connection.engine import Database, check_pgvector, driver, retry
 from pgdefect.db.connection.lock_wait import LOCK_WAIT, waiting_for_locks
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 # Locks, cancellation, a full disk, a lost connection, rights: not the migration's fault.
 _SAID_OTHERWISE = (pg.OperationalError, pg.InsufficientPrivilege)
-_REVISION = re.compile(r"^(revision|down_revision) = (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,8 @@ def ensure_pgvector(connection: Connection, database: Database, *, schema: str =
         if available is None:
             raise UnsupportedServer(
                 f"the server at {database.safe_url} does not have pgvector. Install it there "
-                "(for example the package postgresql-18-pgvector), or leave out --database-url "
+                "(for example the package postgresql-18-pgvector), or leave out "
+                f"{option('database_url')} "
                 "to use the embedded server"
             )
         check_pgvector(available, database.safe_url)
@@ -266,24 +266,19 @@ def _alembic_config() -> Config:
 
 
 def newest_revision() -> str:
-    """The code's revision, read without Alembic: every command asks, few migrate."""
-    revisions = _revisions()
-    [head] = revisions.keys() - revisions.values()
-    return head
+    """The code's revision, found without Alembic: every command asks, few migrate."""
+    return revisions()[-1]
 
 
 def is_known(revision: str) -> bool:
     """Whether the code has this revision, so that it can upgrade from it."""
-    return revision in _revisions()
+    return revision in revisions()
 
 
-def _revisions() -> dict[str, str]:
-    """Each revision of the code and the one before it (``None`` before the first)."""
-    revisions = {}
-    for path in (resource_dir("migrations") / "versions").glob("*.py"):
-        found = dict(_REVISION.findall(path.read_text(encoding="utf-8")))
-        revisions[found["revision"].strip('"')] = found["down_revision"].strip('"')
-    return revisions
+def revisions() -> list[str]:
+    """The code's revisions, oldest first: each is the number that its file's name begins with."""
+    files = (resource_dir("migrations") / "versions").glob("[0-9]*.py")
+    return sorted(path.stem.partition("_")[0] for path in files)
 
 
 def revision_of(connection: Connection) -> str | None:

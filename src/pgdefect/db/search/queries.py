@@ -21,7 +21,7 @@ from pgdefect.core.types import (
     PatchNeighbor,
     StoredImage,
 )
-from pgdefect.db.connection.binary_format import read_vectors, vectors_sent
+from pgdefect.db.connection.binary_format import integers_sent, read_vectors, vectors_sent
 from pgdefect.db.connection.engine import Database, VectorArray, driver
 
 STORED_IMAGE = """
@@ -99,7 +99,7 @@ def near_vectors(
         rows = driver(connection).execute(statement, parameters, binary=True).fetchall()
         if rows:
             positions, vectors = (b"".join(column) for column in zip(*rows, strict=True))
-            return np.frombuffer(positions, ">i4").astype(np.int32), vectors_sent(vectors)
+            return integers_sent(positions), vectors_sent(vectors)
     raise _no_vectors(bank)
 
 

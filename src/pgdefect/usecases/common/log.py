@@ -1,4 +1,4 @@
-"""Log events: a line each, with fields, where `--log-format` asks for them.
+"""Log events: a line each, with fields, where logging is switched on.
 
 The standard library's logging: programs that use pgdefect as a library read the same events from
 the logger ``pgdefect``, their fields in `record.fields`.

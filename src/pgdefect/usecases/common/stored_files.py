@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from shlex import quote
 
 from pgdefect.core.errors import ImageError
 from pgdefect.core.types import StoredImage
+from pgdefect.core.wording import blank, command, option
 from pgdefect.vision.images.image import ImageFile
 from pgdefect.vision.images.preprocess import Batch, Preprocessing, batches
 
 __all__ = ["changed", "image_batches", "only_unchanged"]
 
-_REMEDIES = {
-    "production": "give each photograph a name of its own, or judge it with inspect --no-store",
-    "simulated": "start over with: pgdefect simulate {category} --remove --yes",
-}
-_INGEST = "take it over with: pgdefect ingest PATH --category {category} --accept-changes"
-
 
 def changed(image: StoredImage) -> ImageError:
     """What is said of a stored image whose file holds something else now."""
     since = {"production": "inspected", "simulated": "drawn"}.get(image.split, "ingested")
-    remedy = _REMEDIES.get(image.split, _INGEST).format(category=quote(image.category))
+    match image.split:
+        case "production":
+            remedy = (
+                "give each photograph a name of its own, or inspect it with "
+                f"{option('store', False)}"
+            )
+        case "simulated":
+            remedy = (
+                f"start over with: {command('simulate', image.category, remove=True, yes=True)}"
+            )
+        case _:
+            again = command("ingest", blank("PATH"), category=image.category, accept_changes=True)
+            remedy = f"update it with: {again}"
     return ImageError(f"{image.path!r} has changed since it was {since}; {remedy}")
 
 

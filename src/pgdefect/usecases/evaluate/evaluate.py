@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, StoredImage
+from pgdefect.core.wording import blank, command
 from pgdefect.core.words import KINDS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
@@ -164,55 +164,28 @@ def evaluate(
         DatasetError: the split has no normal or no anomalous images.
     """
     detector = active_detector(database, category, options.kind)
-    labeled = [i for i in images_of(database, category, split=options.split) if i.label]
+    chosen = _choose(database, detector, options)
     notes: list[str] = []
-    training, calibration = _learned(database, detector)
-    leaks = find_leaks(labeled, calibration, training, options.split)
-    leaking = {id_ for leak in leaks if leak.sides[0] == options.split for id_ in leak.image_ids}
-    kept = [i for i in labeled if not (options.drop_leaks and i.id in leaking)]
-    _require_both(category, options.split, kept, dropped=len(labeled) - len(kept))
-
     failed: list[tuple[str, str]] = []
-    usable = _unchanged(kept, failed)
+    usable = _unchanged(chosen.kept, failed)
     scores, reused = _scores(database, settings, detector, usable, options, failed, progress)
     judgements = tuple(Judgement(image, scores[image.id]) for image in usable if image.id in scores)
     _require_both(category, options.split, [j.image for j in judgements], failed=failed)
     artifact = load_extractor(database, detector.extractor_id, settings.cache_dir)
     preprocessing = Preprocessing.from_dict(artifact.spec.preprocessing)
-
-    learned = [*training, *calibration]
-    embeddings = image_embeddings_of(
-        database, detector.extractor_id, [image.id for image in [*kept, *learned]]
+    look_alikes = _look_alikes(database, detector, chosen)
+    measured = _measure(
+        judgements, preprocessing, detector.threshold, options, notes, failed, progress
     )
-    look_alikes = find_look_alikes([i for i in kept if i.id not in leaking], learned, embeddings)
-
-    figures, replicates = image_figures(
-        judgements, detector.threshold, options.bootstrap, options.seed
-    )
-    of_pixels, pixel_replicates, error = pixel_figures(
-        judgements, preprocessing, options.bootstrap, options.seed, notes, failed, progress
-    )
-    figures |= of_pixels
-    replicates |= pixel_replicates
-    normal = sum(not j.anomalous for j in judgements)
-    rejected = [j.anomalous for j in judgements if j.scores.raw_score > detector.threshold]
-    intervals = intervals_of(
-        replicates,
-        {
-            "detection_rate": (sum(rejected), len(judgements) - normal),
-            "false_reject_rate": (len(rejected) - sum(rejected), normal),
-        },
-    )
-    types = tuple(type_figures(judgements, detector.threshold, options.bootstrap, options.seed))
     recorded = {
         **asdict(options),
         "aupro_fpr_limit": FPR_LIMIT,
-        "pixel_error_bound": error,
+        "pixel_error_bound": measured.pixel_error,
         "groups": len({*part_numbers([j.image for j in judgements]).tolist()}),
         "reused_inspections": reused,
-        "leaks": [asdict(leak) for leak in leaks],
+        "leaks": [asdict(leak) for leak in chosen.leaks],
         "look_alikes": [asdict(pair) for pair in look_alikes],
-        "dropped_images": len(labeled) - len(kept),
+        "dropped_images": chosen.dropped,
         "failed": [list(item) for item in failed],
         "notes": notes,
     }
@@ -221,13 +194,13 @@ def evaluate(
         detector.id,
         threshold=detector.threshold,
         split=options.split,
-        normal_images=normal,
-        anomalous_images=len(judgements) - normal,
+        normal_images=sum(not j.anomalous for j in judgements),
+        anomalous_images=sum(j.anomalous for j in judgements),
         metrics={
-            **figures,
-            "leaking_images": sum(image.id in leaking for image in kept),
-            "intervals": intervals,
-            "defect_types": [asdict(item) for item in types],
+            **measured.figures,
+            "leaking_images": sum(image.id in chosen.leaking for image in chosen.kept),
+            "intervals": measured.intervals,
+            "defect_types": [asdict(item) for item in measured.types],
         },
         settings=recorded,
         headline=options.split == "test" and not failed,
@@ -237,19 +210,93 @@ def evaluate(
         evaluation_id=evaluation_id,
         detector=detector,
         split=options.split,
-        figures=figures,
-        intervals=intervals,
-        defect_types=types,
+        figures=measured.figures,
+        intervals=measured.intervals,
+        defect_types=measured.types,
         judgements=judgements,
         preprocessing=preprocessing,
-        leaks=leaks,
+        leaks=chosen.leaks,
         look_alikes=look_alikes,
-        dropped_images=len(labeled) - len(kept),
+        dropped_images=chosen.dropped,
         notes=tuple(notes),
         failed=tuple(failed),
         settings=recorded,
-        replicates=replicates,
+        replicates=measured.replicates,
     )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The labeled images to evaluate on, and what of them was learned from.
+
+    leaking: ids of images of the split whose part was learned from; dropped: how many of them
+    were left out.
+    """
+
+    kept: list[StoredImage]
+    learned: list[StoredImage]
+    leaks: tuple[Leak, ...]
+    leaking: set[int]
+    dropped: int
+
+
+def _choose(database: Database, detector: Detector, options: EvaluateOptions) -> _Chosen:
+    category, split = detector.category, options.split
+    labeled = [i for i in images_of(database, category, split=split) if i.label]
+    training, calibration = _learned(database, detector)
+    leaks = find_leaks(labeled, calibration, training, split)
+    leaking = {id_ for leak in leaks if leak.sides[0] == split for id_ in leak.image_ids}
+    kept = [i for i in labeled if not (options.drop_leaks and i.id in leaking)]
+    dropped = len(labeled) - len(kept)
+    _require_both(category, split, kept, dropped=dropped)
+    return _Chosen(kept, [*training, *calibration], leaks, leaking, dropped)
+
+
+def _look_alikes(database: Database, detector: Detector, chosen: _Chosen) -> tuple[LookAlike, ...]:
+    """Parts that may have been learned from under another name."""
+    ids = [image.id for image in [*chosen.kept, *chosen.learned]]
+    embeddings = image_embeddings_of(database, detector.extractor_id, ids)
+    others = [image for image in chosen.kept if image.id not in chosen.leaking]
+    return find_look_alikes(others, chosen.learned, embeddings)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    figures: dict[str, float | None]
+    intervals: dict[str, Interval]
+    types: tuple[TypeFigures, ...]
+    replicates: Replicates
+    pixel_error: float | None
+
+
+def _measure(
+    judgements: tuple[Judgement, ...],
+    preprocessing: Preprocessing,
+    threshold: float,
+    options: EvaluateOptions,
+    notes: list[str],
+    failed: list[tuple[str, str]],
+    progress: Progress,
+) -> _Measured:
+    """All figures of the judgements, by image and by pixel, with intervals."""
+    bootstrap, seed = options.bootstrap, options.seed
+    figures, replicates = image_figures(judgements, threshold, bootstrap, seed)
+    of_pixels, pixel_replicates, error = pixel_figures(
+        judgements, preprocessing, bootstrap, seed, notes, failed, progress
+    )
+    figures |= of_pixels
+    replicates |= pixel_replicates
+    normal = sum(not j.anomalous for j in judgements)
+    rejected = [j.anomalous for j in judgements if j.scores.raw_score > threshold]
+    intervals = intervals_of(
+        replicates,
+        {
+            "detection_rate": (sum(rejected), len(judgements) - normal),
+            "false_reject_rate": (len(rejected) - sum(rejected), normal),
+        },
+    )
+    types = tuple(type_figures(judgements, threshold, bootstrap, seed))
+    return _Measured(figures, intervals, types, replicates, error)
 
 
 def mean_figures(
@@ -295,15 +342,15 @@ def _require_both(
     if split == "simulated":
         raise DatasetError(
             "simulated images are all anomalous, and evaluating needs normal ones beside them. "
-            f"How many are found tells: pgdefect simulate {quote(category)}; what thresholds do to "
-            f"them: pgdefect threshold {quote(category)} --simulated"
+            f"How many are found tells: {command('simulate', category)}; what thresholds do to "
+            f"them: {command('threshold', category, simulated=True)}"
         )
     less = f", {dropped} that leak left out" if dropped else ""
     less += f", {len(failed)} that cannot be used left out, first: {failed[0][1]}" if failed else ""
     raise DatasetError(
         f"evaluating needs normal and anomalous images, and category {category!r} has {normal} "
         f"normal and {anomalous} anomalous labeled {split} images{less}. Add some with: "
-        f"pgdefect ingest PATH --category {quote(category)}"
+        f"{command('ingest', blank('PATH'), category=category)}"
     )
 
 

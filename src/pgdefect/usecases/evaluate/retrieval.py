@@ -14,6 +14,7 @@ from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Float32, SearchBy, StoredImage
+from pgdefect.core.wording import option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.defects import defect_embeddings, region_embeddings
 from pgdefect.db.records.detectors import store_metrics
@@ -100,8 +101,8 @@ def evaluate_retrieval(
     if not any(image.part for image in images) and not without_parts:
         raise UsageError(
             f"the {split} images of {category!r} name no parts, so that other photographs of one "
-            "part would count as finds. Ingest them with --parts, or say with "
-            "--without-parts that each shows another part"
+            f"part would count as finds. Ingest them with {option('parts')}, or say with "
+            f"{option('without_parts')} that each shows another part"
         )
     failed = embed_images(database, inspector.extractor, detector.extractor_id, images, progress)
     found = defect_embeddings(database, detector.extractor_id, [image.id for image in images])

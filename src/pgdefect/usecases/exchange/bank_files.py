@@ -13,6 +13,7 @@ from typing import Any
 
 from pgdefect.core.errors import UsageError
 from pgdefect.core.types import Float32
+from pgdefect.core.wording import option
 from pgdefect.vision.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from pgdefect.vision.networks.backbone import StateDict, backbone_of_timm, find_backbone
 from pgdefect.vision.networks.torch_file import bank_of, load_safely, named_tensor
@@ -52,9 +53,14 @@ class BankOptions:
 
     def __post_init__(self) -> None:
         if self.center_crop is not None and self.image_size is None:
-            raise UsageError("--center-crop cuts out of a resized image: give --image-size with it")
+            raise UsageError(
+                f"{option('center_crop')} cuts out of a resized image: give {option('image_size')} "
+                "with it"
+            )
         if self.num_neighbors is not None and self.num_neighbors < 1:
-            raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
+            raise UsageError(
+                f"{option('num_neighbors')} must be at least 1, not {self.num_neighbors}"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,14 +100,15 @@ def open_bank(path: Path, options: BankOptions, image_sizes: Collection[Size]) -
 
 
 def _of_anomalib(found: AnomalibBank, path: Path, options: BankOptions) -> BankFile:
-    for option in ("backbone", "layers", "weights", "num_neighbors", "tensor"):
-        if getattr(options, option):
-            name = option.replace("_", "-")
-            raise UsageError(f"a checkpoint of anomalib's says itself what --{name} says")
+    for name in ("backbone", "layers", "weights", "num_neighbors", "tensor"):
+        if getattr(options, name):
+            raise UsageError(f"an anomalib checkpoint says this itself: leave out {option(name)}")
     backbone = backbone_of_timm(found.backbone)
     preprocessing = _resized(options, backbone.mean, backbone.std) or found.preprocessing()
     if preprocessing is None:
-        raise UsageError(f"{path} does not say what its images were resized to; give --image-size")
+        raise UsageError(
+            f"{path} does not say what its images were resized to; give {option('image_size')}"
+        )
     weights = StateDict(f"checkpoint {path.name}", found.weights)
     embedder = patchcore.build_embedder(backbone, found.layers, preprocessing, weights)
     return BankFile(
@@ -117,17 +124,18 @@ def _of_anomalib(found: AnomalibBank, path: Path, options: BankOptions) -> BankF
 def _of_tensor(loaded: Any, path: Path, options: BankOptions) -> BankFile:
     name, tensor = named_tensor(loaded, path, options.tensor)
     missing = [
-        option
-        for option, value in (
-            ("--backbone", options.backbone),
-            ("--image-size", options.image_size),
+        option(name)
+        for name, value in (
+            ("backbone", options.backbone),
+            ("image_size", options.image_size),
         )
         if value is None
     ]
     if missing or options.backbone is None:
         raise UsageError(
             f"{path} holds vectors and not what made them; give {' and '.join(missing)}, and "
-            "--layers, --weights, --center-crop and --num-neighbors where they were not the usual"
+            f"{option('layers')}, {option('weights')}, {option('center_crop')} and "
+            f"{option('num_neighbors')} where they were not the usual"
         )
     bank, rounding = bank_of(tensor, path, f"the tensor {name}" if name else "the tensor")
     backbone = find_backbone(options.backbone)
@@ -142,23 +150,25 @@ def _of_tensor(loaded: Any, path: Path, options: BankOptions) -> BankFile:
 def _of_inspection(
     found: InspectionModel, path: Path, options: BankOptions, image_sizes: Collection[Size]
 ) -> BankFile:
-    for option in ("num_neighbors", "tensor"):
-        if getattr(options, option):
-            name = option.replace("_", "-")
-            raise UsageError(f"a model of patchcore-inspection's says itself what --{name} says")
+    for name in ("num_neighbors", "tensor"):
+        if getattr(options, name):
+            raise UsageError(
+                f"a model of patchcore-inspection says this itself: leave out {option(name)}"
+            )
     backbone = options.backbone or TIMM_NAMES.get(found.backbone)
     if backbone is None:
         raise UsageError(
             f"{path} was made with the backbone {found.backbone!r}, and which of timm's has its "
-            f"weights is known for {', '.join(sorted(TIMM_NAMES))} only; give --backbone, and "
-            f"--layers unless they are called {', '.join(found.layers)} in timm too"
+            f"weights is known for {', '.join(sorted(TIMM_NAMES))} only; give "
+            f"{option('backbone')}, and "
+            f"{option('layers')} unless they are called {', '.join(found.layers)} in timm too"
         )
     if options.image_size is None:
         height, width = found.input_size
         raise UsageError(
             f"{path} says that {height}x{width} pixels were cut out of its images, and not what "
-            "they were resized to before (--resize of run_patchcore.py, 256 by default); give it "
-            "as --image-size"
+            "they were resized to before (resize of run_patchcore.py, 256 by default); give it "
+            f"as {option('image_size')}"
         )
     preprocessing = Preprocessing(
         _by_shorter_side(options.image_size, image_sizes),
@@ -191,7 +201,8 @@ def _by_shorter_side(size: Size, image_sizes: Collection[Size]) -> Size:
     if len(made) > 1:
         raise UsageError(
             "patchcore-inspection resizes an image's shorter side, and the category's images "
-            f"have {len(made)} aspect ratios; give --image-size as HEIGHTxWIDTH to resize all "
+            f"have {len(made)} aspect ratios; give {option('image_size')} as HEIGHTxWIDTH to "
+            "resize all "
             "to one size, which changes the scores"
         )
     return made.pop() if made else size

@@ -13,6 +13,7 @@ from pgdefect.core.distance import L2
 from pgdefect.core.errors import Conflict, ImageError, UsageError, WeightsError
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, Float32
+from pgdefect.core.wording import option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.extractors import load_extractor
@@ -72,18 +73,20 @@ def export_anomalib(
     if "+" in spec.backbone:
         raise UsageError(
             f"the detector of {category!r} is an ensemble ({spec.backbone}), and anomalib's "
-            "checkpoints hold one backbone; export its vectors with --to parquet or --to numpy"
+            f"checkpoints hold one backbone; export its vectors with {option('to', 'parquet')} or "
+            f"{option('to', 'numpy')}"
         )
     preprocessing = Preprocessing.from_dict(spec.preprocessing)
     if preprocessing.resize != "stretch" or preprocessing.local_contrast is not None:
         raise UsageError(
             f"anomalib cannot prepare images as the detector of {category!r} does; train one that "
-            "it can follow with: --resize stretch --local-contrast 0"
+            f"it can follow with: {option('resize', 'stretch')} {option('local_contrast', 0)}"
         )
     if is_pooled(spec):
         raise UsageError(
             f"the detector of {category!r} makes patch embeddings as patchcore-inspection does, "
-            "and anomalib cannot; export its vectors with --to parquet or --to numpy"
+            f"and anomalib cannot; export its vectors with {option('to', 'parquet')} or "
+            f"{option('to', 'numpy')}"
         )
     backbone = find_backbone(spec.backbone)
     given: Path | StateDict | None = weights
@@ -93,7 +96,7 @@ def export_anomalib(
     if embedder.spec.fingerprint != spec.fingerprint:
         raise WeightsError(
             f"these are not the weights that {category} was trained with, which came from "
-            f"{spec.weights_source}; name that file with --weights"
+            f"{spec.weights_source}; name that file with {option('weights')}"
         )
     as_stored = bank.transform.kind == "none" and bank.metric is L2
     if as_stored:

@@ -17,6 +17,7 @@ import numpy as np
 from pgdefect import __version__
 from pgdefect.core.errors import DatabaseError, UsageError
 from pgdefect.core.file_claims import claim, new_claimed, remove_unclaimed
+from pgdefect.core.wording import option
 
 MANIFEST = "export.json"
 """What a folder holds and how it was made; its presence says that we made the folder."""
@@ -148,7 +149,7 @@ def check_new_file(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise UsageError(f"{str(path)!r} is a folder; name a file to write")
     if os.path.lexists(path) and not force:
-        raise UsageError(f"{str(path)!r} already exists; --force replaces it")
+        raise UsageError(f"{str(path)!r} already exists; {option('force')} replaces it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -181,10 +182,13 @@ def _check_free(path: Path, force: bool) -> None:
     if not any(path.iterdir()):
         return
     if not force:
-        raise UsageError(f"{str(path)!r} already exists and is not empty; --force replaces it")
+        raise UsageError(
+            f"{str(path)!r} already exists and is not empty; {option('force')} replaces it"
+        )
     if not (path / MANIFEST).is_file():
         raise UsageError(
-            f"{str(path)!r} holds no {MANIFEST}, so that no export made it, and --force does not "
+            f"{str(path)!r} holds no {MANIFEST}, so that no export made it, and {option('force')} "
+            "does not "
             "replace it either; name another folder"
         )
 

@@ -24,6 +24,7 @@ from pgdefect.core.types import (
     StoredImage,
     Threshold,
 )
+from pgdefect.core.wording import blank, command, option
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
@@ -102,7 +103,7 @@ def import_bank(
         Busy: the category is being trained.
     """
     if threshold is not None and not 0.0 < threshold < float("inf"):
-        raise UsageError(f"--threshold must be a number above 0, not {threshold}")
+        raise UsageError(f"{option('threshold')} must be a number above 0, not {threshold}")
     with database.connect() as connection:
         category_id = find_category(connection, category)
     require_owner(database, "importing a bank")
@@ -325,7 +326,8 @@ def _threshold(
             raise TooFewImages(
                 f"category {category!r} has {len(scores)} normal training images that the bank was "
                 f"not made from ({held_out.learned} it was), and a threshold needs {MIN_IMAGES}. "
-                "Add some with pgdefect ingest, or give --threshold"
+                f"Add some with {command('ingest', blank('PATH'), category=category)}, or give "
+                f"{option('threshold')}"
             )
         with database.connect() as connection:
             kept = reviewed_as_normal(connection, [*scores])

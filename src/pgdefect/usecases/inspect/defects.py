@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, partial
-from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from pgdefect.core.types import (
     Vote,
     num_voters,
 )
+from pgdefect.core.wording import command
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.defects import (
@@ -50,10 +50,11 @@ Mask = NDArray[np.bool_]
 class EmbeddedPatches:
     """An inspected image: its file, raw patch embeddings `(rows, cols, raw_dim)` and patch scores.
 
-    size: `(height, width)` of the photograph.
+    source: the path of the file, or the pixels, uint8 `(height, width, 3)`. size: `(height,
+    width)` of the photograph.
     """
 
-    path: str
+    source: str | NDArray[np.uint8]
     patches: Float32
     scores: PatchScores
     size: tuple[int, int]
@@ -77,7 +78,7 @@ class DefectFinder:
         if space is None or score_std is None or not has_raw_vectors(database, detector.bank):
             raise NotFound(
                 f"detector {detector.id} of {detector.category} was trained before defect "
-                f"embeddings were made; train again: pgdefect train {quote(detector.category)}"
+                f"embeddings were made; train again: {command('train', detector.category)}"
             )
         self.space = space
         self.score_std = score_std
@@ -94,13 +95,16 @@ class DefectFinder:
         with database.connect() as connection:
             self._gray_scale = gray_scale(connection, detector.category).white
 
-    def _features(self, connection: Connection, path: str) -> list[Float32]:
+    def _features(self, connection: Connection, source: str | NDArray[np.uint8]) -> list[Float32]:
         """What the second look sees; its network is loaded when the first defect turns up."""
         if not self._loaded:
             artifact = self._load_view(connection)
             self._view = DefectView(artifact) if artifact else None
             self._loaded = True
-        return self._view(load_image(path, self._gray_scale)) if self._view else []
+        if self._view is None:
+            return []
+        pixels = load_image(source, self._gray_scale) if isinstance(source, str) else source
+        return self._view(pixels)
 
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.
@@ -131,7 +135,7 @@ class DefectFinder:
     ) -> list[Float32]:
         scores, positions = image.scores.distances, image.scores.positions
         assert positions is not None
-        features = self._features(connection, image.path)
+        features = self._features(connection, image.source)
         found = anomaly(self.space, scores, self.score_std, features)
         weights = [anomaly_weights(self.space, found, mask) for mask in masks]
         needed = np.any([one > 0 for one in weights], axis=0)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from sqlalchemy import Connection
@@ -25,7 +24,7 @@ from pgdefect.core.types import (
     Skipped,
     StoredImage,
 )
-from pgdefect.core.wording import option
+from pgdefect.core.wording import blank, command, option
 from pgdefect.core.words import SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_detector
@@ -141,14 +140,20 @@ def inspect(
             "of its own; name that category, and neither search nor kind"
         )
     if keep_patches and not store:
-        raise UsageError("--keep-patches stores them, and --no-store stores nothing; choose one")
+        raise UsageError(
+            f"{option('keep_patches')} stores them, and {option('store', False)} stores nothing; "
+            "choose one"
+        )
     if keep_patches and inspector.detector.kind != "patchcore":
         raise UsageError(
             f"the detector of {category!r} is an EfficientAD network, which makes no patch "
-            "embeddings; leave out --keep-patches"
+            f"embeddings; leave out {option('keep_patches')}"
         )
     if event_key is not None and not store:
-        raise UsageError("--event-key names what is stored, and --no-store stores nothing")
+        raise UsageError(
+            f"{option('event_key')} names what is stored, and {option('store', False)} stores "
+            "nothing"
+        )
     if context.manifest is not None and not paths:
         paths = manifest_files(context.manifest)
     if context and not (paths and store):
@@ -175,7 +180,7 @@ def inspect(
         order = [n for n in order if said[n] is None]
     resumed = len(inspections)
     failed: list[tuple[str, str]] = []
-    seen = FilesSeen(inspector.gray_scale or {})
+    seen = FilesSeen(inspector.gray_scale or {}, copies=False)
 
     def on_error(index: int, error: ImageError) -> None:
         failed.append((files[order[index]], str(error)))
@@ -317,7 +322,7 @@ def _queue(
         which = f"{split} images" if split else "images"
         raise DatasetError(
             f"category {category!r} has no {which}; name files or folders to inspect, or add "
-            f"some with: pgdefect ingest PATH --category {quote(category)}"
+            f"some with: {command('ingest', blank('PATH'), category=category)}"
         )
     sizes = [inspector.preprocessing.input_size_of((i.height, i.width)) for i in stored]
     # A batch holds inputs of one size.

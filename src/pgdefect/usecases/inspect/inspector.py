@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -13,7 +13,14 @@ from pgdefect.core.config import Settings
 from pgdefect.core.distance import as_stored
 from pgdefect.core.errors import ImageError, NoMemoryBank, NotFound, UsageError
 from pgdefect.core.threads import one_blas_thread_each
-from pgdefect.core.types import Detector, DetectorKind, Float32, Inspection, PatchScores
+from pgdefect.core.types import (
+    Detector,
+    DetectorKind,
+    Float32,
+    Inspection,
+    PatchScores,
+)
+from pgdefect.core.wording import option
 from pgdefect.core.words import KINDS, SEARCHES, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import gray_scale
@@ -24,6 +31,7 @@ from pgdefect.usecases.common.patch_search import SearchKind, open_search, score
 from pgdefect.usecases.inspect.defects import DefectFinder, EmbeddedPatches
 from pgdefect.vision.efficient_ad.inference import Network
 from pgdefect.vision.images.image import ImageFile
+from pgdefect.vision.images.picture import Picture
 from pgdefect.vision.images.preprocess import batches
 from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor, image_embeddings
 from pgdefect.vision.patchcore.scoring import normalized_score
@@ -46,13 +54,14 @@ class Judged:
     patches: Float32 | None
     extract_ms: float
     search_ms: float
+    picture: Picture | None = None
 
     @property
     def embedded_patches(self) -> EmbeddedPatches:
         assert self.patches is not None
         size = (self.file.height, self.file.width)
-        path = str(self.file.path)
-        return EmbeddedPatches(path, self.patches, self.inspection.scores, size)
+        source = self.picture.pixels if self.picture else str(self.file.path)
+        return EmbeddedPatches(source, self.patches, self.inspection.scores, size)
 
 
 Score = Callable[[int], PatchScores]
@@ -137,7 +146,7 @@ class Inspector:
         else:
             raise UsageError(
                 f"the detector of {category!r} is an EfficientAD network, which searches nothing; "
-                f"leave out --search {search}"
+                f"leave out {option('search', search)}"
             )
         self.preprocessing = self._scoring.preprocessing
         self._database, self._settings = database, settings
@@ -211,6 +220,18 @@ class Inspector:
                 waiting = submitted
             if waiting:
                 yield [(index, future.result()) for index, future in waiting]
+
+    def judge_picture(self, picture: Picture) -> Judged:
+        """The verdict on an image in memory; nothing is read from disk, no thread waited for."""
+        began = time.perf_counter()
+        inputs = self.preprocessing.apply(picture.pixels)[None]
+        file = replace(picture.file, decode_ms=_milliseconds_since(began))
+        with one_blas_thread_each() as num_threads:
+            began = time.perf_counter()
+            [embedding], [score], [patches] = self._scoring(inputs)
+            share = _milliseconds_since(began)
+            judged = self._judge_one(file, embedding, score, patches, num_threads, share)
+        return replace(judged, picture=picture)
 
     def _judge_one(
         self,

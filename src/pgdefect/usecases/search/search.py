@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from pgdefect.core.types import (
     StoredImage,
     Vote,
 )
+from pgdefect.core.wording import blank, option
 from pgdefect.core.words import COMPARED, KINDS, LABELS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.queries import categories_by_sha256, find_image, images_by_sha256
@@ -41,6 +42,7 @@ from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import Voter
 from pgdefect.usecases.inspect.inspector import Inspector, Judged
 from pgdefect.vision.images.image import probe_image
+from pgdefect.vision.images.picture import Picture
 from pgdefect.vision.images.preprocess import Preprocessing
 from pgdefect.vision.networks.extractor import image_embeddings, unit_vectors
 
@@ -64,11 +66,20 @@ class Query:
 
     def __post_init__(self) -> None:
         if (self.region is None) == (not self.like):
-            raise UsageError("name an image to look for, or a stored region with --region ID")
+            raise UsageError(
+                "name an image to look for, or a stored region with "
+                f"{option('region', blank('ID'))}"
+            )
         if self.region is not None and (self.unlike or self.crop):
-            raise UsageError("--unlike and --crop go with an image, not with --region")
+            raise UsageError(
+                f"{option('unlike')} and {option('crop')} go with an image, not with "
+                f"{option('region')}"
+            )
         if self.crop is not None and (len(self.like) > 1 or self.unlike):
-            raise UsageError("--crop is of one image; leave out --like and --unlike")
+            raise UsageError(
+                f"{option('crop')} is of one image; leave out {option('like')} and "
+                f"{option('unlike')}"
+            )
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,8 @@ class SearchOptions:
         check_word("kind", self.kind, KINDS)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
-                f"--max-distance must be between 0 and 2 (cosine distance), got {self.max_distance}"
+                f"{option('max_distance')} must be between 0 and 2 (cosine distance), got "
+                f"{self.max_distance}"
             )
 
 
@@ -173,6 +185,8 @@ def search(
     options: SearchOptions,
     *,
     category: str | None = None,
+    inspectors: Mapping[str, Inspector] | None = None,
+    pictures: Mapping[str, Picture] | None = None,
 ) -> SearchReport:
     """Judge the query and list the k stored images most like it; nothing is stored.
 
@@ -181,6 +195,9 @@ def search(
     whole image; by `region`, the query's worst region, or its crop, with the most similar
     region of each image. If `by` does not say: `region` for a crop or a stored region,
     `defect` for an image that is anomalous by verdict or by what is known of it, else `picture`.
+
+    inspectors: by category, loaded already. pictures: images in memory by the word that stands for
+    them in the query; `category` is theirs.
 
     Neighbors come from the same category unless `all_categories`; the examples themselves
     and copies of their files are never among them, images with simulated defects only if
@@ -194,9 +211,9 @@ def search(
     """
     if query.region is not None:
         return _search_region(database, query.region, options)
-    inspectors: dict[str, Inspector] = {}
+    loaded = dict(inspectors or {})
     examples = [
-        _example(database, settings, word, category, options.kind, inspectors)
+        _example(database, settings, word, category, options.kind, loaded, pictures or {})
         for word in (*query.like, *query.unlike)
     ]
     first = examples[0]
@@ -254,7 +271,7 @@ def combined(like: Sequence[Float32], unlike: Sequence[Float32]) -> Float32:
 def check_k(k: int) -> None:
     """Raises UsageError for a number of neighbors that cannot be asked for."""
     if not 1 <= k <= MAX_K:
-        raise UsageError(f"-k must lie between 1 and {MAX_K:,}, not {k}")
+        raise UsageError(f"{option('k')} must lie between 1 and {MAX_K:,}, not {k}")
 
 
 def _by(first: Example, query: Query) -> SearchBy:
@@ -294,7 +311,7 @@ def _region_in_crop(
         with database.connect() as connection:
             return example.inspector.defect_finder.within(connection, image, crop)
     except ValueError as error:
-        raise UsageError(f"--crop: {error}") from error
+        raise UsageError(f"{option('crop')}: {error}") from error
 
 
 def _vector(
@@ -360,7 +377,9 @@ def _nearest(
 def _search_region(database: Database, region_id: int, options: SearchOptions) -> SearchReport:
     """Look for what a stored region shows."""
     if options.by not in (None, "region", "defect"):
-        raise UsageError("a region is compared with regions or defects: --by region or defect")
+        raise UsageError(
+            f"a region is compared with regions or defects: {option('by', 'region')} or defect"
+        )
     region = stored_region(database, region_id)
     by = options.by or "region"
     where = replace(
@@ -391,8 +410,13 @@ def _example(
     category: str | None,
     kind: DetectorKind | None,
     inspectors: dict[str, Inspector],
+    pictures: Mapping[str, Picture],
 ) -> Example:
-    image, path, category = _resolve(database, word, category)
+    if (picture := pictures.get(word)) is not None and category is not None:
+        image, path = None, word
+    else:
+        picture = None
+        image, path, category = _resolve(database, word, category)
     if category not in inspectors:
         inspectors[category] = Inspector(database, settings, category, kind=kind)
     if image is not None and not os.path.lexists(path):
@@ -400,7 +424,8 @@ def _example(
             f"the file of image {image.id}, {path!r}, does not exist. If its folder has moved, say "
             "where it is now with: pgdefect move-root OLD NEW"
         )
-    judged = _judge(inspectors[category], path, image)
+    inspector = inspectors[category]
+    judged = inspector.judge_picture(picture) if picture else _judge(inspector, path, image)
     if image is None or image.category != category:
         with database.connect() as connection:
             alike = images_by_sha256(connection, category, [judged.file.sha256])
@@ -425,7 +450,7 @@ def _resolve(
     if not holding and len(known) == 1:
         return None, query, known[0]
     raise UsageError(
-        f"name the category of {query!r} with --category; "
+        f"name the category of {query!r} with {option('category')}; "
         f"known: {', '.join(holding or known) or 'none yet'}"
     )
 

@@ -17,6 +17,7 @@ from pgdefect.core.file_claims import new_claimed, remove_unclaimed
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.threads import num_cpus
 from pgdefect.core.types import StoredImage
+from pgdefect.core.wording import option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import catalog
 from pgdefect.db.records.simulations import add_simulated
@@ -109,7 +110,7 @@ def draw(
     except OSError as error:
         raise UsageError(
             f"simulated images cannot be written to {folder!r}: {error.strerror}. Name another "
-            "folder with --output"
+            f"folder with {option('output')}"
         ) from error
     moved: list[Path] = []
     failed: list[tuple[str, str]] = []
@@ -124,7 +125,7 @@ def draw(
             if place.exists() and digest(place) != digest(new):
                 raise Conflict(
                     f"{str(place)!r} is there already and not of this simulation. Move it away, "
-                    "or name another folder with --output"
+                    f"or name another folder with {option('output')}"
                 )
         with database.begin() as connection:
             add_simulated(connection, category_id, folder, [item.new for item in made])

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any, Literal
 
 from pgdefect.core.config import Settings
@@ -15,6 +14,7 @@ from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, Inspection, StoredImage
+from pgdefect.core.wording import blank, command, option
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records import simulations as rows
 from pgdefect.db.records.detectors import active_detector
@@ -207,7 +207,7 @@ def simulate(
     """
     chosen = check_kinds(kinds)
     if not 1 <= count <= MAX_COUNT:
-        raise UsageError(f"--count must lie between 1 and {MAX_COUNT:,}, not {count}")
+        raise UsageError(f"{option('count')} must lie between 1 and {MAX_COUNT:,}, not {count}")
     detector = active_detector(database, category, detector_kind)
     plan = recipes(chosen, count, seed)
     failed: list[tuple[str, str]] = []
@@ -224,8 +224,8 @@ def simulate(
     if lost := [path for path, file in zip(paths, files, strict=True) if not _is_there(file)]:
         raise DatasetError(
             f"{len(lost)} simulated images are recorded and their files are gone or altered, "
-            f"{lost[0]!r} first. Start over with: pgdefect simulate {quote(category)} --remove "
-            "--yes"
+            f"{lost[0]!r} first. Start over with: "
+            f"{command('simulate', category, remove=True, yes=True)}"
         )
     report = inspect(
         database,
@@ -303,7 +303,7 @@ def check_kinds(kinds: Sequence[str]) -> list[Kind]:
     """The kinds named, in their own order; all where none is. Raises UsageError."""
     for kind in kinds:
         if kind not in KINDS:
-            raise UsageError(f"--kind is one of {', '.join(KINDS)}, not {kind!r}")
+            raise UsageError(f"{option('kind')} is one of {', '.join(KINDS)}, not {kind!r}")
     return [kind for kind in KINDS if not kinds or kind in kinds]
 
 
@@ -324,9 +324,10 @@ def _folder(
     elsewhere = {known[r.path].root for r in plan if r.path in known} - {folder}
     if elsewhere:
         raise Conflict(
-            f"images of this seed are in {min(elsewhere)!r} already. Leave --output out, take "
-            f"another --seed, or start over with: pgdefect simulate {quote(category)} --remove "
-            "--yes"
+            f"images of this seed are in {min(elsewhere)!r} already. Leave {option('output')} out, "
+            "take "
+            f"another {option('seed')}, or start over with: "
+            f"{command('simulate', category, remove=True, yes=True)}"
         )
     return folder
 
@@ -340,7 +341,7 @@ def _sources(database: Database, category: str, detector: Detector) -> list[Stor
     if not images:
         raise DatasetError(
             f"category {category!r} has no normal images to draw defects on. Add some with: "
-            f"pgdefect ingest PATH --category {quote(category)}"
+            f"{command('ingest', blank('PATH'), category=category)}"
         )
     alone = {image.sha256: image for image in reversed(images)}
     return [alone[sha256] for sha256 in sorted(alone)]

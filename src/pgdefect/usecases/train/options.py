@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pgdefect.core.distance import Precision, metric_named
 from pgdefect.core.errors import UsageError
 from pgdefect.core.thresholds import DEFAULT_FALSE_REJECT_RATE
+from pgdefect.core.wording import option
 from pgdefect.core.words import check_word
 from pgdefect.vision.efficient_ad.efficient_ad_files import ModelSize
 from pgdefect.vision.images.preprocess import MAX_SIZE, MIN_LOCAL_CONTRAST
@@ -68,53 +69,64 @@ class TrainOptions:
         check_word("resize", self.resize, ("keep", "stretch"))
         if not 0.0 < self.coreset_ratio <= 1.0:
             raise UsageError(
-                f"--coreset-ratio must be above 0 and at most 1, not {self.coreset_ratio}"
+                f"{option('coreset_ratio')} must be above 0 and at most 1, not {self.coreset_ratio}"
             )
         _check_rates(self.holdout, self.false_reject_rate)
         if "+" in self.backbone and (self.layers or self.weights):
             raise UsageError(
                 f"each backbone of an ensemble ({self.backbone}) has its own layers and weights: "
-                "leave out --layers and --weights"
+                f"leave out {option('layers')} and {option('weights')}"
             )
         self._check_layer_weights()
         if self.num_neighbors < 1:
-            raise UsageError(f"--num-neighbors must be at least 1, not {self.num_neighbors}")
+            raise UsageError(
+                f"{option('num_neighbors')} must be at least 1, not {self.num_neighbors}"
+            )
         if not 0.0 <= self.chosen_worst_share <= 1.0:
-            raise UsageError(f"--worst-share must lie between 0 and 1, not {self.worst_share}")
+            raise UsageError(
+                f"{option('worst_share')} must lie between 0 and 1, not {self.worst_share}"
+            )
         if self.worst_share and self.num_neighbors > 1:
             raise UsageError(
-                "--worst-share averages the worst patches and --num-neighbors re-weights the worst "
+                f"{option('worst_share')} averages the worst patches and {option('num_neighbors')} "
+                "re-weights the worst "
                 "one: choose one of them"
             )
         if self.max_vectors is not None and self.max_vectors < 1:
             raise UsageError(
-                f"--max-vectors must be at least 1, or 0 for no limit, not {self.max_vectors}"
+                f"{option('max_vectors')} must be at least 1, or 0 for no limit, not "
+                f"{self.max_vectors}"
             )
         if self.max_patches is not None and self.max_patches < 1:
-            raise UsageError(f"--max-patches must be at least 1, not {self.max_patches}")
+            raise UsageError(f"{option('max_patches')} must be at least 1, not {self.max_patches}")
         if self.batch_size < 1:
-            raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
+            raise UsageError(f"{option('batch_size')} must be at least 1, not {self.batch_size}")
         _check_seed(self.seed)
         if self.pca_dim is not None and self.pca_dim < 1:
-            raise UsageError(f"--pca-dim must be at least 1, or 0 to keep all, not {self.pca_dim}")
+            raise UsageError(
+                f"{option('pca_dim')} must be at least 1, or 0 to keep all, not {self.pca_dim}"
+            )
         if not 0.0 <= self.chosen_whiten <= 1.0:
-            raise UsageError(f"--whiten must lie between 0 and 1, not {self.whiten}")
+            raise UsageError(f"{option('whiten')} must lie between 0 and 1, not {self.whiten}")
         _check_sizes(self.image_size, self.center_crop)
         if self.resize == "keep" and self.center_crop is not None:
             raise UsageError(
-                "--center-crop cuts out of images of one size: use it with --resize stretch"
+                f"{option('center_crop')} cuts out of images of one size: use it with "
+                f"{option('resize', 'stretch')}"
             )
         if self.local_contrast is not None and not (
             MIN_LOCAL_CONTRAST <= self.local_contrast <= 1.0
         ):
             raise UsageError(
-                f"--local-contrast must be from {MIN_LOCAL_CONTRAST} to 1, or 0 to leave it out, "
+                f"{option('local_contrast')} must be from {MIN_LOCAL_CONTRAST} to 1, or 0 to leave "
+                "it out, "
                 f"not {self.local_contrast}"
             )
         if metric_named(self.metric).directions_only and self.transform == "none":
             raise UsageError(
-                f"{self.metric} distance compares directions: use --transform centered (the "
-                "default) or unit with it, or --metric l2 with --transform none"
+                f"{self.metric} distance compares directions: use "
+                f"{option('transform', 'centered')} (the default) or unit with it, or "
+                f"{option('metric', 'l2')} with {option('transform', 'none')}"
             )
 
     @property
@@ -165,16 +177,20 @@ class TrainOptions:
         for layer, weight in self.layer_weights.items():
             if not 0.0 < weight < math.inf:
                 raise UsageError(
-                    f"--layer-weights must be above 0, and {layer}'s is {weight:g}; leave a layer "
-                    "out with --layers"
+                    f"{option('layer_weights')} must be above 0, and {layer}'s is {weight:g}; "
+                    "leave a layer "
+                    f"out with {option('layers')}"
                 )
         if "+" in self.backbone:
             raise UsageError(
                 f"the layers of an ensemble ({self.backbone}) have one weight: leave out "
-                "--layer-weights"
+                f"{option('layer_weights')}"
             )
         if self.transform != "centered":
-            raise UsageError("--layer-weights are part of --transform centered: use it with them")
+            raise UsageError(
+                f"{option('layer_weights')} are part of {option('transform', 'centered')}: use it "
+                "with them"
+            )
 
     def recorded(self) -> dict[str, Any]:
         """The options as they are stored with the detector; of a file only its name."""
@@ -208,12 +224,16 @@ class EfficientAdOptions:
     def __post_init__(self) -> None:
         check_word("model_size", self.model_size, ("small", "medium"))
         if self.max_steps < 2:
-            raise UsageError(f"--max-steps must be at least 2, not {self.max_steps}")
+            raise UsageError(f"{option('max_steps')} must be at least 2, not {self.max_steps}")
         if not 0.0 < self.learning_rate < 1.0:
-            raise UsageError(f"--learning-rate must lie between 0 and 1, not {self.learning_rate}")
+            raise UsageError(
+                f"{option('learning_rate')} must lie between 0 and 1, not {self.learning_rate}"
+            )
         _check_rates(self.holdout, self.false_reject_rate)
         if self.holdout == 1.0:
-            raise UsageError("--holdout 1 would leave EfficientAD no image to learn from")
+            raise UsageError(
+                f"{option('holdout', 1)} would leave EfficientAD no image to learn from"
+            )
         _check_seed(self.seed)
         _check_sizes(self.image_size, self.center_crop)
 
@@ -227,17 +247,19 @@ class EfficientAdOptions:
 
 def _check_rates(holdout: float, false_reject_rate: float) -> None:
     if not 0.0 < holdout <= 1.0:
-        raise UsageError(f"--holdout must be above 0 and at most 1, not {holdout}")
+        raise UsageError(f"{option('holdout')} must be above 0 and at most 1, not {holdout}")
     if not 0.0 < false_reject_rate < 1.0:
-        raise UsageError(f"--false-reject-rate must lie between 0 and 1, not {false_reject_rate}")
+        raise UsageError(
+            f"{option('false_reject_rate')} must lie between 0 and 1, not {false_reject_rate}"
+        )
 
 
 def _check_seed(seed: int) -> None:
     if seed < 0:
-        raise UsageError(f"--seed must be 0 or more, not {seed}")
+        raise UsageError(f"{option('seed')} must be 0 or more, not {seed}")
 
 
 def _check_sizes(image_size: tuple[int, int], center_crop: tuple[int, int] | None) -> None:
-    for option, size in (("image-size", image_size), ("center-crop", center_crop)):
+    for name, size in (("image_size", image_size), ("center_crop", center_crop)):
         if size is not None and max(size) > MAX_SIZE:
-            raise UsageError(f"--{option} must be at most {MAX_SIZE} a side, not {max(size)}")
+            raise UsageError(f"{option(name)} must be at most {MAX_SIZE} a side, not {max(size)}")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from pgdefect.core.types import (
     Float32,
     StoredImage,
 )
+from pgdefect.core.wording import blank, command
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
@@ -288,7 +288,7 @@ def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]
     if len(normal) < MIN_IMAGES:
         raise TooFewImages(
             f"category {category!r} has {len(normal)} normal training images and needs at least "
-            f"{MIN_IMAGES}. Add some with: pgdefect ingest PATH --category {quote(category)}"
+            f"{MIN_IMAGES}. Add some with: {command('ingest', blank('PATH'), category=category)}"
         )
     return normal
 

@@ -10,6 +10,7 @@ from pgdefect.core.errors import TooFewImages
 from pgdefect.core.outliers import find_outliers, threshold_without
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import StoredImage
+from pgdefect.core.wording import option
 from pgdefect.db.access.roles import require_owner
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import category_id as find_category
@@ -214,7 +215,8 @@ def _split(
     share = scale_share / (1.0 - options.holdout + scale_share)
     if len({image.part or image.id for image in rest}) < 2:
         raise TooFewImages(
-            f"--holdout {options.holdout} leaves nothing of {len(normal)} images to learn from"
+            f"{option('holdout', options.holdout)} leaves nothing of {len(normal)} images to "
+            "learn from"
         )
     train, scale = split_holdout(rest, share, options.seed)
     return train, scale, held_out

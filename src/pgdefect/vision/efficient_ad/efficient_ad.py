@@ -27,6 +27,7 @@ import numpy as np
 from pgdefect.core.errors import ImageError, TrainingError, UsageError, WeightsError
 from pgdefect.core.file_claims import scratch_folder
 from pgdefect.core.types import ExtractorArtifact, ExtractorSpec, NetworkArtifact
+from pgdefect.core.wording import option
 from pgdefect.vision.efficient_ad.efficient_ad_files import (
     ModelSize,
     downloaded_teacher,
@@ -71,7 +72,7 @@ def input_preprocessing(
         height, width = preprocessing.input_size
         raise UsageError(
             f"EfficientAD needs images of at least {MIN_INPUT}x{MIN_INPUT}, not {height}x{width}; "
-            f"give --image-size {MIN_INPUT} or more"
+            f"give {option('image_size', MIN_INPUT)} or more"
         )
     return preprocessing
 
@@ -220,7 +221,8 @@ def build(
         raise WeightsError(
             f"{path} does not hold the weights of EfficientAD's {size} teacher: {name!r} has shape "
             f"{_shape(state, name)}, not {_shape(wanted, name)}. Give anomalib's "
-            f"{teacher_file(size)} with --teacher-weights, or try --model-size {other}"
+            f"{teacher_file(size)} with {option('teacher_weights')}, or try "
+            f"{option('model_size', other)}"
         )
     if not all(bool(value.isfinite().all()) for value in state.values()):
         raise WeightsError(f"{path} holds numbers that are not finite; it is damaged")
@@ -288,7 +290,7 @@ def _load_picture(path: str) -> Any:
         return default_loader(path)
     except OSError as error:
         raise ImageError(
-            f"{path}: cannot be read ({error}); remove it from --imagenette-dir"
+            f"{path}: cannot be read ({error}); remove it from {option('imagenette_dir')}"
         ) from error
 
 
@@ -357,7 +359,7 @@ def _reporting(progress: StepProgress) -> Iterator[None]:
 
 def _check_finite(values: Iterable[float], what: str) -> None:
     if not all(math.isfinite(value) for value in values):
-        raise TrainingError(f"{what}; train again with a lower --learning-rate")
+        raise TrainingError(f"{what}; train again with a lower {option('learning_rate')}")
 
 
 def _shape(state: Any, name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pgdefect.core.errors import DatasetError, WeightsError
 from pgdefect.core.file_claims import scratch_folder
+from pgdefect.core.wording import option
 from pgdefect.vision.networks.optional_imports import require
 from pgdefect.vision.networks.torch_tools import quiet
 
@@ -46,7 +47,7 @@ def find_imagenette(folder: Path | None) -> Path:
                     f"cannot download the images that EfficientAD trains beside: "
                     f"{_reason(error)}. Unpack {IMAGENETTE_DOWNLOAD_INFO.url}, or put other "
                     "photographs of all kinds into folders of one folder, and name it with "
-                    "--imagenette-dir"
+                    f"{option('imagenette_dir')}"
                 ) from error
     try:
         ImageFolder(source)
@@ -75,7 +76,7 @@ def downloaded_teacher(size: ModelSize) -> Path:
             raise WeightsError(
                 f"cannot download the weights of EfficientAD's teacher: {_reason(error)}. Get "
                 f"{teacher_file(size)} out of {WEIGHTS_DOWNLOAD_INFO.url} and give it with "
-                "--teacher-weights"
+                f"{option('teacher_weights')}"
             ) from error
     return folder / teacher_file(size)
 

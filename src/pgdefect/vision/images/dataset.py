@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.core.types import FolderReading, Skipped
+from pgdefect.core.wording import option
 from pgdefect.vision.images.folder_tree import (
     FolderTree,
     entries,
@@ -217,8 +218,9 @@ def _refuse_doubts(
     if label is not None:
         return
     said_how = (
-        "where all photographs in it are normal, say so with --label normal; where none is, with "
-        "--label anomalous"
+        f"where all photographs in it are normal, say so with {option('label')} normal; where none "
+        "is, with "
+        f"{option('label')} anomalous"
     )
     if layout.kind == "flat" and not said:
         word = meaning_of(root.name)
@@ -237,7 +239,7 @@ def _refuse_doubts(
         more = f" and {len(layout.doubts) - 5} more" if len(layout.doubts) > 5 else ""
         raise DatasetError(
             f"{str(root)!r} can be read in two ways, which would not learn the same. "
-            f"{' '.join(layout.doubts[:5])}{more} Say what each is with --folder "
+            f"{' '.join(layout.doubts[:5])}{more} Say what each is with {option('folder')} "
             f"{shlex.quote(first + '=normal')} (or anomalous, masks, skip); or, {said_how}. Known "
             "layouts: train/good with test/<defect type> and ground_truth/<defect type>; good with "
             "<defect type> and mask/<defect type>; a manifest (docs/folders.md)"
@@ -262,8 +264,9 @@ def _refuse_several(root: Path) -> None:
     if categories and (len(categories) > 1 or _is_mvtec(next(iter(categories.values())))):
         raise DatasetError(
             f"{str(root)!r} holds {len(categories)} categories ({', '.join(categories)}), "
-            "not one. Name one of these folders, or ingest all of them with --all; where they are "
-            "batches of one product, ingest each with the same --category"
+            f"not one. Name one of these folders, or ingest all of them with {option('all')}; "
+            "where they are "
+            f"batches of one product, ingest each with the same {option('category')}"
         )
 
 

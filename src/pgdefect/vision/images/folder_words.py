@@ -1,6 +1,7 @@
 """What the name of a folder or a file says: a split, a label, masks, thumbnails, or nothing.
 
 Names are compared without case and word by word (``MT_Free``, ``GoodParts``, ``not-ok``), so that
+from pgdefect.core.wording import option
 one vocabulary serves every layout and the cells of manifests, too.
 """
 
@@ -112,7 +113,7 @@ LABEL_WORDS: Mapping[str, str] = {
         "anomalous",
     ),
 }
-"""Words for the two labels, as manifests, --label and reviews have them."""
+"""Words for the two labels, as manifests, settings and reviews have them."""
 
 NO_DEFECT = frozenset({"", "none", "no defect", "no_defect", "-", "n/a", "0", *_NORMAL})
 """Cells under ``defect_type`` that name no defect, in lower case."""

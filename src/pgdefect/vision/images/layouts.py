@@ -184,6 +184,7 @@ class _Inside:
     """What the folders directly in one mean; numbered: one of their names has a digit."""
 
     means: Counter[Meaning] = field(default_factory=Counter)
+    names: set[str] = field(default_factory=set)
     good: str = ""
     numbered: bool = False
 
@@ -194,6 +195,7 @@ def _inside(folders: Iterable[str], meaning: MeaningOf) -> dict[str, _Inside]:
     for above, name in {pair for folder in folders for pair in parents(folder)}:
         one, means = inside[above], meaning(above, name)
         one.means[means] += 1
+        one.names.add(name.casefold())
         one.numbered |= any(character.isdigit() for character in name)
         if means == "normal":
             one.good = min(one.good or name, name)
@@ -263,8 +265,12 @@ def _is_type_below(
 ) -> bool:
     """Whether a folder in one of anomalous images is one of a defect type: ``NG/scratch``."""
     word = os.path.basename(above)
-    means = meaning_of(word).meaning
-    return means == "anomalous" and not inside[above].numbered and meaning(above, name) != "neutral"
+    if meaning_of(word).meaning != "anomalous" or meaning(above, name) == "neutral":
+        return False
+    around = os.path.dirname(above)
+    good = inside.get(join(around, inside[around].good))
+    sorts_both = good is not None and name.casefold() in good.names
+    return not inside[above].numbered and not sorts_both
 
 
 def _doubt(here: str) -> str:
@@ -315,7 +321,9 @@ def _record(
 ) -> tuple[ImageRecord, str] | None:
     """What a photograph is, and why; None where its name and its mask say different things."""
     label = place.label
-    why = place.why or ("validation images are learned from, too" if place.validation else "")
+    why = place.why
+    if place.validation and label == "normal":
+        why = "validation images are learned from, too"
     defect_type, mask = place.defect_type, masks.get(path)
     if label == "normal":
         return None if marks.get(path) else (ImageRecord(path, place.split or "train", label), why)

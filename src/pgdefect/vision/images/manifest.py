@@ -13,6 +13,7 @@ from pathlib import Path, PureWindowsPath
 
 from pgdefect.core.errors import DatasetError
 from pgdefect.core.types import FolderReading
+from pgdefect.core.wording import option
 from pgdefect.vision.images.csv_table import COLUMNS, Row, read_table
 from pgdefect.vision.images.folder_tree import MAX_INDEXED_BYTES, kind_of, too_long
 from pgdefect.vision.images.folder_words import LABEL_WORDS, NO_DEFECT, label_of, meaning_of
@@ -105,7 +106,8 @@ def _of_category(rows: list[Row], category: str | None, problems: list[str]) -> 
         names = ", ".join(sorted(name for name in named if name))
         raise DatasetError(
             f"{str(rows[0].file)!r} lists {len(named)} products under {_OBJECT!r} ({names}), and "
-            f"the category is {category!r}. Ingest it once for each, with --category of that name"
+            f"the category is {category!r}. Ingest it once for each, with {option('category')} of "
+            "that name"
         )
     problems.append(f"{len(rows) - named[wanted]} rows are of other products than {wanted!r}")
     return [row for row in rows if row.cells.get(_OBJECT, "") == wanted]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgdefect.core.errors import MissingExtra, UsageError, WeightsError
+from pgdefect.core.wording import option
 from pgdefect.vision.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from pgdefect.vision.networks.optional_imports import require
 from pgdefect.vision.networks.torch_file import read_state_dict, shown
@@ -137,7 +138,7 @@ def find_backbones(names: str) -> tuple[Backbone, ...]:
     """
     found = tuple(find_backbone(name) for name in names.split("+"))
     if len(set(found)) < len(found):
-        raise UsageError(f"--backbone {shown(names)} names a backbone twice")
+        raise UsageError(f"{option('backbone')} {shown(names)} names a backbone twice")
     for backbone in found:
         if len(found) > 1 and not backbone.layers:
             raise UsageError(
@@ -163,7 +164,9 @@ def check_layers(backbone: Backbone, layers: tuple[str, ...]) -> None:
     """Raises UsageError unless the backbone has all layers; the message lists them."""
     known = known_layers(backbone)
     if not layers:
-        raise UsageError(f"name the layers of {backbone.name} with --layers; it has {known}")
+        raise UsageError(
+            f"name the layers of {backbone.name} with {option('layers')}; it has {known}"
+        )
     unknown = [layer for layer in layers if layer not in known]
     if unknown:
         raise UsageError(
@@ -244,7 +247,8 @@ def _hub_weights(backbone: Backbone) -> dict[str, Tensor]:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(
             f"cannot get the weights of {backbone.name} from timm's hub: {reason}. "
-            f"Give a file with --weights, or use a backbone that needs no download: {offline}"
+            f"Give a file with {option('weights')}, or use a backbone that needs no download: "
+            f"{offline}"
         ) from error
     return state
 

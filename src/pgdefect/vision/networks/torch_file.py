@@ -24,6 +24,7 @@ import numpy as np
 
 from pgdefect.core.errors import UsageError, WeightsError
 from pgdefect.core.types import Float32
+from pgdefect.core.wording import option
 from pgdefect.vision.networks.optional_imports import require
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ def named_tensor(loaded: Any, path: Path, wanted: str | None) -> tuple[str | Non
     torch = require("torch")
     if torch.is_tensor(loaded):
         if wanted is not None:
-            raise UsageError(f"{path} holds one tensor without a name; leave --tensor out")
+            raise UsageError(
+                f"{path} holds one tensor without a name; leave {option('tensor')} out"
+            )
         return None, loaded
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{path} holds a {type(loaded).__name__} and no tensor")
@@ -159,7 +162,8 @@ def named_tensor(loaded: Any, path: Path, wanted: str | None) -> tuple[str | Non
     matrices = [name for name, value in tensors.items() if value.ndim == 2]
     if len(matrices) != 1:
         raise UsageError(
-            f"{path} holds {len(matrices)} matrices; name the bank with --tensor: {listing}"
+            f"{path} holds {len(matrices)} matrices; name the bank with {option('tensor')}: "
+            f"{listing}"
             if matrices
             else f"{path} holds no matrix of vectors, only: {listing or 'no tensor'}"
         )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pgdefect.core.errors import UsageError
+from pgdefect.core.wording import option
 from pgdefect.vision.networks.optional_imports import require
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check_device(device: str) -> None:
         return
     if device.startswith("cuda") and torch.cuda.is_available():
         return
-    raise UsageError(f"torch has no device {device!r} here; use --device cpu")
+    raise UsageError(f"torch has no device {device!r} here; use {option('device', 'cpu')}")
 
 
 def library_versions() -> dict[str, str]:

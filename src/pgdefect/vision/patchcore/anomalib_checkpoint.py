@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgdefect.core.errors import UsageError, WeightsError
 from pgdefect.core.types import Float32
+from pgdefect.core.wording import option
 from pgdefect.vision.images.preprocess import Preprocessing
 from pgdefect.vision.networks.optional_imports import require
 from pgdefect.vision.networks.torch_file import bank_of, load_safely, shown, state_of
@@ -246,5 +247,5 @@ def _preprocessing(description: Mapping[str, Any]) -> Preprocessing:
         raise WeightsError(
             "the checkpoint's pre-processor is not a resize to height and width, an optional "
             f"center crop and a normalization ({shown(str(error))}); say what to use instead with "
-            "--image-size"
+            f"{option('image_size')}"
         ) from error

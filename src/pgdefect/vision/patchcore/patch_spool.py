@@ -29,6 +29,7 @@ from pgdefect.core.distance import Precision
 from pgdefect.core.errors import DatabaseError, TrainingError
 from pgdefect.core.file_claims import claim, locks_work, new_claimed, remove_unclaimed
 from pgdefect.core.types import Float32
+from pgdefect.core.wording import option
 
 __all__ = ["KEPT_DAYS", "PatchSpool", "SpoolKey", "content_hash", "leftovers"]
 
@@ -166,7 +167,7 @@ class PatchSpool:
         if not np.isfinite(self._patches[start:stop]).all():
             raise TrainingError(
                 f"patch embeddings exceed the range of {self.dtype.name}; train with "
-                "--precision single"
+                f"{option('precision', 'single')}"
             )
         self._count(count, rows, cols)
         if self._journal is not None:

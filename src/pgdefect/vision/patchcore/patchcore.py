@@ -21,6 +21,7 @@ import numpy as np
 from pgdefect.core.errors import TrainingError, UsageError
 from pgdefect.core.file_claims import scratch_folder
 from pgdefect.core.types import ExtractorArtifact, ExtractorSpec, Float32
+from pgdefect.core.wording import option
 from pgdefect.vision.images.preprocess import KEEP_MULTIPLE, Batch, Preprocessing
 from pgdefect.vision.networks.backbone import (
     Backbone,
@@ -60,7 +61,7 @@ class PatchEmbedder:
         unknown = sorted(weights.keys() - set(self.spec.layers))
         if unknown:
             raise UsageError(
-                f"--layer-weights names {', '.join(unknown)}; the layers tapped are "
+                f"{option('layer_weights')} names {', '.join(unknown)}; the layers tapped are "
                 f"{', '.join(self.spec.layers)}"
             )
         if not weights:
@@ -95,7 +96,7 @@ class PatchEmbedder:
             raise TrainingError(
                 f"the layers {', '.join(self.spec.layers)} of {self.spec.backbone} have a patch "
                 f"every {height / rows:g} pixels, which does not divide the {KEEP_MULTIPLE} that "
-                "sides are multiples of; use finer layers, or --resize stretch"
+                f"sides are multiples of; use finer layers, or {option('resize', 'stretch')}"
             )
 
         def export() -> bytes:
@@ -121,7 +122,8 @@ class PatchEmbedder:
                 raise TrainingError(
                     f"the exported network of {self.spec.backbone} differs from torch's by "
                     f"{error:.1e} of the norm, more than {EXPORT_TOLERANCE:.0e}; use another "
-                    "backbone or layers" + (", or --resize stretch" if any_size else "")
+                    "backbone or layers"
+                    + (f", or {option('resize', 'stretch')}" if any_size else "")
                 )
         return artifact
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pgdefect.core.errors import UsageError
 from pgdefect.core.types import EmbeddingTransform, Float32
+from pgdefect.core.wording import option
 
 __all__ = [
     "DEFAULT_PCA_DIM",
@@ -61,7 +62,7 @@ def fit_transform(
         return EmbeddingTransform(kind)
     raw_dim = embeddings.shape[1]
     if pca_dim is not None and pca_dim < 1:
-        raise UsageError(f"--pca-dim must be at least 1, not {pca_dim}")
+        raise UsageError(f"{option('pca_dim')} must be at least 1, not {pca_dim}")
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(embeddings))
     mean = np.asarray(mean / len(embeddings), dtype=np.float32)
     components: Float32 | None = None
