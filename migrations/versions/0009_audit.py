@@ -188,8 +188,10 @@ CREATE CONSTRAINT TRIGGER audit_insert AFTER INSERT OR DELETE ON pgdefect.detect
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgdefect.audit_change();
 CREATE CONSTRAINT TRIGGER audit_update AFTER UPDATE ON pgdefect.detector
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-WHEN ((old.threshold, old.threshold_rule, old.score_center, old.state, old.active)
-      IS DISTINCT FROM (new.threshold, new.threshold_rule, new.score_center, new.state, new.active))
+WHEN (old.threshold IS DISTINCT FROM new.threshold
+      OR old.threshold_rule IS DISTINCT FROM new.threshold_rule
+      OR old.score_center IS DISTINCT FROM new.score_center
+      OR old.state IS DISTINCT FROM new.state OR old.active IS DISTINCT FROM new.active)
 EXECUTE FUNCTION pgdefect.audit_change();
 CREATE CONSTRAINT TRIGGER audit_rewrite AFTER UPDATE OR DELETE ON pgdefect.detector_threshold
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgdefect.audit_change();
@@ -202,7 +204,7 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
 WHEN (old.retired_at IS DISTINCT FROM new.retired_at) EXECUTE FUNCTION pgdefect.audit_change();
 CREATE CONSTRAINT TRIGGER audit_update AFTER UPDATE ON pgdefect.category
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-WHEN ((old.name, old.retired_at) IS DISTINCT FROM (new.name, new.retired_at))
+WHEN (old.name IS DISTINCT FROM new.name OR old.retired_at IS DISTINCT FROM new.retired_at)
 EXECUTE FUNCTION pgdefect.audit_change();
 CREATE CONSTRAINT TRIGGER audit_delete AFTER DELETE ON pgdefect.category
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgdefect.audit_change();

@@ -10,6 +10,8 @@ from psycopg import sql
 
 from pgdefect.db.connection.engine import Database
 
+TRAIL = ("audit", "audit_head")
+"""What a restoration adds an entry to."""
 DEFINITIONS = """
     SELECT 'table', t.relname::text, a.attname::text,
            format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull || ' ' || a.attstorage::text

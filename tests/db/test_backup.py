@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from digests import definitions, digests
+from digests import TRAIL, definitions, digests
 from guarded import Clone, roles_of
 from sqlalchemy import text
 
@@ -75,6 +76,15 @@ def answers(database: Database) -> list[tuple[str, ...]]:
         return [tuple(row) for row in connection.execute(text(ANSWERS))]
 
 
+def entries(database: Database) -> list[tuple[Any, ...]]:
+    """The audit trail, whose hashes hold."""
+    with psycopg.connect(database.url) as connection:
+        assert connection.execute("SELECT * FROM pgdefect.audit_faults()").fetchall() == []
+        return connection.execute(
+            "SELECT number, action, before, after->>'backup', hash FROM pgdefect.audit ORDER BY 1"
+        ).fetchall()
+
+
 # -- there and back ------------------------------------------------------------------------
 
 
@@ -95,7 +105,10 @@ def test_round_trip(factory: Database, empty_database: Database, tmp_path: Path)
     done = restore(empty_database, path, progress=progress)
     assert (done.revision_before, done.revision) == (report.revision, report.revision)
     assert not done.replaced
-    assert digests(empty_database) == digests(factory)
+    assert digests(empty_database, without=TRAIL) == digests(factory, without=TRAIL)
+    trails = [entries(one) for one in (factory, empty_database)]
+    assert trails[1][:-1] == trails[0]
+    assert trails[1][-1][1:4] == ("restore", None, "factory.dump")
     assert definitions(empty_database) == definitions(factory)
     assert check(empty_database).differences == ()
     assert answers(empty_database) == answers(factory)
@@ -293,7 +306,7 @@ def test_rows_are_replaced_only_when_asked(
         restore(database, dump)
     assert digests(database) == before
     assert restore(database, dump, replace=True).replaced
-    assert digests(database) == digests(trained)
+    assert digests(database, without=TRAIL) == digests(trained, without=TRAIL)
     assert definitions(database) == definitions(trained)
 
 
@@ -328,6 +341,7 @@ def test_readers_in_the_way_are_named(trained: Database, dump: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.backup.restore import restore
 def progress(stage, done, total):
@@ -351,7 +365,7 @@ def test_a_killed_restoration_leaves_nothing_and_can_be_run_again(
     assert killed.returncode == -signal.SIGKILL
     assert (digests(database), definitions(database)) == before
     restore(database, dump, replace=True)
-    assert digests(database) == digests(trained)
+    assert digests(database, without=TRAIL) == digests(trained, without=TRAIL)
 
 
 def test_the_server_is_killed(place_of_my_own: Path, dump: Path) -> None:

@@ -159,8 +159,8 @@ def votes(line: Line, database: Database, n: int) -> None:
     with line.database.connect() as connection:
         rows = connection.scalars(
             text(
-                "SELECT id FROM pgdefect.inspection WHERE image_id = ANY(:ids) "
-                "ORDER BY image_id DESC, id"
+                "SELECT DISTINCT ON (image_id) id FROM pgdefect.inspection "
+                "WHERE image_id = ANY(:ids) ORDER BY image_id DESC, id DESC"
             ),
             {"ids": line.images},
         ).all()

@@ -50,7 +50,7 @@ def test_the_blocks_of_the_page_run_in_order(photographs: Path) -> None:
     assert (photographs / "stain.png").is_file()
     assert (photographs / "similar.png").is_file()
     tables = [value for value in values if hasattr(value, "columns")]
-    assert [len(table) for table in tables] == [13, 1, 2]
+    assert [len(table) for table in tables] == [13, 2]
 
 
 def test_the_notebook_runs_and_shows_what_it_is_stored_with(photographs: Path) -> None:

@@ -40,8 +40,9 @@ def test_every_anomalous_image_has_an_embedding_and_regions_on_its_defect(
     trained: Database, settings: Settings, parts: Path
 ) -> None:
     images = defective(trained)
-    extractor_id = active_detector(trained, "parts").extractor_id
-    space = find_defect_space(trained, extractor_id)
+    detector = active_detector(trained, "parts")
+    extractor_id = detector.extractor_id
+    space = find_defect_space(trained, extractor_id, detector.id)
     assert space is not None
     assert len(space.deep) == 3
     embeddings = defect_embeddings(trained, extractor_id, [image.id for image in images])

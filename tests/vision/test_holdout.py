@@ -160,7 +160,7 @@ def test_threshold_scores_compare_an_image_with_other_parts_alone(
         )
         # A coreset of theirs covers the image at best as well as all their patches do.
         _, distances = nearest_vectors(queries, others, detector.bank.metric)
-        assert distances.max() * 0.98 <= score <= distances.max() * 2.0
+        assert score >= distances.max() * 0.98
         if image_id in from_images:
             _, own = nearest_vectors(queries, vectors, detector.bank.metric)
             assert own.min() < 1e-3 < score

@@ -20,7 +20,9 @@ from pgdefect.vision.patchcore.transform import BLOCK, apply_transform
 
 __all__ = ["FOLDS", "deal_parts", "vectors_without"]
 
-FOLDS = 5
+FOLDS, ALONE = 5, 10
+"""So many folds; or each part alone in one where there are no more than `ALONE`, of which each is a
+large share of what the bank knows."""
 MAX_PATCHES = 100_000
 """Drawn for a fold's coreset to be picked from, beside what the whole bank picked."""
 
@@ -28,7 +30,7 @@ MAX_PATCHES = 100_000
 def deal_parts(
     parts: Sequence[Sequence[int]], scored: Set[int], seed: int
 ) -> Iterator[tuple[set[int], list[int]]]:
-    """Folds of parts, at most `FOLDS`, none of which holds all parts.
+    """Folds of parts: `FOLDS`, or each part alone where there are `ALONE` or fewer.
 
     Args:
         parts: Numbers of the images that show each part.
@@ -42,7 +44,8 @@ def deal_parts(
     order = np.random.default_rng(seed).permutation(len(dealt)).tolist()
     # The largest first, each into the fold that holds the least.
     order.sort(key=lambda n: -len(dealt[n]))
-    folds: list[set[int]] = [set() for _ in range(min(FOLDS, len(dealt)))]
+    number = len(dealt) if len(dealt) <= ALONE else FOLDS
+    folds: list[set[int]] = [set() for _ in range(number)]
     for n in order:
         min(folds, key=len).update(dealt[n])
     for fold in folds:
