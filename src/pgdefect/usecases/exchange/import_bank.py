@@ -264,14 +264,15 @@ def _learned_from(scored: Sequence[_Scored], parts: Mapping[int, str]) -> list[b
     """Which of the images the bank was made from.
 
     An image of the bank has a patch that is a bank vector, but for how the image was resized. A
-    vector that images of several parts have a patch of (blank ground is the same everywhere) says
-    nothing.
+    vector that images of more than half of the parts have a patch of (blank ground is the same
+    everywhere) says nothing.
     """
     having: dict[int, set[str]] = {}
     for one in scored:
         for vector in one.own_vectors:
             having.setdefault(vector, set()).add(parts[one.image.id])
-    return [any(len(having[vector]) == 1 for vector in one.own_vectors) for one in scored]
+    most = max(1, len(set(parts.values())) // 2)
+    return [any(len(having[vector]) <= most for vector in one.own_vectors) for one in scored]
 
 
 def _score(
