@@ -202,3 +202,12 @@ def test_what_is_unlike_anything_known_is_not_guessed_at(
     assert inspection["probable_defect_type"] is None
     assert inspection["vote"]["unlike"] is True
     assert inspection["vote"]["distance"] > inspection["vote"]["limit"]
+
+
+def test_the_python_block_runs(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ran.folder)
+    monkeypatch.setenv("PGDEFECT_DATABASE_URL", ran.database.url)
+    printed: list[tuple[object, ...]] = []
+    for block in blocks("python"):
+        exec(block, {"print": lambda *words: printed.append(words)})
+    assert [words[0] for words in printed] == ["anomalous"]
