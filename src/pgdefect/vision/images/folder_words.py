@@ -150,6 +150,7 @@ _MASK_ENDING = re.compile(
 _MASK_BEGINNING = re.compile(
     r"^(?:mask|label|gt|seg|ground_truth|groundtruth)[ _.-]+(?P<stem>.+)$", re.IGNORECASE
 )
+_PLAIN = str.maketrans("łøđıŁØĐ", "lodiLOD")
 _INITIALS = re.compile(r"n?[. _-]{0,2}i[. _]{1,2}o\.?")
 """As German shops write it: i. O. and n. i. O., in order and not."""
 _THUMBNAIL_FOLDERS = words("thumbnails thumbnail thumbs thumb @eadir")
@@ -170,7 +171,7 @@ class Word:
 
 def words_of(name: str) -> list[str]:
     """The words of a name in lower case, without accents, digits and signs."""
-    apart = unicodedata.normalize("NFKD", name)
+    apart = unicodedata.normalize("NFKD", name.replace("ß", "ss").translate(_PLAIN))
     plain = "".join(c for c in apart if unicodedata.category(c) != "Mn")
     return [word.casefold() for word in _WORD.findall(unicodedata.normalize("NFC", plain))]
 
