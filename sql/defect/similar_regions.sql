@@ -60,4 +60,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.similar_regions IS
-'The k stored images with an anomalous region most like a stored one, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_regions(12, k => 10, exclude_part => true);';
+'The k stored images with an anomalous region most like a stored one, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_regions((SELECT max(region_id) FROM defect.regions), k => 10, exclude_part => true);';
