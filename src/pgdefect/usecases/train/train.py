@@ -40,6 +40,7 @@ from pgdefect.db.records.outliers import (
 )
 from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.duplicate_limit import measure_duplicate_limit
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
 from pgdefect.usecases.inspect.embed import embed_first_defects
 from pgdefect.usecases.train.bank import (
@@ -223,6 +224,7 @@ def _train(
             others = [i for i in everything if i.id not in extracted.means and i.path not in unread]
             failed = embed_images(database, extractor, extractor_id, others, progress)
             failed += embed_first_defects(database, settings, category, progress)
+            measure_duplicate_limit(database, extractor, detector_id, extractor_id, everything)
         figures = bank_figures(database, detector_id)
         with database.connect() as connection:
             outliers = outliers_of(connection, detector_id)
