@@ -48,8 +48,12 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
                 "Split it"
             )
         text = file.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
+        if said := _SEPARATOR_LINE.match(text):  # Excel's own
+            text = text[said.end() :]
+        delimiter = said[1] if said else max(",;\t|", key=text.partition("\n")[0].count)
+        reader = csv.reader(
+            StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
+        )
         names = _with_aliases([_column_name(name) for name in next(reader, [])])
         if "group" not in names:
             names = ["group" if name.lower() == "part" else name for name in names]
@@ -58,8 +62,10 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
         missing = [name for name in needed if name not in names]
         doubled = {name for name in names if name and names.count(name) > 1}
         if missing or doubled:
-            fault = f"no column {missing[0]!r}" if missing else f"column {min(doubled)!r} twice"
-            found = "" if _is_linked(file) else f"Found: {names}; "
+            linked = _is_linked(file)
+            twice = "a column" if linked else f"column {min(doubled, default='')!r}"
+            fault = f"no column {missing[0]!r}" if missing else f"{twice} twice"
+            found = "" if linked else f"Found: {names}; "
             Row(file, 1, {}).fail(f"{fault}. {found}needed: {', '.join(needed)}")
         line = reader.line_num + 1
         for values in reader:
@@ -82,16 +88,29 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
         raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file") from error
 
 
-def _is_linked(file: Path) -> bool:
-    """Whether links lead to it: what it holds is then not told, as it may be somebody else's."""
-    return os.path.realpath(file) != os.path.abspath(file)
+_SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)
 
 
 _ALIASES = {
-    "path": ("image", "image_path", "file", "filename", "file_name", "file_path", "filepath"),
+    "path": (
+        "image",
+        "image_path",
+        "file",
+        "filename",
+        "file_name",
+        "file_path",
+        "filepath",
+        "img",
+        "img_path",
+    ),
     "mask": ("mask_path", "mask_file", "ground_truth"),
 }
 """Other names that these columns have, where there is none of their own."""
+
+
+def _is_linked(file: Path) -> bool:
+    """Whether links lead to it: what it holds is then not told, as it may be somebody else's."""
+    return os.path.realpath(file) != os.path.abspath(file)
 
 
 def _column_name(header: str) -> str:
