@@ -89,8 +89,6 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
 
 
 _SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)
-
-
 _ALIASES = {
     "path": (
         "image",
