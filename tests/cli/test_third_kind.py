@@ -67,7 +67,7 @@ def test_trained_judged_evaluated_searched(good: Cli, third: Database, settings:
     search = "SELECT DISTINCT search FROM pgdefect.inspection WHERE detector_id = %s"
     assert value(third, search, made.id) == "network"
 
-    good(third, "evaluate", "parts", "--kind", "mean_color", "--resamples", 0)
+    good(third, "evaluate", "parts", "--kind", "mean_color", "--bootstrap", "50")
     auroc = value(third, "SELECT image_auroc FROM defect.detectors WHERE detector_id = %s", made.id)
     defects = [i["raw_score"] for i in judged if i["label"] == "anomalous"]
     normal = [i["raw_score"] for i in judged if i["label"] == "normal"]

@@ -78,7 +78,9 @@ KINDS: dict[str, DetectorKind] = {
     )
 }
 """By name. The order is that of preference where a category has active detectors of several kinds
-and none is named. In SQL: pgdefect.kind_preference and pgdefect.kind_noun, filled in from here."""
+and none is named. The SQL functions are filled in from here.
+
+Same rule in SQL: pgdefect.kind_preference, pgdefect.kind_noun."""
 DEFAULT_KIND = next(iter(KINDS))
 
 
