@@ -14,9 +14,3 @@ def upgrade() -> None:
     op.execute("""
         ALTER TABLE pgdefect.detector DROP CONSTRAINT ck_detector_kind_known,
             ADD CONSTRAINT ck_detector_kind_word CHECK (kind ~ '^[a-z][a-z0-9_]{0,39}$')""")
-
-
-def downgrade() -> None:
-    op.execute("""
-        ALTER TABLE pgdefect.detector DROP CONSTRAINT ck_detector_kind_word,
-            ADD CONSTRAINT ck_detector_kind_known CHECK (kind IN ('patchcore', 'efficient_ad'))""")
