@@ -9,6 +9,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.errors import ImageError
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, StoredImage
@@ -56,7 +57,7 @@ def embed(
 
     Raises UnknownCategory, NoActiveDetector; NotFound: an old detector, train again.
     """
-    inspector = Inspector(database, settings, category, "hnsw", "patchcore")
+    inspector = Inspector(database, settings, category, "hnsw", PATCHCORE)
     detector = inspector.detector
     everything = images_of(database, category)
     with database.connect() as connection:
@@ -89,7 +90,7 @@ def embed_first_defects(
     Searches by defect find these images then; what an older detector of the same extractor made
     still compares. Returns path and reason of failures.
     """
-    inspector = Inspector(database, settings, category, "hnsw", "patchcore")
+    inspector = Inspector(database, settings, category, "hnsw", PATCHCORE)
     if not inspector.finds_defects:
         return []
     detector = inspector.detector
@@ -113,7 +114,7 @@ def embed_defects(
     """Make the defect embeddings of stored images; returns how many, and failures."""
     detector, finder = inspector.detector, inspector.defect_finder
     if len(images) >= MANY:
-        inspector = Inspector(database, settings, detector.category, "exact", "patchcore")
+        inspector = Inspector(database, settings, detector.category, "exact", PATCHCORE)
     todo = by_input_size(images, inspector.preprocessing)
     failed: list[tuple[str, str]] = []
 

@@ -144,9 +144,9 @@ def inspect(
             f"{option('keep_patches')} stores them, and {option('store', False)} stores nothing; "
             "choose one"
         )
-    if keep_patches and inspector.detector.kind != "patchcore":
+    if keep_patches and not inspector.kind.has_bank:
         raise UsageError(
-            f"the detector of {category!r} is an EfficientAD network, which makes no patch "
+            f"the detector of {category!r} is {inspector.kind.noun}, which makes no patch "
             f"embeddings; leave out {option('keep_patches')}"
         )
     if event_key is not None and not store:

@@ -13,6 +13,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.errors import TooFewImages
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import (
@@ -97,6 +98,11 @@ class TrainReport:
     notes: tuple[str, ...] = ()
     outliers: tuple[Outlier, ...] = ()
     threshold_with_outliers: float | None = None
+
+    @property
+    def made(self) -> dict[str, int]:
+        """What sums up the detector, by heading."""
+        return {"bank vectors": self.bank_vectors, "dim": self.embedding_dim}
 
 
 def train(
@@ -259,7 +265,7 @@ def _left_out(
     if not options.leave_out_outliers:
         return set()
     with database.connect() as connection:
-        named = stored_outliers(connection, category_id, "patchcore")
+        named = stored_outliers(connection, category_id, PATCHCORE)
     return named & {image.id for image in normal}
 
 

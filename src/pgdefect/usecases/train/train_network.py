@@ -59,6 +59,11 @@ class NetworkReport:
     outliers: tuple[Outlier, ...] = ()
     threshold_with_outliers: float | None = None
 
+    @property
+    def made(self) -> dict[str, float]:
+        """What sums up the detector, by heading."""
+        return {"steps": self.steps, "loss": self.losses["train_loss"]}
+
 
 def train_network(
     database: Database,
