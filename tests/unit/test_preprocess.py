@@ -301,9 +301,9 @@ def test_batches_run_at_most_two_batches_ahead(
 ) -> None:
     decoded: list[object] = []
 
-    def counting(path: Path) -> tuple[ImageFile, np.ndarray]:
+    def counting(path: Path, *options: object) -> tuple[ImageFile, np.ndarray]:
         decoded.append(path)
-        return read_image(path)
+        return read_image(path, *options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(preprocess, "read_image", counting)
     taken: list[Path] = []
