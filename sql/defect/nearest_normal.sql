@@ -30,7 +30,7 @@ BEGIN
     IF inspected.nearest_positions IS NULL THEN
         RAISE EXCEPTION 'inspection % was made by an EfficientAD network, which has no normal patches to show', inspection
             USING ERRCODE = 'PD404',
-                  HINT = 'Inspect the image with the category''s PatchCore detector: pgdefect inspect --model patchcore.';
+                  HINT = 'Inspect the image with the category''s PatchCore detector.';
     END IF;
     SELECT * INTO inspected_image FROM pgdefect.image i WHERE i.id = inspected.image_id;
     SELECT x.* INTO e FROM pgdefect.extractor x

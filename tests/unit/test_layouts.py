@@ -328,7 +328,7 @@ def test_two_readings_that_would_learn_different_things_are_refused(
     with pytest.raises(DatasetError, match="can be read in two ways") as caught:
         scan(tmp_path)
     assert repr(named) in str(caught.value)
-    assert "--folder" in str(caught.value)
+    assert "folder" in str(caught.value)
     assert len(scan(tmp_path, only_photographs=True).records) == len(folders)
 
 
