@@ -471,6 +471,13 @@ def test_old_names_of_parts(tmp_path: Path) -> None:
     assert dataset.problems == ("groups.csv is not read: parts.csv is there",)
 
 
+def test_a_manifest_called_as_a_parts_file(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    file = tmp_path / "parts.csv"
+    file.write_text("path,label\na.png,normal\n")
+    assert [record.label for record in scan(file).records] == ["normal"]
+
+
 def test_a_part_beside_a_group(tmp_path: Path) -> None:
     file = manifest(tmp_path, "path,group,part\na.png,G,P\n")
     [record] = scan(file).records

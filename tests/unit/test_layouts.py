@@ -347,7 +347,7 @@ def test_a_caller_says_what_folders_are(tmp_path: Path) -> None:
 def test_a_folder_of_defects_or_masks_alone_is_not_learned(tmp_path: Path, name: str) -> None:
     draw = mask if name == "ground_truth" else photograph
     draw(tmp_path / name / "1.png", tmp_path / name / "2.png")
-    with pytest.raises(DatasetError, match="--label anomalous"):
+    with pytest.raises(DatasetError, match="label anomalous"):
         scan(tmp_path / name)
     assert read(scan(tmp_path / name, label="bad")) == {("test", "anomalous", None): 2}
 

@@ -133,7 +133,12 @@ def scan(
     records, problems = list(dataset.records), list(dataset.problems)
     if parts is not None:
         add_parts(records, Path(os.path.abspath(parts)), problems, override=True)
-    elif there := [name for name in PARTS_FILES if os.path.lexists(dataset.root / name)]:
+    elif there := [
+        name
+        for name in PARTS_FILES
+        # The manifest itself may be called so.
+        if os.path.lexists(dataset.root / name) and dataset.root / name != top
+    ]:
         add_parts(records, dataset.root / there[0], problems, override=False)
         problems += [f"{name} is not read: {there[0]} is there" for name in there[1:]]
     records.sort(key=lambda record: record.path)
