@@ -43,10 +43,10 @@ SELECT * FROM defect.inspect('scratch/003.png', bank => 1);            -- what w
   that categories compare.
 - **Boxes** are `x,y,width,height` in pixels of the photograph.
 - **Times** are `timestamptz`; days begin at midnight in the session's time zone.
-- **Errors** have SQLSTATEs of their own: `PD400` for an argument that makes no sense, `PD404`
-  for what there is not, `PD409` for what would contradict; the hint says what to do.
-- Only `set_threshold`, `rejudge` and `review` write. The others need no more than the right to
-  read, and what they set for a search holds for their own call and no longer.
+- **Errors** have SQLSTATEs of their own: `PD400` for an invalid argument, `PD404` for something
+  that does not exist, `PD409` for a conflict with what is stored; the hint says what to do.
+- Only `set_threshold`, `rejudge`, `review` and `withdraw_review` write. The others need no more
+  than the right to read, and what they set for a search holds for their own call and no longer.
 
 Questions of every day, with their answers: [the cookbook](cookbook.md).
 

@@ -27,10 +27,10 @@ import psycopg
 from psycopg import sql
 
 from pgdefect.core.config import Settings
+from pgdefect.core.progress import Progress
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.recall import check_recall
 from pgdefect.db.server.embedded import EmbeddedServer
-from pgdefect.usecases.common.progress import Progress
 from pgdefect.usecases.doctor import examine
 from soak.state import State, amcheck, database_state, files_in
 

@@ -328,8 +328,97 @@ def test_two_readings_that_would_learn_different_things_are_refused(
     with pytest.raises(DatasetError, match="can be read in two ways") as caught:
         scan(tmp_path)
     assert repr(named) in str(caught.value)
-    assert "folder" in str(caught.value)
+    assert "Say what each is with folder " in str(caught.value)
     assert len(scan(tmp_path, only_photographs=True).records) == len(folders)
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["gelb/1.png", "dunkel/1.png"], "dunkel"),
+        (["good/1.png", "good/bad/2.png"], "good/bad"),
+        (["normal/1.png", "normal/edge/scratch/2.png"], "normal/edge/scratch"),
+        (["good/1.png", "bad/good/2.png"], "bad/good"),
+        (["good/1.png", "overlay/1.png"], "overlay"),
+        (["001_good.png", "002_bad.png"], "."),
+        (["OK_1.png", "NG_1.png"], "."),
+        (["part1.png", "scratch1.png"], "."),
+        (["train/1.png", "train/NG_2.png", "test/bad/3.png"], "train"),
+    ],
+)
+def test_what_would_be_learned_as_normal_without_a_word_is_refused(
+    tmp_path: Path, files: list[str], named: str
+) -> None:
+    photograph(*(tmp_path / file for file in files))
+    with pytest.raises(DatasetError, match="can be read in two ways") as caught:
+        scan(tmp_path)
+    assert f"{named!r}: normal photographs" in str(caught.value)
+    assert read(scan(tmp_path, label="normal")) == {("train", "normal", None): len(files)} or (
+        named in ("train", "good/bad", "bad/good", "normal/edge/scratch", "overlay")
+    )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["cam1/1.png", "cam2/1.png"],
+        ["A/1.png", "B/1.png"],
+        ["left/1.png", "right/1.png"],
+        ["2026-05-01/1.png", "2026-05-02/1.png"],
+        ["monday/1.png", "tuesday/1.png"],
+        ["chip_1.png", "chip_2.png"],
+        ["oil filter 1.png", "oil filter 2.png"],
+        ["IMG_0001.png", "IMG_0002.png"],
+    ],
+)
+def test_batches_of_a_flat_folder_are_normal(tmp_path: Path, files: list[str]) -> None:
+    photograph(*(tmp_path / file for file in files))
+    assert read(scan(tmp_path)) == {("train", "normal", None): 2}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("Gutteile", "Schlechtteile"),
+        ("gut", "Ausschuß"),
+        ("i.O.", "n.i.O."),
+        ("bon", "défauts"),
+        ("bueno", "defectuoso"),
+        ("buoni", "difettosi"),
+        ("正常", "异常"),
+        ("良品", "不良品"),
+        ("양품", "불량"),
+    ],
+)
+def test_labels_in_other_languages(tmp_path: Path, good: str, bad: str) -> None:
+    photograph(tmp_path / good / "1.png", tmp_path / bad / "2.png")
+    dataset = scan(tmp_path)
+    assert read(dataset) == {("train", "normal", None): 1, ("test", "anomalous", bad): 1}
+    assert {row.why for row in dataset.folders} == {""}
+
+
+def test_splits_inside_folders_of_labels(tmp_path: Path) -> None:
+    photograph(tmp_path / "good/train/1.png", tmp_path / "good/test/2.png")
+    photograph(tmp_path / "bad/test/3.png")
+    assert read(scan(tmp_path)) == {
+        ("train", "normal", None): 1,
+        ("test", "normal", None): 1,
+        ("test", "anomalous", "bad"): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["Mask", "_m", "_annotated", "_binary", "_roi", "_anomaly_mask", "_mask_0", "_p0", " (mask)"],
+)
+def test_masks_beside_photographs_whatever_is_added_to_the_name(
+    tmp_path: Path, ending: str
+) -> None:
+    photograph(tmp_path / "good/1.png", tmp_path / "bad/10.png", tmp_path / "bad/11.png")
+    mask(tmp_path / f"bad/10{ending}.png", tmp_path / f"bad/11{ending}.png")
+    dataset = scan(tmp_path)
+    assert read(dataset) == {("train", "normal", None): 1, ("test", "anomalous", "bad"): 2}
+    assert masks_of(dataset) == {f"bad/{n}.png": f"bad/{n}{ending}.png" for n in (10, 11)}
 
 
 def test_a_caller_says_what_folders_are(tmp_path: Path) -> None:
@@ -347,7 +436,7 @@ def test_a_caller_says_what_folders_are(tmp_path: Path) -> None:
 def test_a_folder_of_defects_or_masks_alone_is_not_learned(tmp_path: Path, name: str) -> None:
     draw = mask if name == "ground_truth" else photograph
     draw(tmp_path / name / "1.png", tmp_path / name / "2.png")
-    with pytest.raises(DatasetError, match="label anomalous"):
+    with pytest.raises(DatasetError, match="label='anomalous'"):
         scan(tmp_path / name)
     assert read(scan(tmp_path / name, label="bad")) == {("test", "anomalous", None): 2}
 

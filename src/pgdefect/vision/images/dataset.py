@@ -226,9 +226,8 @@ def _refuse_doubts(
     if label is not None:
         return
     said_how = (
-        f"where all photographs in it are normal, say so with {option('label')} normal; where none "
-        "is, with "
-        f"{option('label')} anomalous"
+        f"where all photographs in it are normal, say so with {option('label', 'normal')}; where "
+        f"none is, with {option('label', 'anomalous')}"
     )
     if layout.kind == "flat" and not said:
         word = meaning_of(root.name)
@@ -245,10 +244,13 @@ def _refuse_doubts(
     if layout.doubts:
         first = layout.doubts[0].split("'")[1]
         more = f" and {len(layout.doubts) - 5} more" if len(layout.doubts) > 5 else ""
+        each = (
+            f"Say what each is with {option('folder')} {shlex.quote(first + '=normal')} (or "
+            "anomalous, masks, skip); or, "
+        )
         raise DatasetError(
             f"{str(root)!r} can be read in two ways, which would not learn the same. "
-            f"{' '.join(layout.doubts[:5])}{more} Say what each is with {option('folder')} "
-            f"{shlex.quote(first + '=normal')} (or anomalous, masks, skip); or, {said_how}. Known "
+            f"{' '.join(layout.doubts[:5])}{more} {'' if first == '.' else each}{said_how}. Known "
             "layouts: train/good with test/<defect type> and ground_truth/<defect type>; good with "
             "<defect type> and mask/<defect type>; a manifest (docs/folders.md)"
         )

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pgdefect.core.errors import DatasetError
 from pgdefect.core.types import Skipped
-from pgdefect.vision.images.folder_words import is_thumbnail, meaning_of, words
+from pgdefect.vision.images.folder_words import is_thumbnail, meaning_of
 from pgdefect.vision.images.image import IMAGE_SUFFIXES
+from pgdefect.vision.images.more_words import words
 
 __all__ = [
     "MAX_INDEXED_BYTES",

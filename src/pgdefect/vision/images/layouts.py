@@ -25,6 +25,7 @@ from pgdefect.vision.images.folder_tree import FolderTree
 from pgdefect.vision.images.folder_words import Meaning, meaning_of
 from pgdefect.vision.images.mask_files import MeaningOf, divide, join, match, parents
 from pgdefect.vision.images.masks import load_mask
+from pgdefect.vision.images.unsaid import doubts_of_files, doubts_of_siblings
 
 __all__ = ["ImageRecord", "Layout", "meanings", "read_layout"]
 
@@ -161,6 +162,14 @@ def read_layout(
     _tell_lacking(tree, records, masks, divided.masks)
     _mask_rows(rows, divided.masks, divided.beside, divided.why, meaning)
     doubts = sorted({place.doubt for place in places.values() if place.doubt})
+    if not (only_photographs or flat):
+        open_ = {f: names for f, names in divided.photographs.items() if not places[f].label}
+        if kind == "flat":
+            doubts += doubts_of_siblings(open_, meaning)
+        if kind in ("flat", "mvtec"):
+            doubts += doubts_of_files(
+                {f: n for f, n in open_.items() if places[f].split in (None, "train")}
+            )
     return Layout(kind, records, _rows(rows), doubts)
 
 
@@ -208,14 +217,22 @@ def _place(folder: str, meaning: MeaningOf, inside: Mapping[str, _Inside]) -> _P
         here = join(above, name)
         means = meaning(above, name)
         around = {m for m, count in inside[above].means.items() if count > (m == means)}
+        if place.label and means in SPLIT_WORDS:
+            place.split = place.split or ("test" if means == "test" else "train")
+            continue
         if place.label == "anomalous":
+            if means == "normal":
+                place.doubt = _doubt(here)
             if _is_type_below(above, name, meaning, inside) and place.defect_type == (
                 os.path.basename(above)
             ):
                 place.defect_type, place.home = name, here
             break
         if place.label == "normal":
-            break
+            if means in ("anomalous", "defect", "doubtful"):
+                place.doubt = _doubt(here)
+                break
+            continue
         if means in SPLIT_WORDS and place.split is None:
             place.validation = means == "validation"
             place.split, place.home = ("test" if means == "test" else "train"), here

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pgdefect.vision.images.folder_words import Meaning, mask_stem, words
+from pgdefect.vision.images.folder_words import Meaning, mask_stem
 from pgdefect.vision.images.masks import looks_like_mask
+from pgdefect.vision.images.more_words import words
 
 __all__ = ["Divided", "MeaningOf", "divide", "key_of"]
 
 SAMPLE = 5
 """Files of a folder that are looked at to find out what the others are."""
+LONGEST_ENDING = 24
+"""Characters that the name of a mask may have after those of its photograph."""
 _LOSSLESS = words(".png .bmp .dib .tif .tiff .gif .pgm .ppm .pbm .pnm .webp")
 
 MeaningOf = Callable[[str, str], Meaning]
@@ -108,8 +111,36 @@ def _pairs(
         if _all_look(looks, masks) is False or (in_masks and _all_look(looks, images) is not False):
             by_name = {}
     taken = set(by_name.values())
+    by_name |= _continued(folder, by_stem, taken, looks)
+    taken = set(by_name.values())
     twins = {s: sorted(set(c) - taken) for s, c in by_stem.items() if len(set(c) - taken) > 1}
     return _twins(folder, twins, looks) | by_name
+
+
+def _continued(
+    folder: str,
+    by_stem: dict[str, list[str]],
+    taken: set[str],
+    looks: Callable[[str], bool | None],
+) -> dict[str, str]:
+    """Of files whose names go on where a photograph's ends (``7.png``, ``7_roi.png``,
+    ``7Annotated.png``): those that look like masks, where what they add is the same and the
+    others do not.
+    """
+    added: dict[str, dict[str, str]] = defaultdict(dict)
+    for stem, called in by_stem.items():
+        ends = range(len(stem) - 1, max(0, len(stem) - LONGEST_ENDING), -1)
+        of = next((stem[:n] for n in ends if stem[:n] in by_stem and not stem[n].isdigit()), None)
+        if of is not None and called[0] not in taken:
+            ending = stem[len(of) :].rstrip("0123456789")
+            added[ending].setdefault(min(by_stem[of]), called[0])
+    found: dict[str, str] = {}
+    for pairs in added.values():
+        masks = [join(folder, mask) for mask in pairs.values()]
+        images = [join(folder, image) for image in pairs]
+        if _all_look(looks, masks) is True and _all_look(looks, images) is False:
+            found |= {image: mask for image, mask in pairs.items() if image not in found}
+    return found
 
 
 def _twins(
