@@ -17,7 +17,10 @@ from pgdefect.db.schema.models import Base
 DOCS = Path(__file__).parents[2] / "docs"
 WRITERS = {"set_threshold", "rejudge", "review"}
 # They ask the planner what a search would cost.
-PLANNERS = {"search_plan", "nearest", "neighbors", "similar_images", "similar_regions"}
+PLANNERS = {"search_plan", "nearest", "neighbors", "similar_images", "similar_regions"} | {
+    "query_by_images",
+    "query_by_region",
+}
 OBJECTS = """
 SELECT 'defect.' || relname, obj_description(oid, 'pg_class') FROM pg_class
 WHERE relnamespace = 'defect'::regnamespace AND relkind = 'v'
