@@ -324,6 +324,38 @@ def test_manifest_labels(tmp_path: Path, given: str, label: str | None, split: s
     assert (record.label, record.split) == (label, split)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("path,target\na.png,good\nb.png,bad\n", "column 'target' is read as label"),
+        ("img,Is Defect\na.png,0\nb.png,1\n", "column 'Is Defect' is read as label"),
+        ("path,anomaly\na.png,False\nb.png,True\n", "column 'anomaly' is read as label"),
+        ("sep=;\r\npath;label\r\na.png;gut\r\nb.png;schlecht\r\n", None),
+        ("path|label|split\na.png|OK|Training\nb.png|NG|testing\n", None),
+        ('path, label\n"a.png", "good"\n"b.png", "bad"\n', None),
+    ],
+)
+def test_manifests_as_other_programs_write_them(
+    tmp_path: Path, text: str, problem: str | None
+) -> None:
+    dataset = scan(manifest(tmp_path, text))
+    assert [(r.label, r.split, r.attributes) for r in dataset.records] == [
+        ("normal", "train", {}),
+        ("anomalous", "test", {}),
+    ]
+    assert dataset.problems == ((problem,) if problem else ())
+
+
+def test_a_column_that_could_be_labels_and_is_not(tmp_path: Path) -> None:
+    dataset = scan(manifest(tmp_path, "path,class\na.png,screw\nb.png,nut\n"))
+    assert [(r.label, r.attributes["class"]) for r in dataset.records] == [
+        (None, "screw"),
+        (None, "nut"),
+    ]
+    [problem] = dataset.problems
+    assert problem.startswith("no column label: 'class' is kept as an attribute")
+
+
 def test_manifest_with_only_paths(tmp_path: Path) -> None:
     dataset = scan(manifest(tmp_path, "path\nb.png\na.png\n"))
     assert dataset.records == tuple(ImageRecord(path, "test", None) for path in ("a.png", "b.png"))

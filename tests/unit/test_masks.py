@@ -61,6 +61,13 @@ def test_numbers_of_classes_on_either_side_of_128(tmp_path: Path) -> None:
     assert (load_mask(tmp_path / "x.png") == (values > 0)).all()
 
 
+@pytest.mark.parametrize(("background", "marked"), [(20, 220), (1, 2), (40, 90), (100, 255)])
+def test_a_background_that_is_not_black(tmp_path: Path, background: int, marked: int) -> None:
+    values = np.where(DRAWN, marked, background).astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    assert (load_mask(tmp_path / "mask.png") == DRAWN).all()
+
+
 def test_softened_borders_count_from_half_on(tmp_path: Path) -> None:
     values = np.where(DRAWN, np.uint8(255), np.uint8(0))
     values[3, 6:16], values[9, 6:16] = 60, 200

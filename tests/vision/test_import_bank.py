@@ -276,10 +276,7 @@ def resized_elsewhere(path: Path, side: int) -> Float32:
     scaled = interpolate(
         pixels.permute(2, 0, 1)[None], (side, side), mode="bilinear", antialias=True
     )[0].numpy()
-    mean, std = (
-        np.array(v, dtype=np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    return np.asarray((scaled - mean) / std, dtype=np.float32)
+    return np.asarray((scaled - 0.5) / 0.5, dtype=np.float32)  # as EfficientNet-Lite0 has it
 
 
 def bank_of(paths: list[Path], side: int, file: Path, every: int = 10) -> Path:
@@ -288,7 +285,7 @@ def bank_of(paths: list[Path], side: int, file: Path, every: int = 10) -> Path:
     from pgdefect.vision.patchcore import patchcore
 
     backbone = find_backbone("efficientnet_lite0")
-    preprocessing = Preprocessing((side, side), None, IMAGENET_MEAN, IMAGENET_STD)
+    preprocessing = Preprocessing((side, side), None, backbone.mean, backbone.std)
     network = patchcore.build_embedder(backbone, LAYERS, preprocessing, None).network
     with torch.no_grad():
         inputs = torch.from_numpy(np.stack([resized_elsewhere(path, side) for path in paths]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from json import loads
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -125,6 +124,7 @@ def inspect_command(
     Without PATH the category's stored images are inspected. Every inspection is kept: a later one
     of the same image, or another threshold, changes none before it.
     """
+    from pgdefect.core.attributes import parse_attributes
     from pgdefect.usecases.common.picture_files import writable_folder
     from pgdefect.usecases.inspect.inspect import inspect
     from pgdefect.usecases.inspect.photo_context import ContextSource
@@ -149,7 +149,7 @@ def inspect_command(
             event_key=event_key,
             station=station or current(context).settings.station,
             context=ContextSource(
-                attributes=_attributes(attributes),
+                attributes=parse_attributes(attributes) if attributes is not None else {},
                 exif_time=exif_time,
                 path_pattern=path_pattern,
                 manifest=manifest,
@@ -195,14 +195,3 @@ def inspect_command(
         note(problem)
     left_out(report.skipped)
     failures([*report.failed, *unread])
-
-
-def _attributes(said: str | None) -> dict[str, Any]:
-    """Raises UsageError for what is no JSON object."""
-    try:
-        found = loads(said) if said is not None else {}
-    except ValueError as error:
-        raise UsageError(f"--attributes {said!r} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f'--attributes is a JSON object such as {{"line": 3}}, not {said!r}')
-    return found

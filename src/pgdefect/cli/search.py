@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -116,6 +116,7 @@ def search_command(
     if patch is not None:
         _search_patch(context, patch, k, json)
         return
+    from pgdefect.core.attributes import parse_attributes
     from pgdefect.usecases.pictures import save_sheet, writable_sheet
     from pgdefect.usecases.search.search import Query, SearchOptions, search
 
@@ -135,7 +136,7 @@ def search_command(
             part=part,
             since=_time("--since", since),
             until=_time("--until", until),
-            attributes=_attributes(attributes),
+            attributes=None if attributes is None else parse_attributes(attributes),
             max_distance=max_distance,
             exclude_part=exclude_part,
             simulated=simulated or split == "simulated",
@@ -234,20 +235,6 @@ def _time(option: str, word: str | None) -> datetime | None:
         return datetime.fromisoformat(word).astimezone()
     except (ValueError, OverflowError):
         raise UsageError(f"{option} is a date or time such as 2026-03-31, not {word!r}") from None
-
-
-def _attributes(word: str | None) -> dict[str, Any] | None:
-    import json
-
-    if word is None:
-        return None
-    try:
-        found = json.loads(word)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise UsageError(f'--attributes is a JSON object such as {{"line": 3}}, not {word!r}')
-    return found
 
 
 def _search_patch(context: typer.Context, patch: str, k: int, json: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from pgdefect.core.attributes import checked_attributes
 from pgdefect.core.errors import DatasetError, ImageError, UsageError
 from pgdefect.core.wording import option
 from pgdefect.usecases.inspect.path_pattern import PathPattern
@@ -65,7 +66,8 @@ def manifest_files(manifest: Path) -> list[Path]:
 def read_contexts(source: ContextSource, files: Sequence[str]) -> dict[str, PhotoContext]:
     """The context of each file, by its path.
 
-    Raises, before anything is judged: UsageError for a pattern or time zone that is none;
+    Raises, before anything is judged: UsageError for a pattern, time zone or attribute that is
+    none;
     DatasetError, naming the file, for a path that does not fit, a time that is none, and a file
     that the manifest does not name.
     """
@@ -74,9 +76,10 @@ def read_contexts(source: ContextSource, files: Sequence[str]) -> dict[str, Phot
     pattern = PathPattern(source.path_pattern) if source.path_pattern is not None else None
     zone = _zone(source.time_zone)
     rows = _rows(source.manifest) if source.manifest is not None else None
+    given = checked_attributes(source.attributes)
     contexts = {}
     for file in files:
-        attributes, part, taken = dict(source.attributes), None, None
+        attributes, part, taken = dict(given), None, None
         if pattern is not None:
             fields, taken = pattern.read(file)
             part = fields.pop("part", None)

@@ -48,8 +48,12 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
                 "Split it"
             )
         text = file.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
+        if said := _SEPARATOR_LINE.match(text):  # Excel's own
+            text = text[said.end() :]
+        delimiter = said[1] if said else max(",;\t|", key=text.partition("\n")[0].count)
+        reader = csv.reader(
+            StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
+        )
         names = _with_aliases([_column_name(name) for name in next(reader, [])])
         if any("\0" in name for name in names):
             Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text")
@@ -79,8 +83,19 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
         raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file") from error
 
 
+_SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n", re.IGNORECASE)
 _ALIASES = {
-    "path": ("image", "image_path", "file", "filename", "file_name", "file_path", "filepath"),
+    "path": (
+        "image",
+        "image_path",
+        "file",
+        "filename",
+        "file_name",
+        "file_path",
+        "filepath",
+        "img",
+        "img_path",
+    ),
     "mask": ("mask_path", "mask_file", "ground_truth"),
     "part": ("group",),
 }

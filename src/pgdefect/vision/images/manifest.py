@@ -18,6 +18,7 @@ from pgdefect.vision.images.csv_table import COLUMNS, Row, read_table
 from pgdefect.vision.images.folder_tree import MAX_INDEXED_BYTES, kind_of, too_long
 from pgdefect.vision.images.folder_words import LABEL_WORDS, NO_DEFECT, label_of, meaning_of
 from pgdefect.vision.images.layouts import ImageRecord
+from pgdefect.vision.images.more_words import words
 
 __all__ = [
     "SPLITS",
@@ -33,6 +34,13 @@ __all__ = [
 SPLITS = ("train", "test", "production")
 _OBJECT = "object"
 """VisA's column for the category; its tables list all of them."""
+_LABEL_COLUMNS = words(
+    "class target labels is_defect is_defective is_anomaly is_anomalous anomaly anomalous "
+    "defective verdict ground_truth_label gt_label"
+)
+"""Columns that are read as labels where there are none so called and all cells say one."""
+_LOGICAL = {"true": "anomalous", "false": "normal", "yes": "anomalous", "no": "normal"}
+"""Answers to whether there is a defect."""
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
 
@@ -63,7 +71,8 @@ def read_manifest(
     records: list[ImageRecord] = []
     lines: dict[str, int] = {}
     read_as: dict[str, list[str]] = {}
-    for row in _of_category(list(read_table(manifest, ("path",))), category, problems):
+    rows = _of_category(list(read_table(manifest, ("path",))), category, problems)
+    for row in _with_labels(rows, problems):
         path = _inside(row, "path", root)
         if path is None:
             row.fail("no path. Fill in the image's path, relative to the manifest")
@@ -113,10 +122,50 @@ def _of_category(rows: list[Row], category: str | None, problems: list[str]) -> 
     return [row for row in rows if row.cells.get(_OBJECT, "") == wanted]
 
 
+def _with_labels(rows: list[Row], problems: list[str]) -> list[Row]:
+    """The rows, with a column that holds labels under another name taken for them, and said."""
+    columns = list(dict.fromkeys(column for row in rows for column in row.cells))
+    if {"label", "defect_type"} & set(columns):
+        return rows
+    said = {
+        column: [_LOGICAL.get(cell.lower(), cell) for row in rows if (cell := row.cells[column])]
+        for column in columns
+        if column.lower().replace(" ", "_") in _LABEL_COLUMNS
+        and all(column in row.cells for row in rows)
+    }
+    found = [c for c, cells in said.items() if cells and all(_label_in(cell) for cell in cells)]
+    if len(found) != 1:
+        if said:
+            problems.append(
+                f"no column label: {', '.join(map(repr, said))} is kept as an attribute, and all "
+                "images are unlabeled; call the column with the labels label"
+            )
+        return rows
+    column = found[0]
+    problems.append(f"column {column!r} is read as label")
+    return [
+        row._replace(
+            cells={
+                **{name: cell for name, cell in row.cells.items() if name != column},
+                "label": _LOGICAL.get(row.cells[column].lower(), row.cells[column]),
+            }
+        )
+        for row in rows
+    ]
+
+
+def _label_in(given: str) -> str | None:
+    """The label that a cell says, as a table's word or as a folder's."""
+    word = meaning_of(given)
+    if label_of(given) is not None or not word.certain:
+        return label_of(given)
+    return word.meaning if word.meaning in ("normal", "anomalous") else None
+
+
 def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord:
     cells = row.cells
     given = cells.get("label", "")
-    label = label_of(given)
+    label = _label_in(given)
     if given and label is None:
         row.fail(
             f"unknown label {given!r}. Use one of: {', '.join(LABEL_WORDS)}, or leave it empty"
@@ -132,6 +181,8 @@ def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord
     elif says_normal:
         label = "normal"
     split = cells.get("split", "").lower() or ("train" if label == "normal" else "test")
+    if split not in SPLITS and meaning_of(split).meaning in ("train", "test"):
+        split = meaning_of(split).meaning
     if split not in SPLITS:
         row.fail(f"unknown split {cells['split']!r}. Use one of: {', '.join(SPLITS)}")
     mask = _inside(row, "mask", root)

@@ -128,6 +128,8 @@ def _marked(path: Path | str) -> Bool:
     values, lossy = _values(path)
     if lossy:
         return np.asarray(values >= MASK_THRESHOLD)
+    if 0 < (lowest := values.min()) < values.max():
+        values = values - lowest  # a background that is not black
     if values.max() < MASK_THRESHOLD or _has_flat_codes(values):
         return np.asarray(values > 0)
     return np.asarray(values >= MASK_THRESHOLD)
