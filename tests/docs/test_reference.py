@@ -15,7 +15,7 @@ from pgdefect.db.connection.engine import Database
 from pgdefect.db.schema.models import Base
 
 DOCS = Path(__file__).parents[2] / "docs"
-WRITERS = {"set_threshold", "rejudge", "review", "withdraw_review"}
+WRITERS = {"set_threshold", "rejudge", "review", "withdraw_review", "record_audit"}
 # They ask the planner what a search would cost.
 PLANNERS = {"search_plan", "nearest", "neighbors", "similar_images", "similar_regions"} | {
     "query_by_images",
