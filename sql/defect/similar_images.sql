@@ -22,7 +22,7 @@
 -- Near-duplicates are folded into one row, and copies says how many images it stands for;
 -- not so if fold is false. Images with simulated defects are listed only if simulated is true.
 -- Embeddings are those of the extractor of the category's active detector: of the kind that
--- kind names (patchcore, efficient_ad), else PatchCore's where one of each kind is active,
+-- kind names (patchcore, efficient_ad), else the preferred one where several are active,
 -- else of the newest extractor the image has an embedding of.
 --
 -- model is the old name of kind, exclude_group of exclude_part.

@@ -64,12 +64,12 @@ BEGIN
     LEFT JOIN pgdefect.detector d
         ON d.category_id = i.category_id AND d.active AND d.extractor_id = e.extractor_id
     WHERE e.image_id = query_id AND (detector_kind IS NULL OR d.kind = detector_kind)
-    ORDER BY d.id IS NULL, d.kind <> 'patchcore', e.extractor_id DESC
+    ORDER BY d.id IS NULL, pgdefect.kind_preference(d.kind), e.extractor_id DESC
     LIMIT 1;
     IF NOT FOUND AND detector_kind IS NOT NULL THEN
         RAISE EXCEPTION 'image % has no embedding by an active % detector', query_id, quote_literal(detector_kind)
             USING ERRCODE = 'PD404',
-                  HINT = 'SELECT kind, category FROM defect.detectors WHERE active; kinds are patchcore and efficient_ad.';
+                  HINT = 'SELECT kind, category FROM defect.detectors WHERE active lists them.';
     ELSIF NOT FOUND THEN
         RAISE EXCEPTION 'image % has no embedding yet', query_id
             USING ERRCODE = 'PD404',
