@@ -41,4 +41,4 @@ AS $$
 $$;
 
 COMMENT ON FUNCTION defect.similar_regions IS
-'The k stored images with an anomalous region most like a stored one, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT s.* FROM (SELECT region_id FROM defect.regions ORDER BY region_id LIMIT 1) r, defect.similar_regions(r.region_id, k => 10, exclude_part => true) s;';
+'The k stored images with an anomalous region most like a stored one, by cosine distance (0 to 2), under optional filters, near-duplicates folded. Example: SELECT * FROM defect.similar_regions((SELECT max(region_id) FROM defect.regions), k => 10, exclude_part => true);';
