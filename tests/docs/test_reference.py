@@ -20,7 +20,10 @@ WRITERS = {"set_threshold", "rejudge", "review", "withdraw_review"}
 DEFINERS = WRITERS | {"take_over_review", "audit_change", "audit_deletion"}
 VOLATILE = DEFINERS | {"record_audit"}
 # They ask the planner what a search would cost.
-PLANNERS = {"search_plan", "nearest", "neighbors", "similar_images", "similar_regions"}
+PLANNERS = {"search_plan", "nearest", "neighbors", "similar_images", "similar_regions"} | {
+    "query_by_images",
+    "query_by_region",
+}
 OBJECTS = """
 SELECT 'defect.' || relname, obj_description(oid, 'pg_class') FROM pg_class
 WHERE relnamespace = 'defect'::regnamespace AND relkind = 'v'
