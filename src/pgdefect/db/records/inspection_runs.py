@@ -120,7 +120,13 @@ def _vote(stored: Mapping[str, Any] | None) -> Vote | None:
     if stored is None:
         return None
     counts = sorted(stored["counts"].items(), key=lambda item: -item[1])
-    return Vote(stored["k"], dict(counts), stored["needed"])
+    return Vote(
+        stored["k"],
+        dict(counts),
+        stored["needed"],
+        stored.get("distance"),
+        stored.get("limit"),
+    )
 
 
 def _defects(connection: Connection, made_by: Mapping[int, tuple[int, int]]) -> dict[int, Defect]:

@@ -233,6 +233,8 @@ def simulate(
         category,
         [Path(path) for path in paths],
         kind=detector.kind,
+        # Each simulated image is judged once by this detector and threshold.
+        event_key=f"simulate: detector {detector.id}, threshold {detector.threshold!r}",
         progress=progress,
     )
     judged = {inspection.path: inspection for inspection in report.inspections}
