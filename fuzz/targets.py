@@ -200,7 +200,7 @@ def names_in(database: Database) -> Try:
             ).one()
             assert tuple(row) == (category, path, defect_type, {key: value})
             where = SearchFilter(
-                category=category, defect_type=defect_type, group=value, attributes={key: value}
+                category=category, defect_type=defect_type, part=value, attributes={key: value}
             )
             filtered = driver(connection).execute(
                 "SELECT (%s::jsonb)->>'category'", [json.dumps(where.to_json())]

@@ -21,7 +21,7 @@ FROM (
     FROM pgdefect.category c
     LEFT JOIN LATERAL (
         SELECT * FROM pgdefect.detector d WHERE d.category_id = c.id AND d.active
-        ORDER BY d.kind <> 'patchcore' LIMIT 1
+        ORDER BY pgdefect.kind_preference(d.kind) LIMIT 1
     ) d ON true
     LEFT JOIN pgdefect.image i
         ON i.category_id = c.id AND i.retired_at IS NULL AND i.split <> 'simulated'

@@ -44,7 +44,9 @@ BEGIN
     SELECT i.* INTO STRICT judged FROM pgdefect.image i WHERE i.id = defect.find_image(image, inspect.category);
     IF bank IS NULL THEN
         SELECT x.* INTO d FROM pgdefect.detector x
-        WHERE x.category_id = judged.category_id AND x.active AND x.kind = 'patchcore';
+        JOIN pgdefect.memory_bank m ON m.id = x.id
+        WHERE x.category_id = judged.category_id AND x.active
+        ORDER BY pgdefect.kind_preference(x.kind) LIMIT 1;
     ELSE
         SELECT x.* INTO d FROM pgdefect.detector x WHERE x.id = bank;
     END IF;

@@ -4,8 +4,8 @@
 -- Patches whose score exceeds the inspection's threshold, worst first; if there are none,
 -- the worst patch alone. score is the distance to the nearest normal patch in the bank's
 -- metric. Boxes are x, y, width, height in pixels of the photograph they lie in. What is said
--- of the normal patch is NULL, but for bank_position, where the bank was imported. An
--- EfficientAD network compares with no patches: its inspections are refused.
+-- of the normal patch is NULL, but for bank_position, where the bank was imported.
+-- Inspections by kinds without a memory bank (EfficientAD) are refused.
 CREATE OR REPLACE FUNCTION defect.nearest_normal(inspection bigint)
 RETURNS TABLE (
     "row" smallint, col smallint, score real, box text,
@@ -28,9 +28,10 @@ BEGIN
             USING ERRCODE = 'PD404', HINT = 'SELECT inspection_id, path FROM defect.images lists the latest.';
     END IF;
     IF inspected.nearest_positions IS NULL THEN
-        RAISE EXCEPTION 'inspection % was made by an EfficientAD network, which has no normal patches to show', inspection
+        RAISE EXCEPTION 'inspection % was made by %, which has no normal patches to show', inspection, (
+            SELECT pgdefect.kind_noun(d.kind) FROM pgdefect.detector d WHERE d.id = inspected.detector_id)
             USING ERRCODE = 'PD404',
-                  HINT = 'Inspect the image with the category''s PatchCore detector: pgdefect inspect --model patchcore.';
+                  HINT = 'Inspect the image with the category''s PatchCore detector: pgdefect inspect --kind patchcore.';
     END IF;
     SELECT * INTO inspected_image FROM pgdefect.image i WHERE i.id = inspected.image_id;
     SELECT x.* INTO e FROM pgdefect.extractor x

@@ -126,7 +126,7 @@ SELECT * FROM (
                    AS normalized_score
     ) n
     WHERE o.active
-    ORDER BY o.image_id, d.kind <> 'patchcore'
+    ORDER BY o.image_id, pgdefect.kind_preference(d.kind)
 ) o
 ORDER BY outlier DESC, priority DESC, normalized_score DESC, image_id;
 

@@ -22,7 +22,7 @@
 -- Near-duplicates are folded into one row, and copies says how many images it stands for;
 -- not so if fold is false. Images with simulated defects are listed only if simulated is true.
 -- Embeddings are those of the extractor of the category's active detector: of the kind that
--- kind names (patchcore, efficient_ad), else PatchCore's where one of each kind is active,
+-- kind names (patchcore, efficient_ad), else the preferred one where several are active,
 -- else of the newest extractor the image has an embedding of.
 --
 -- model is the old name of kind, exclude_group of exclude_part.
@@ -95,12 +95,12 @@ BEGIN
     LEFT JOIN pgdefect.detector d
         ON d.category_id = i.category_id AND d.active AND d.extractor_id = e.extractor_id
     WHERE e.image_id = query_id AND (detector_kind IS NULL OR d.kind = detector_kind)
-    ORDER BY d.id IS NULL, d.kind <> 'patchcore', e.extractor_id DESC
+    ORDER BY d.id IS NULL, pgdefect.kind_preference(d.kind), e.extractor_id DESC
     LIMIT 1;
     IF NOT FOUND AND detector_kind IS NOT NULL THEN
         RAISE EXCEPTION 'image % has no embedding by an active % detector', query_id, quote_literal(detector_kind)
             USING ERRCODE = 'PD404',
-                  HINT = 'SELECT kind, category FROM defect.detectors WHERE active; kinds are patchcore and efficient_ad.';
+                  HINT = 'SELECT kind, category FROM defect.detectors WHERE active lists them.';
     ELSIF NOT FOUND THEN
         RAISE EXCEPTION 'image % has no embedding yet', query_id
             USING ERRCODE = 'PD404',

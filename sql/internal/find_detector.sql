@@ -17,7 +17,7 @@ BEGIN
     FROM pgdefect.detector d JOIN pgdefect.category c ON c.id = d.category_id
     WHERE c.name = find_detector.category
       AND CASE WHEN detector IS NULL THEN d.active ELSE d.id = detector END
-    ORDER BY d.kind <> 'patchcore'
+    ORDER BY pgdefect.kind_preference(d.kind)
     LIMIT 1;
     IF found IS NULL AND detector IS NOT NULL THEN
         RAISE EXCEPTION 'category % has no detector %', quote_literal(category), detector

@@ -276,6 +276,19 @@ def test_photographs_carry_their_context(
                  '{"shift": "early"}') == 0  # fmt: skip
 
 
+def test_context_of_data_set_images_is_left_out_and_that_is_said(
+    good: Cli, trained: Database, parts: Path
+) -> None:
+    told = good(
+        *(trained, "inspect", parts / "test/good", "--category", "parts"),
+        *("--attributes", '{"shift": "late"}'),
+    )
+    assert "4 of the images belong to a data set" in told.err
+    assert "were not recorded for them" in told.err
+    assert "pgdefect ingest MANIFEST --accept-changes" in told.err
+    assert value(trained, "SELECT count(*) FROM pgdefect.image WHERE attributes ? 'shift'") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -420,6 +420,16 @@ def test_manifest_that_is_not_utf8(tmp_path: Path, encoding: str) -> None:
         scan(manifest(tmp_path, "path,x\na.png,1\nb.png,é\n", encoding))
 
 
+@pytest.mark.parametrize("content", [b"secret,word\n", b"path\n\xe9secret\n"])
+def test_what_a_linked_table_holds_is_not_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "elsewhere").write_bytes(content)
+    (tmp_path / "list.csv").symlink_to("elsewhere")
+    with pytest.raises(DatasetError, match=r"list\.csv") as caught:
+        scan(tmp_path / "list.csv")
+    assert "secret" not in str(caught.value)
+    assert "0xe9" not in str(caught.value)
+
+
 def test_manifest_names_what_is_not_there(tmp_path: Path) -> None:
     long = "x" * 300 + ".png"
     text = f"path,mask\na.png,none.png\nz.png,\nsub,\n{long},\n"

@@ -247,9 +247,11 @@ def test_the_command_line_reaches_the_database_lazily() -> None:
         and found.target not in (None, "", "cli")
         and not found.module.startswith(
             (
+                "pgdefect.core.detector_kinds.",
                 "pgdefect.core.errors.",
                 "pgdefect.core.wording.",
                 "pgdefect.core.progress.",
+                "pgdefect.core.words.",
             )
         )
     ]

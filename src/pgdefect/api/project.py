@@ -22,6 +22,7 @@ from pgdefect.api.results import (
 )
 from pgdefect.api.tables import Table, frame
 from pgdefect.core.config import Settings, load_settings
+from pgdefect.core.detector_kinds import DEFAULT_KIND
 from pgdefect.core.errors import ImageError, SchemaOutOfDate, UsageError
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import DetectorKind, SearchBy
@@ -48,8 +49,7 @@ from pgdefect.usecases.train.choose import train_with, training_options
 if TYPE_CHECKING:
     import pandas
 
-    from pgdefect.usecases.train.train import TrainReport
-    from pgdefect.usecases.train.train_network import NetworkReport
+    from pgdefect.usecases.train.report import TrainingReport
 
 
 def open(url: str | None = None, *, data_dir: PathLike | None = None) -> Project:
@@ -174,17 +174,17 @@ class Project:
         self,
         category: str,
         *,
-        kind: DetectorKind = "patchcore",
+        kind: DetectorKind = DEFAULT_KIND,
         progress: Progress = silent,
         **settings: Any,
-    ) -> TrainReport | NetworkReport:
+    ) -> TrainingReport:
         """Learn what is normal from a category's normal training images.
 
         The new detector becomes the active one of its kind; older ones are kept.
 
         Args:
             category: The product's name.
-            kind: patchcore, or efficient_ad.
+            kind: patchcore (the default) or efficient_ad.
             progress: Called with stage, done and total.
             settings: As ``pgdefect train --help`` lists them, with underscores: ``backbone``,
                 ``image_size`` (a side in pixels, or `(height, width)`), ``coreset_ratio``,
@@ -570,8 +570,8 @@ class Project:
                 if active_version(self._database, category, kind) == version:
                     return kept
                 del self._inspectors[category, kind]
-            found_kind = active_detector(self._database, category, kind).kind
-            search: SearchKind | None = "exact" if found_kind == "patchcore" else None
-            made = Inspector(self._database, self._settings, category, search, found_kind)
+            active = active_detector(self._database, category, kind)
+            search: SearchKind | None = "exact" if active.bank_info else None
+            made = Inspector(self._database, self._settings, category, search, active.kind)
             self._inspectors[category, kind] = made
             return made

@@ -109,7 +109,7 @@ def evaluate_command(
 
     options = EvaluateOptions(
         split=split,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         search=search,  # type: ignore[arg-type]
         again=again,
         drop_leaks=drop_leaks,

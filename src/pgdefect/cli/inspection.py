@@ -17,12 +17,14 @@ from pgdefect.cli.output import (
     print_table,
     progress_bars,
 )
+from pgdefect.core.detector_kinds import DEFAULT_KIND, KINDS
 from pgdefect.core.errors import UsageError
+from pgdefect.core.words import either
 
 Kind = Annotated[
     str | None,
     typer.Option(
-        help="patchcore or efficient_ad, where both are active; patchcore is the default."
+        help=f"{either(list(KINDS))}, where both are active; {DEFAULT_KIND} is the default."
     ),
 ]
 
@@ -145,7 +147,7 @@ def inspect_command(
             keep_patches=keep_patches,
             defects=defects,
             search=search,  # type: ignore[arg-type]
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             event_key=event_key,
             station=station or current(context).settings.station,
             context=ContextSource(

@@ -143,7 +143,7 @@ def search_command(
             fold=not show_all,
             exact=exact,
             explain=explain,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
         ),
         category=category,
     )

@@ -83,7 +83,7 @@ def simulate_command(
             count=count,
             seed=seed,
             output=output,
-            detector_kind=detector_kind,  # type: ignore[arg-type]
+            detector_kind=detector_kind,
             progress=progress,
         )
     if sheet is not None:

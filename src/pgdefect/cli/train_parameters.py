@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from pgdefect.core.detector_kinds import KINDS
+from pgdefect.core.words import either
+
 Categories = Annotated[
     list[str] | None, typer.Argument(metavar="CATEGORY...", help="Categories to train.")
 ]
 AllCategories = Annotated[bool, typer.Option("--all", help="Train every category.")]
-Kind = Annotated[str, typer.Option(help="patchcore or efficient_ad.")]
+Kind = Annotated[str, typer.Option(help=f"{either(list(KINDS))}.")]
 Backbone = Annotated[
     str,
     typer.Option(

@@ -12,13 +12,13 @@ import typer
 from pgdefect.cli import train_parameters as given
 from pgdefect.cli.context import current
 from pgdefect.cli.output import Json, failures, note, print_json, print_table, progress_bars
+from pgdefect.core.detector_kinds import DEFAULT_KIND
 from pgdefect.core.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from pgdefect.db.connection.engine import Database
-    from pgdefect.usecases.train.choose import Options
-    from pgdefect.usecases.train.train import TrainReport
-    from pgdefect.usecases.train.train_network import NetworkReport
+    from pgdefect.usecases.train.options import Options
+    from pgdefect.usecases.train.report import TrainingReport
 
 NO_SETTINGS = {"categories", "all_categories", "kind", "json"}
 """Parameters of the command that are no settings of a training."""
@@ -37,7 +37,7 @@ def train_command(
     context: typer.Context,
     categories: given.Categories = None,
     all_categories: given.AllCategories = False,
-    kind: given.Kind = "patchcore",
+    kind: given.Kind = DEFAULT_KIND,
     backbone: given.Backbone = "efficientnet_lite0",
     layers: given.Layers = None,
     layer_weights: given.LayerWeights = None,
@@ -132,17 +132,16 @@ def _names(database: Database, categories: list[str], every: bool) -> list[str]:
 
 def _train_each(
     context: typer.Context, names: Sequence[str], options: Options
-) -> list[TrainReport | NetworkReport]:
+) -> list[TrainingReport]:
     """Train one after the other; of several, one that cannot be trained does not stop the rest."""
-    from pgdefect.usecases.train.choose import train_with
-    from pgdefect.usecases.train.options import TrainOptions
+    from pgdefect.usecases.train.choose import kind_of, train_with
     from pgdefect.usecases.train.training_run import TrainingRun
 
     settings, database = current(context).settings, current(context).database
-    reports: list[TrainReport | NetworkReport] = []
+    reports: list[TrainingReport] = []
     with ExitStack() as stack:
         run = None
-        if isinstance(options, TrainOptions):
+        if kind_of(options).resumes:
             run = stack.enter_context(TrainingRun(settings, database, names, options))
         for name in names:
             try:
@@ -162,25 +161,22 @@ def _train_each(
     return reports
 
 
-def _say_resumed(report: TrainReport | NetworkReport) -> None:
+def _say_resumed(report: TrainingReport) -> None:
     """What an interrupted training had done."""
-    from pgdefect.usecases.train.train import TrainReport
-
-    if not isinstance(report, TrainReport):
-        return  # EfficientAD starts over
-    if report.already_stored:
+    resumed = getattr(report, "resumed_images", 0)  # some kinds start over
+    if getattr(report, "already_stored", False):
         note(
             f"{report.category}: the interrupted training had already stored detector "
             f"{report.detector_id}; what was left to do is done"
         )
-    elif report.resumed_images:
+    elif resumed:
         note(
-            f"{report.category}: reused {report.resumed_images:,} of "
-            f"{report.extracted_images:,} images extracted before"
+            f"{report.category}: reused {resumed:,} of "
+            f"{getattr(report, 'extracted_images', resumed):,} images extracted before"
         )
 
 
-def _say_outliers(report: TrainReport | NetworkReport) -> None:
+def _say_outliers(report: TrainingReport) -> None:
     """Normal images that scored far outside the rest, and what they would have done."""
     if not report.outliers:
         return
@@ -210,22 +206,17 @@ def _say_outliers(report: TrainReport | NetworkReport) -> None:
 
 
 def _trained(
-    reports: Sequence[TrainReport | NetworkReport],
+    reports: Sequence[TrainingReport],
 ) -> tuple[Sequence[str], list[Sequence[Any]]]:
     """Headings and rows of what trainings of one kind made."""
-    from pgdefect.usecases.train.train_network import NetworkReport
-
     # A resumed one may have skipped some.
     stages = max((list(report.seconds) for report in reports), key=len)
     rows: list[Sequence[Any]] = []
     for r in reports:
-        own: tuple[float, ...]
-        if isinstance(r, NetworkReport):
-            made, own = ("steps", "loss"), (r.steps, r.losses["train_loss"])
-        else:
-            made, own = ("bank vectors", "dim"), (r.bank_vectors, r.embedding_dim)
         seconds = [round(r.seconds.get(stage, 0.0), 1) for stage in stages]
+        own = r.made.values()
         rows.append((r.category, r.training_images, r.held_out_images, *own, r.threshold, *seconds))
+    made = reports[0].made
     headings = ("category", "images", "held out", *made, "threshold", *(f"{s} s" for s in stages))
     return headings, rows
 

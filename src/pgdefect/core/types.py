@@ -19,7 +19,8 @@ from pgdefect.core.errors import NoMemoryBank
 from pgdefect.core.wording import command
 
 Label = Literal["normal", "anomalous"]
-DetectorKind = Literal["patchcore", "efficient_ad"]
+DetectorKind = str
+"""The name of one of `pgdefect.core.detector_kinds.KINDS`."""
 SearchBy = Literal["picture", "defect", "region"]
 UNKNOWN_IMAGE = 0
 """In a bank's image_ids: the image is not known. No image has this id."""
@@ -239,7 +240,7 @@ class Detector:
 
     @property
     def bank(self) -> BankInfo:
-        """The memory bank. Raises NoMemoryBank for a detector that is a network."""
+        """The memory bank. Raises NoMemoryBank for a detector of a kind that has none."""
         if self.bank_info is None:
             raise NoMemoryBank(
                 f"detector {self.id} of {self.category} ({self.kind}) has no memory bank; "

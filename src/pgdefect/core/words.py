@@ -11,7 +11,6 @@ LABELS = ("normal", "anomalous")
 """Same rule in SQL: defect.review, pgdefect.search_condition."""
 SPLITS = ("train", "test", "production", "simulated")
 """Same rule in SQL: pgdefect.check_split, pgdefect.search_condition."""
-KINDS = ("patchcore", "efficient_ad")
 COMPARED = ("picture", "defect", "region")
 """What a search compares."""
 SEARCHES = ("hnsw", "fast", "exact")

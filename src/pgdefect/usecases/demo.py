@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.errors import MissingExtra
 from pgdefect.core.progress import Progress, silent
 from pgdefect.db.access.roles import require_owner
@@ -165,7 +166,7 @@ def _run_category(
     category = _figures(name, trained, judged, seconds)
     store_metrics(database, trained.detector_id, {"image_auroc": category.image_auroc})
     for detector in list_detectors(database, name):
-        if detector.id != trained.detector_id and detector.kind == "patchcore":
+        if detector.id != trained.detector_id and detector.kind == PATCHCORE:
             delete_detector(database, detector.id)
     return category, judged
 

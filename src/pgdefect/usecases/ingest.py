@@ -96,7 +96,8 @@ def ingest(
     Running it again adds what is new and nothing else. Files whose content changed,
     images of which something else is said now, and files that are gone are reported; with
     `accept_changes` the new content replaces the old, with what was computed from it, the
-    new words the old ones, and vanished images are retired.
+    new words the old ones, and vanished images are retired. What was judged or reviewed is
+    history: it stays with a retired image of the old content, and the new content is a new one.
 
     Args:
         parts, split, label, said: as `scan` has them; parts are its groups.
@@ -352,10 +353,12 @@ def _store(
     if accept:
         lock_images(connection, {image_id for one in todo for image_id in one.to_accept})
         for one in todo:
-            for image_id, image in sorted(one.replaced.items()):
-                catalog.replace_content(connection, image_id, image)
+            now = {
+                image_id: catalog.replace_content(connection, image_id, image)
+                for image_id, image in sorted(one.replaced.items())
+            }
             for image_id, description in one.said.items():
-                catalog.describe_again(connection, image_id, description)
+                catalog.describe_again(connection, now.get(image_id, image_id), description)
             outcome.restored += lifecycle.set_images_retired(connection, one.back, False)
     return outcome
 

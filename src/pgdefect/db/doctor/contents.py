@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
+from pgdefect.core.detector_kinds import KINDS
 from pgdefect.core.distance import COSINE, metric_named
 from pgdefect.core.wording import command
 from pgdefect.db.doctor.findings import Finding, fix_command, psql, size
@@ -134,8 +135,18 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
     )
     for number, category, kind, threshold, recorded, endless, has_bank, has_network in rows:
         subject = f"detector {number} of {category}"
-        if not (has_bank if kind == "patchcore" else has_network):
-            lacking = "memory bank" if kind == "patchcore" else "network"
+        known = KINDS.get(kind)
+        if known is None:
+            yield Finding(
+                "fault",
+                "unknown-kind",
+                subject,
+                f"it is of the kind {kind!r}, and this version knows: {', '.join(KINDS)}",
+                "use the version of pgdefect that trained it, or "
+                + command("delete", detector=number, yes=True),
+            )
+        elif (known.has_bank and not has_bank) or (known.has_network and not has_network):
+            lacking = "memory bank" if known.has_bank and not has_bank else "network"
             yield Finding(
                 "fault",
                 "incomplete-detector",
@@ -214,7 +225,8 @@ def check_missing_embeddings(connection: Connection) -> Iterator[Finding]:
         CROSS JOIN LATERAL pgdefect.missing_embeddings('picture', d.extractor_id, c.name) p
         LEFT JOIN LATERAL pgdefect.missing_embeddings('defect', d.extractor_id, c.name) f
             ON s.extractor_id IS NOT NULL
-        WHERE d.active AND d.kind = 'patchcore' ORDER BY d.id""")
+        WHERE d.active AND EXISTS (SELECT FROM pgdefect.memory_bank b WHERE b.id = d.id)
+        ORDER BY d.id""")
     )
     for number, category, pictures, looked_at, defects, anomalous in rows:
         lacking = []

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, undefer
 
 from pgdefect.core import errors
+from pgdefect.core.detector_kinds import DEFAULT_KIND, kind_named, preference
 from pgdefect.core.distance import Precision, metric_named
 from pgdefect.core.types import (
     BankInfo,
@@ -60,7 +61,10 @@ def add_detector(
     """Insert a detector as its category's next version and active one of its kind.
 
     The category's row stays locked for the rest of the transaction.
+
+    Raises UsageError where there is no such kind.
     """
+    kind_named(kind)
     lock_category(connection, category_id)
     same = (DetectorRow.category_id == category_id, DetectorRow.kind == kind)
     newest = connection.scalar(select(func.max(DetectorRow.version)).where(*same))
@@ -117,7 +121,7 @@ def active_version(
                 "JOIN pgdefect.category c ON c.id = d.category_id "
                 "WHERE c.name = :category AND d.active "
                 "AND (CAST(:kind AS text) IS NULL OR d.kind = :kind) "
-                "ORDER BY d.kind <> 'patchcore' LIMIT 1"
+                "ORDER BY pgdefect.kind_preference(d.kind) LIMIT 1"
             ),
             {"category": category, "kind": kind},
         ).first()
@@ -127,27 +131,29 @@ def active_version(
 def active_detector(
     database: Database, category: str, kind: DetectorKind | None = None
 ) -> Detector:
-    """The category's active detector of a kind; without one, PatchCore's where both are active.
+    """The category's active detector of a kind; without one, of the kind most preferred.
 
     Raises:
         UnknownCategory: no such category; the message lists those there are.
         NoActiveDetector: it has not been trained, or was retired.
+        UsageError: it is of a kind that this version does not know.
     """
     with database.session() as session:
         found = session.scalar(select(Category).where(Category.name == category))
         if found is None:
             known = session.scalars(select(Category.name).order_by(Category.name)).all()
             raise unknown_category(category, known)
-        active = {
-            row.kind: row
-            for row in session.scalars(
-                select(DetectorRow).where(DetectorRow.category_id == found.id, DetectorRow.active)
+        active = session.scalars(
+            select(DetectorRow).where(
+                DetectorRow.category_id == found.id,
+                DetectorRow.active,
+                DetectorRow.kind == kind if kind else true(),
             )
-        }
-        row = active.get(kind) if kind else active.get("patchcore") or active.get("efficient_ad")
+        )
+        row = min(active, key=lambda one: preference(one.kind), default=None)
         if row is None:
             of_kind = f" of the kind {kind}" if kind else ""
-            which = {"kind": kind} if kind == "efficient_ad" else {}
+            which = {"kind": kind} if kind not in (None, DEFAULT_KIND) else {}
             newest = session.scalar(
                 select(func.max(DetectorRow.id)).where(
                     DetectorRow.category_id == found.id,
@@ -164,12 +170,12 @@ def active_detector(
             category_id=found.id,
             category=found.name,
             extractor_id=row.extractor_id,
-            kind=cast(DetectorKind, row.kind),
+            kind=row.kind,
             version=row.version,
             active=row.active,
             threshold=row.threshold,
             score_center=row.score_center,
-            bank_info=_bank_info(session, row.id) if row.kind == "patchcore" else None,
+            bank_info=_bank_info(session, row.id) if kind_named(row.kind).has_bank else None,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from pgdefect.core.detector_kinds import EFFICIENT_AD
 from pgdefect.core.types import NetworkArtifact, Threshold
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.connection.row_locks import keep_images
@@ -42,7 +43,7 @@ def store_network(
             detector_id,
             category_id=category_id,
             extractor_id=extractor_id,
-            kind="efficient_ad",
+            kind=EFFICIENT_AD,
             threshold=threshold,
             settings=settings,
             metrics=metrics,

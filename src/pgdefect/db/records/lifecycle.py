@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, func, select, text, update
 
+from pgdefect.core.detector_kinds import kind_named
 from pgdefect.core.errors import Busy, Conflict, UnknownDetector
 from pgdefect.core.wording import command
 from pgdefect.db.access.roles import require_owner
@@ -70,13 +71,14 @@ def activate_detector(database: Database, detector_id: int) -> str:
 
 def _require_whole(connection: Connection, detector_id: int, kind: str) -> None:
     """Refuse a detector whose deletion was begun, or whose vectors or network are missing."""
-    if kind != "patchcore":
+    lacking, found = False, ""
+    if kind_named(kind).has_network:
         lacking = not connection.scalar(
             text("SELECT EXISTS (SELECT FROM pgdefect.detector_model WHERE detector_id = :id)"),
             {"id": detector_id},
         )
         found = "no network is stored for it"
-    else:
+    if kind_named(kind).has_bank:
         stored, attached, counted = connection.execute(
             text(
                 "SELECT (SELECT num_vectors FROM pgdefect.memory_bank WHERE id = :id), "

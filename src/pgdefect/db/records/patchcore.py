@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from sqlalchemy import Connection, insert, null, text
 
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.distance import index_expression, indexed_type, nearest_vectors, row_distances
 from pgdefect.core.errors import NotFound
 from pgdefect.core.progress import Progress
@@ -126,7 +127,7 @@ def store_detector(
             detector_id,
             category_id=category_id,
             extractor_id=extractor_id,
-            kind="patchcore",
+            kind=PATCHCORE,
             threshold=threshold,
             settings=settings,
             metrics=metrics,

@@ -32,7 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import BigInteger
 
 from pgdefect.core.distance import METRICS
-from pgdefect.core.words import KINDS, LABELS, SPLITS
+from pgdefect.core.words import LABELS, SPLITS
 from pgdefect.db.schema.names import SCHEMA
 
 NAMING = {
@@ -194,7 +194,7 @@ class DetectorRow(Base):
     __tablename__ = "detector"
     __table_args__ = (
         UniqueConstraint("category_id", "kind", "version"),
-        CheckConstraint(one_of("kind", KINDS), name="kind_known"),
+        CheckConstraint("kind ~ '^[a-z][a-z0-9_]{0,39}$'", name="kind_word"),
         CheckConstraint("state IN ('ready', 'retired')", name="state_known"),
         CheckConstraint("state = 'ready' OR NOT active", name="retired_is_inactive"),
         CheckConstraint("threshold > score_center", name="threshold_above_center"),

@@ -26,6 +26,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgdefect.core.detector_kinds import KINDS
 from pgdefect.core.distance import METRICS
 from pgdefect.core.errors import Conflict, DatabaseError
 
@@ -102,11 +103,17 @@ def sql_files() -> list[SqlFile]:
 
 
 def _filled_in(content: str) -> str:
-    """The file's text with what Python knows: a branch for each metric of the one table."""
-    branches = (
-        f"    WHEN '{metric.name}' THEN RETURN {metric.length_sql};" for metric in METRICS.values()
-    )
-    return content.replace(":metric_lengths", "\n".join(branches))
+    """The file's text with what Python knows: branches for the metrics and kinds of its tables."""
+    for name, branches in {
+        "metric_lengths": [
+            f"    WHEN '{metric.name}' THEN RETURN {metric.length_sql};"
+            for metric in METRICS.values()
+        ],
+        "kind_preferences": [f"        WHEN '{kind}' THEN {n}" for n, kind in enumerate(KINDS)],
+        "kind_nouns": [f"        WHEN '{kind.name}' THEN '{kind.noun}'" for kind in KINDS.values()],
+    }.items():
+        content = content.replace(f":{name}", "\n".join(branches))
+    return content
 
 
 def in_order(files: Sequence[SqlFile]) -> list[SqlFile]:

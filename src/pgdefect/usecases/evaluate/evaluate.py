@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import check_kind
 from pgdefect.core.errors import Conflict, DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import Detector, DetectorKind, StoredImage
 from pgdefect.core.wording import blank, command
-from pgdefect.core.words import KINDS, SPLITS, check_word
+from pgdefect.core.words import SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.records.evaluations import (
@@ -67,7 +68,7 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         check_word("split", self.split, SPLITS)
-        check_word("kind", self.kind, KINDS)
+        check_kind(self.kind)
         check_word("search", self.search, ("exact", "hnsw"))
         if self.bootstrap < 0:
             raise UsageError(f"the number of resamples must be 0 or more, not {self.bootstrap}")
@@ -397,7 +398,7 @@ def _scores(
             settings,
             detector.category,
             [Path(path) for path in missing],
-            search=options.search if detector.kind == "patchcore" else None,
+            search=options.search if detector.bank_info else None,
             kind=detector.kind,
             progress=progress,
         )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.core.json_shapes import failed_json
 from pgdefect.core.progress import Progress, silent
@@ -86,7 +87,7 @@ def evaluate_retrieval(
         UsageError: no image names its part, and `without_parts` does not say that each is of
         a part of its own.
     """
-    inspector = Inspector(database, settings, category, "hnsw", "patchcore")
+    inspector = Inspector(database, settings, category, "hnsw", PATCHCORE)
     detector = inspector.detector
     images = [
         image

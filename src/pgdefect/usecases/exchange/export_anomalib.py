@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.distance import L2
 from pgdefect.core.errors import Conflict, ImageError, UsageError, WeightsError
 from pgdefect.core.progress import Progress, silent
@@ -66,7 +67,7 @@ def export_anomalib(
         ImageError, Conflict: an image that the bank came from is gone or has changed.
     """
     check_new_file(path, force=force)
-    detector = active_detector(database, category, "patchcore")
+    detector = active_detector(database, category, PATCHCORE)
     bank = detector.bank
     artifact = load_extractor(database, detector.extractor_id, settings.cache_dir)
     spec = artifact.spec

@@ -51,7 +51,7 @@ ORDER BY v.image_id"""
 
 _EXTRACTOR = """
 SELECT d.extractor_id FROM pgdefect.detector d WHERE d.category_id = %s AND d.active
-ORDER BY d.kind <> 'patchcore' LIMIT 1"""
+ORDER BY pgdefect.kind_preference(d.kind) LIMIT 1"""
 
 _REGIONS = """
 SELECT t.image_id, t.x, t.y, t.width, t.height, t.peak_score, t.mean_score

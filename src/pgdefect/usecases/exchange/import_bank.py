@@ -11,6 +11,7 @@ import numpy as np
 
 from pgdefect.core import thresholds
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.distance import L2, index_expression
 from pgdefect.core.errors import TooFewImages, UsageError, WeightsError
 from pgdefect.core.outliers import find_outliers, threshold_without
@@ -153,7 +154,7 @@ def import_bank(
             progress=progress,
         )
         failed = embed_images(database, extractor, extractor_id, everything, progress)
-        detector = active_detector(database, category, "patchcore")
+        detector = active_detector(database, category, PATCHCORE)
     return ImportReport(
         category,
         found.format,

@@ -6,36 +6,31 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Literal
 
 from pgdefect.core.config import Settings
-from pgdefect.core.distance import as_stored
+from pgdefect.core.detector_kinds import KINDS, PATCHCORE, check_kind, kind_named
 from pgdefect.core.errors import ImageError, NoMemoryBank, NotFound, UsageError
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.types import (
-    Detector,
     DetectorKind,
     Float32,
     Inspection,
-    PatchScores,
 )
 from pgdefect.core.wording import option
-from pgdefect.core.words import KINDS, SEARCHES, check_word
+from pgdefect.core.words import SEARCHES, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.catalog import gray_scale
 from pgdefect.db.records.detectors import active_detector
-from pgdefect.db.records.efficient_ad import load_network
-from pgdefect.db.records.extractors import load_extractor
-from pgdefect.usecases.common.patch_search import SearchKind, open_search, score_image
+from pgdefect.usecases.common.patch_search import SearchKind
 from pgdefect.usecases.inspect.defects import DefectFinder, EmbeddedPatches
-from pgdefect.vision.efficient_ad.inference import Network
+from pgdefect.usecases.inspect.judge import JudgeFactory, Score
 from pgdefect.vision.images.image import ImageFile
 from pgdefect.vision.images.picture import Picture
 from pgdefect.vision.images.preprocess import batches
-from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor, image_embeddings
+from pgdefect.vision.networks.extractor import BATCH_SIZE, Extractor
 from pgdefect.vision.patchcore.scoring import normalized_score
-from pgdefect.vision.patchcore.transform import apply_transform
 
 __all__ = ["Inspector", "Judged"]
 
@@ -64,62 +59,11 @@ class Judged:
         return EmbeddedPatches(source, self.patches, self.inspection.scores, size)
 
 
-Score = Callable[[int], PatchScores]
-"""Scores one image, on as many threads as it is given."""
-Scored = tuple[Float32, Sequence[Score], Sequence[Float32 | None]]
-"""Of a batch: image embeddings, how to score each, the patch embeddings of each."""
-
-
-class _BankScoring:
-    """PatchCore: patch embeddings from the extractor, compared with the memory bank."""
-
-    def __init__(
-        self, database: Database, settings: Settings, detector: Detector, search: SearchKind
-    ) -> None:
-        self.bank = detector.bank
-        self.search = open_search(database, self.bank, search)
-        self.extractor = Extractor(
-            load_extractor(database, detector.extractor_id, settings.cache_dir)
-        )
-        self.preprocessing = self.extractor.preprocessing
-
-    def __call__(self, images: Float32) -> Scored:
-        patches = self.extractor(images)
-        scores = [partial(self._score, one) for one in patches]
-        return image_embeddings(patches), scores, list(patches)
-
-    def _score(self, patches: Float32, num_threads: int) -> PatchScores:
-        rows, cols, dim = patches.shape
-        vectors = as_stored(
-            apply_transform(self.bank.transform, patches.reshape(-1, dim)), self.bank.precision
-        )
-        return score_image(self.search, vectors, (rows, cols), num_threads)
-
-
-class _NetworkScoring:
-    """EfficientAD: one network gives scores and embeddings."""
-
-    def __init__(self, database: Database, settings: Settings, detector: Detector) -> None:
-        self.network = Network(
-            load_network(database, detector.id, settings.cache_dir),
-            load_extractor(database, detector.extractor_id, settings.cache_dir),
-        )
-        self.preprocessing = self.network.preprocessing
-
-    def __call__(self, images: Float32) -> Scored:
-        embeddings, scores = self.network(images)
-        return embeddings, [partial(_known, one) for one in scores], [None] * len(scores)
-
-
-def _known(scores: PatchScores, num_threads: int) -> PatchScores:
-    return scores
-
-
 class Inspector:
     """A category's active detector, loaded: judges files, stores nothing.
 
-    kind: which one where both are active; PatchCore's if it does not say. search: how
-    PatchCore's bank is searched; hnsw if it does not say.
+    kind: which one where several are active; the preferred one's if it does not say. search: how
+    a memory bank is searched; hnsw if it does not say.
 
     Raises UsageError where a search is asked of a detector that has nothing to search.
     """
@@ -132,42 +76,40 @@ class Inspector:
         search: SearchKind | None = None,
         kind: DetectorKind | None = None,
     ) -> None:
-        check_word("kind", kind, KINDS)
+        check_kind(kind)
         check_word("search", search, SEARCHES)
         self.detector = active_detector(database, category, kind)
-        self.search_kind: SearchKind | Literal["network"]
-        self._scoring: _BankScoring | _NetworkScoring
-        if self.detector.kind == "patchcore":
-            self.search_kind = search or "hnsw"
-            self._scoring = _BankScoring(database, settings, self.detector, self.search_kind)
-        elif search is None:
-            self.search_kind = "network"
-            self._scoring = _NetworkScoring(database, settings, self.detector)
-        else:
+        self.kind = kind_named(self.detector.kind)
+        if search is not None and not self.kind.has_bank:
             raise UsageError(
-                f"the detector of {category!r} is an EfficientAD network, which searches nothing; "
+                f"the detector of {category!r} is {self.kind.noun}, which searches nothing; "
                 f"leave out {option('search', search)}"
             )
-        self.preprocessing = self._scoring.preprocessing
+        self.search_kind: SearchKind | Literal["network"] = (
+            (search or "hnsw") if self.kind.has_bank else "network"
+        )
+        load: JudgeFactory = self.kind.code("judge")
+        self._judge = load(database, settings, self.detector, search)
+        self.preprocessing = self._judge.preprocessing
         self._database, self._settings = database, settings
         with database.connect() as connection:
             self.gray_scale = gray_scale(connection, category).white
 
     @property
     def extractor(self) -> Extractor:
-        """PatchCore's extractor. Raises NoMemoryBank for a network, which has one inside."""
-        if isinstance(self._scoring, _NetworkScoring):
+        """Of patch embeddings. Raises NoMemoryBank for a detector that makes none."""
+        if self._judge.extractor is None:
             raise NoMemoryBank(
-                f"the detector of {self.detector.category!r} is an EfficientAD network; this needs "
-                "a PatchCore detector"
+                f"the detector of {self.detector.category!r} is {self.kind.noun}; this needs "
+                f"{KINDS[PATCHCORE].noun}"
             )
-        return self._scoring.extractor
+        return self._judge.extractor
 
     @cached_property
     def defect_finder(self) -> DefectFinder:
         """Finds where and how judged images depart from normal.
 
-        Raises NotFound where this detector cannot say: it is a network, or an old one.
+        Raises NotFound where this detector cannot say: it has no memory bank, or is an old one.
         """
         return DefectFinder(self._database, self._settings, self.detector, self.preprocessing)
 
@@ -209,7 +151,7 @@ class Inspector:
             waiting: list[tuple[int, Future[Judged]]] = []
             for batch in stream:
                 began = time.perf_counter()
-                scored = zip(*self._scoring(batch.inputs), strict=True)
+                scored = zip(*self._judge(batch.inputs), strict=True)
                 share = _milliseconds_since(began) / len(batch.files)
                 submitted = [
                     (index, pool.submit(self._judge_one, file, *one, each, share))
@@ -228,7 +170,7 @@ class Inspector:
         file = replace(picture.file, decode_ms=_milliseconds_since(began))
         with one_blas_thread_each() as num_threads:
             began = time.perf_counter()
-            [embedding], [score], [patches] = self._scoring(inputs)
+            [embedding], [score], [patches] = self._judge(inputs)
             share = _milliseconds_since(began)
             judged = self._judge_one(file, embedding, score, patches, num_threads, share)
         return replace(judged, picture=picture)

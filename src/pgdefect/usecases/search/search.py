@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import check_kind
 from pgdefect.core.errors import DatasetError, ExtractorMismatch, ImageError, UsageError
 from pgdefect.core.json_shapes import inspection_json, neighbor_json
 from pgdefect.core.types import (
@@ -26,7 +27,7 @@ from pgdefect.core.types import (
     Vote,
 )
 from pgdefect.core.wording import blank, option
-from pgdefect.core.words import COMPARED, KINDS, LABELS, SPLITS, check_word
+from pgdefect.core.words import COMPARED, LABELS, SPLITS, check_word
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.search.queries import categories_by_sha256, find_image, images_by_sha256
 from pgdefect.db.search.search import (
@@ -113,7 +114,7 @@ class SearchOptions:
         check_word("by", self.by, COMPARED)
         check_word("label", self.label, LABELS)
         check_word("split", self.split, SPLITS)
-        check_word("kind", self.kind, KINDS)
+        check_kind(self.kind)
         if self.max_distance is not None and not 0.0 <= self.max_distance <= 2.0:
             raise UsageError(
                 f"{option('max_distance')} must be between 0 and 2 (cosine distance), got "

@@ -6,24 +6,35 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import KINDS, DetectorKind, check_kind, kind_named
 from pgdefect.core.errors import UsageError
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.wording import option
-from pgdefect.core.words import KINDS, check_word
 from pgdefect.db.connection.engine import Database
-from pgdefect.usecases.train.options import EfficientAdOptions, TrainOptions
-from pgdefect.usecases.train.train import TrainReport, train
-from pgdefect.usecases.train.train_network import NetworkReport, train_network
+from pgdefect.usecases.train.options import Options
+from pgdefect.usecases.train.report import TrainingReport
 from pgdefect.usecases.train.training_run import TrainingRun
 
-Options = TrainOptions | EfficientAdOptions
-OPTIONS: dict[str, type[TrainOptions] | type[EfficientAdOptions]] = {
-    "patchcore": TrainOptions,
-    "efficient_ad": EfficientAdOptions,
-}
+
+class Trainer(Protocol):
+    """Trains a detector of a kind; one whose kind resumes takes `run`, a `TrainingRun`, too."""
+
+    def __call__(
+        self,
+        database: Database,
+        settings: Settings,
+        category: str,
+        options: Any,
+        /,
+        *,
+        progress: Progress,
+        **run: TrainingRun | None,
+    ) -> TrainingReport: ...
+
+
 _ZERO_IS_NONE = ("max_vectors", "pca_dim", "local_contrast")
 """Settings whose 0 means that there is no limit, or nothing of the kind."""
 _PATHS = ("weights", "teacher_weights", "imagenette_dir")
@@ -32,14 +43,19 @@ _SIZES = ("image_size", "center_crop")
 
 def settings_of(kind: str) -> list[str]:
     """The names of the settings that a kind of detector is trained with."""
-    return [field.name for field in fields(OPTIONS[kind])]
+    return [field.name for field in fields(kind_named(kind).code("options"))]
+
+
+def kind_of(options: Options) -> DetectorKind:
+    """The kind that options are of."""
+    return next(kind for kind in KINDS.values() if type(options) is kind.code("options"))
 
 
 def training_options(kind: str, given: Mapping[str, Any]) -> Options:
     """The options of a training, from those that were given; the rest is the kind's default.
 
     Args:
-        kind: patchcore or efficient_ad.
+        kind: One of `core.detector_kinds.KINDS`.
         given: Values by setting. A size is a number, `(height, width)`, or HEIGHTxWIDTH in
             words; layers are a sequence, or one string with commas.
 
@@ -47,9 +63,9 @@ def training_options(kind: str, given: Mapping[str, Any]) -> Options:
         UsageError: no such kind or setting, a setting of another kind, or a value that cannot
             be used.
     """
-    check_word("kind", kind, KINDS)
+    check_kind(kind)
     own = settings_of(kind)
-    for other in OPTIONS:
+    for other in KINDS:
         foreign = [name for name in given if name in settings_of(other) and name not in own]
         if foreign:
             names = ", ".join(option(name) for name in foreign)
@@ -57,15 +73,16 @@ def training_options(kind: str, given: Mapping[str, Any]) -> Options:
     if unknown := [name for name in given if name not in own]:
         raise UsageError(f"there is no setting {unknown[0]!r}; {kind} has: {', '.join(own)}")
     values = {name: _read(name, value) for name, value in given.items()}
-    if kind == "patchcore" and values.get("resize") is None:
+    if "resize" in own and values.get("resize") is None:
         exact = values.get("center_crop") or _is_exact(given.get("image_size"))
         values["resize"] = "stretch" if exact else "keep"
     try:
-        return OPTIONS[kind](**values)
+        options: Options = kind_named(kind).code("options")(**values)
     except TypeError as error:  # a value that cannot even be compared
         raise UsageError(
             f"a setting of the training has a value of a wrong type: {error}"
         ) from error
+    return options
 
 
 def train_with(
@@ -76,11 +93,12 @@ def train_with(
     *,
     run: TrainingRun | None = None,
     progress: Progress = silent,
-) -> TrainReport | NetworkReport:
-    """Train the kind of detector that the options are of; `run` is PatchCore's."""
-    if isinstance(options, TrainOptions):
-        return train(database, settings, category, options, run=run, progress=progress)
-    return train_network(database, settings, category, options, progress=progress)
+) -> TrainingReport:
+    """Train the kind of detector that the options are of; `run` is for kinds that resume."""
+    kind = kind_of(options)
+    train: Trainer = kind.code("train")
+    resumed = {"run": run} if kind.resumes else {}
+    return train(database, settings, category, options, progress=progress, **resumed)
 
 
 def size_from(setting: str, value: int | str | Sequence[int]) -> tuple[int, int]:

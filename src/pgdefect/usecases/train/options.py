@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pgdefect.core.distance import Precision, metric_named
 from pgdefect.core.errors import UsageError
@@ -28,6 +28,13 @@ DEFAULT_MAX_VECTORS = 20_000
 """More made detectors of magnetic tiles slower and not better (docs/accuracy.md)."""
 DEFAULT_WORST_SHARE = 0.005
 """Five patches of 256 x 256 pixels: steadier than the worst one alone (docs/accuracy.md)."""
+
+
+class Options(Protocol):
+    """What a user can choose about the training of a kind: a dataclass."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as they are stored with the detector; of a file only its name."""
 
 
 @dataclass(frozen=True)

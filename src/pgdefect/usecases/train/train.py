@@ -13,6 +13,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from pgdefect.core.config import Settings
+from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.errors import TooFewImages
 from pgdefect.core.progress import Progress, silent
 from pgdefect.core.types import (
@@ -40,6 +41,7 @@ from pgdefect.db.records.outliers import (
 )
 from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.duplicate_limit import measure_duplicate_limit
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
 from pgdefect.usecases.inspect.embed import embed_first_defects
 from pgdefect.usecases.train.bank import (
@@ -96,6 +98,11 @@ class TrainReport:
     notes: tuple[str, ...] = ()
     outliers: tuple[Outlier, ...] = ()
     threshold_with_outliers: float | None = None
+
+    @property
+    def made(self) -> dict[str, int]:
+        """What sums up the detector, by heading."""
+        return {"bank vectors": self.bank_vectors, "dim": self.embedding_dim}
 
 
 def train(
@@ -223,6 +230,7 @@ def _train(
             others = [i for i in everything if i.id not in extracted.means and i.path not in unread]
             failed = embed_images(database, extractor, extractor_id, others, progress)
             failed += embed_first_defects(database, settings, category, progress)
+            measure_duplicate_limit(database, extractor, detector_id, extractor_id, everything)
         figures = bank_figures(database, detector_id)
         with database.connect() as connection:
             outliers = outliers_of(connection, detector_id)
@@ -257,7 +265,7 @@ def _left_out(
     if not options.leave_out_outliers:
         return set()
     with database.connect() as connection:
-        named = stored_outliers(connection, category_id, "patchcore")
+        named = stored_outliers(connection, category_id, PATCHCORE)
     return named & {image.id for image in normal}
 
 

@@ -18,6 +18,7 @@ from pgdefect.db.records.efficient_ad import store_network
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.records.outliers import Outlier, outliers_of, reviewed_as_normal
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.duplicate_limit import measure_duplicate_limit
 from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.usecases.train.bank import part_name, split_holdout
@@ -57,6 +58,11 @@ class NetworkReport:
     failed: tuple[tuple[str, str], ...] = ()
     outliers: tuple[Outlier, ...] = ()
     threshold_with_outliers: float | None = None
+
+    @property
+    def made(self) -> dict[str, float]:
+        """What sums up the detector, by heading."""
+        return {"steps": self.steps, "loss": self.losses["train_loss"]}
 
 
 def train_network(
@@ -181,6 +187,7 @@ def _train(
             [image for image in everything if image.path not in dict(failed)],
             progress,
         )
+        measure_duplicate_limit(database, extractor, detector_id, extractor_id, everything)
     with database.connect() as connection:
         outliers = outliers_of(connection, detector_id)
     return NetworkReport(

@@ -19,7 +19,7 @@ from pgdefect.core.config import Settings
 from pgdefect.core.errors import DatabaseError
 from pgdefect.core.file_claims import claim, remove_unclaimed
 from pgdefect.db.connection.engine import Database
-from pgdefect.usecases.train.options import TrainOptions
+from pgdefect.usecases.train.options import Options
 from pgdefect.vision.patchcore.patch_spool import KEPT_DAYS, content_hash
 
 __all__ = ["TrainingRun"]
@@ -39,7 +39,7 @@ class TrainingRun:
         settings: Settings,
         database: Database,
         categories: Sequence[str],
-        options: TrainOptions,
+        options: Options,
     ) -> None:
         self._subject = f"{_PREFIX}{content_hash([database.safe_url, list(categories)])[:12]}-"
         self._path = settings.cache_dir / f"{self._subject}{content_hash(options.recorded())[:32]}"

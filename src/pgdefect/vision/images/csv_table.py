@@ -62,8 +62,11 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
         missing = [name for name in needed if name not in names]
         doubled = {name for name in names if name and names.count(name) > 1}
         if missing or doubled:
-            fault = f"no column {missing[0]!r}" if missing else f"column {min(doubled)!r} twice"
-            Row(file, 1, {}).fail(f"{fault}. Found: {names}; needed: {', '.join(needed)}")
+            linked = _is_linked(file)
+            twice = "a column" if linked else f"column {min(doubled, default='')!r}"
+            fault = f"no column {missing[0]!r}" if missing else f"{twice} twice"
+            found = "" if linked else f"Found: {names}; "
+            Row(file, 1, {}).fail(f"{fault}. {found}needed: {', '.join(needed)}")
         line = reader.line_num + 1
         for values in reader:
             cells = dict(zip(names, (value.strip() for value in values), strict=False))
@@ -77,9 +80,9 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
                 yield row
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
+        byte = "a byte" if _is_linked(file) else f"byte 0x{error.object[error.start]:02x}"
         raise DatasetError(
-            f"{str(file)!r} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. "
-            "Export the file as UTF-8"
+            f"{str(file)!r} line {line}: {byte} is not UTF-8. Export the file as UTF-8"
         ) from error
     except (OSError, csv.Error) as error:
         raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file") from error
@@ -101,6 +104,11 @@ _ALIASES = {
     "mask": ("mask_path", "mask_file", "ground_truth"),
 }
 """Other names that these columns have, where there is none of their own."""
+
+
+def _is_linked(file: Path) -> bool:
+    """Whether links lead to it: what it holds is then not told, as it may be somebody else's."""
+    return os.path.realpath(file) != os.path.abspath(file)
 
 
 def _column_name(header: str) -> str:
