@@ -38,7 +38,7 @@ BEGIN
             ('cols', 'Columns of the grid of patches.'),
             ('contradiction', '0 to 1: how sure the verdict is against the known label; 0 where they agree.'),
             ('contrast', 'low, medium or high: how much the drawn defect differs from its surroundings.'),
-            ('coreset_ratio', 'Share of the training patches that became the bank; less than asked for where that was more than --max-vectors.'),
+            ('coreset_ratio', 'Share of the training patches that became the bank; less than asked for where that was more vectors than the training allowed.'),
             ('covering_radius', 'Distance within which every training patch has a bank vector, in the bank''s metric.'),
             ('created_at', 'When it was recorded.'),
             ('dataset_defect_type', 'Defect type by the data set; a review does not change it.'),

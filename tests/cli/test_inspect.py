@@ -33,13 +33,13 @@ def test_inspect_stored_images(good: Cli, trained: Database) -> None:
         assert x + width <= 128
         assert y + height <= 128
     scores = {
-        label: [r["raw_score"] for r in rows if r["label"] == label]
+        label: [r["raw_score"] for r in rows if r["known_label"] == label]
         for label in ("normal", "anomalous")
     }
     assert len(scores["anomalous"]) == 9
     assert min(scores["anomalous"]) > max(scores["normal"])
     # The threshold hangs on fifteen images alone.
-    caught = [r for r in rows if r["label"] == "anomalous" and r["verdict"] == "anomalous"]
+    caught = [r for r in rows if r["known_label"] == "anomalous" and r["verdict"] == "anomalous"]
     assert len(caught) >= 8
     assert result.json["failed"] == []
     # A second inspection of each, beside the first.

@@ -101,11 +101,20 @@ def test_ingest_records_what_the_files_are(database: Database, folder: Path) -> 
     content = (folder / "test/scratch/0.png").read_bytes()
     assert scratch.sha256 == hashlib.sha256(content).hexdigest()
     assert (scratch.height, scratch.width) == (40, 50)
-    assert (scratch.split, scratch.label, scratch.defect_type) == ("test", "anomalous", "scratch")
+    assert (scratch.split, scratch.known_label, scratch.known_defect_type) == (
+        "test",
+        "anomalous",
+        "scratch",
+    )
     assert scratch.mask_path == "ground_truth/scratch/0_mask.png"
     assert images["test/scratch/1.png"].mask_path is None
     good = images["train/good/3.png"]
-    assert (good.split, good.label, good.defect_type, good.part) == ("train", "normal", None, None)
+    assert (good.split, good.known_label, good.known_defect_type, good.part) == (
+        "train",
+        "normal",
+        None,
+        None,
+    )
 
 
 def test_ingest_again_changes_nothing(database: Database, folder: Path) -> None:
@@ -178,7 +187,10 @@ def test_accepting_changes_renews_content_and_drops_what_came_from_the_old(
     assert renewed.id != changed.id
     assert renewed.sha256 != changed.sha256
     assert (renewed.height, renewed.width) == (40, 50)
-    assert (renewed.label, renewed.defect_type) == (changed.label, changed.defect_type)
+    assert (renewed.known_label, renewed.known_defect_type) == (
+        changed.known_label,
+        changed.known_defect_type,
+    )
     for table in ("inspection", "image_embedding"):
         assert count(trained, f"pgdefect.{table}", f"image_id = {renewed.id}") == 0
     # What was judged is history: of the old content, with all that it rests on.
@@ -610,8 +622,8 @@ def test_corrected_labels_are_reported_and_taken_over_when_accepted(
     manifest.write_text(heading + "1.png,test,anomalous,dent,2\n")
     told = ingest(database, manifest, "parts")
     assert (told.added, told.unchanged, told.relabeled) == (0, 1, ("1.png",))
-    assert [image.label for image in images_of(database, "parts")] == ["normal", "normal"]
+    assert [image.known_label for image in images_of(database, "parts")] == ["normal", "normal"]
     taken = ingest(database, manifest, "parts", accept_changes=True)
     assert taken.relabeled == ("1.png",)
-    assert [image.defect_type for image in images_of(database, "parts")] == [None, "dent"]
+    assert [image.known_defect_type for image in images_of(database, "parts")] == [None, "dent"]
     assert ingest(database, manifest, "parts").unchanged == 2

@@ -97,7 +97,7 @@ def test_one_wrong_image_in_twenty_does_not_disable_a_detector(
 ) -> None:
     def found(category: Kind) -> int:
         judged = inspect(trained, settings, category, split="test").inspections
-        return sum(i.is_anomalous for i in judged if i.label == "anomalous")
+        return sum(i.is_anomalous for i in judged if i.known_label == "anomalous")
 
     clean = learn("clean")
     report = learn(kind)

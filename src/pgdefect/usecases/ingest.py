@@ -38,7 +38,7 @@ class IngestReport:
     """What became of each file; paths are relative to `root`.
 
     changed: content differs from what was ingested; relabeled: the content is the same and
-    the data set says otherwise of it (split, label, defect type, mask, group, attributes);
+    the data set says otherwise of it (split, label, defect type, mask, part, attributes);
     vanished: ingested once and gone from disk; all three taken over only if `accepted`;
     failed: path and reason of files that are no readable image; problems: lines about the
     data set itself; simulated defects among its files are such, and never ingested. listed: how
@@ -100,7 +100,7 @@ def ingest(
     history: it stays with a retired image of the old content, and the new content is a new one.
 
     Args:
-        parts, split, label, said: as `scan` has them; parts are its groups.
+        parts, split, label, said: as `scan` has them.
         dry_run: say what the folders are taken as, and stop there.
         on_listed: called with that before anything is stored.
 
@@ -108,7 +108,7 @@ def ingest(
         DatasetError: the path holds no data set, or one that can be read in two ways.
     """
     check_category_name(category)
-    dataset = scan(path, groups=parts, split=split, label=label, said=said, category=category)
+    dataset = scan(path, parts=parts, split=split, label=label, said=said, category=category)
     on_listed(category, str(dataset.root), dataset.folders)
     return ingest_dataset(
         database,
@@ -420,7 +420,7 @@ def _description(record: ImageRecord) -> catalog.Description:
         record.label,
         record.defect_type,
         record.mask_path,
-        record.group,
+        record.part,
         record.attributes,
         record.taken_at,
     )
@@ -437,7 +437,7 @@ def _new_image(record: ImageRecord, file: ImageFile) -> catalog.NewImage:
         label=record.label,
         defect_type=record.defect_type,
         mask_path=record.mask_path,
-        group_name=record.group,
+        group_name=record.part,
         attributes=record.attributes,
         taken_at=record.taken_at,
     )

@@ -30,7 +30,7 @@ _ROOTS_LOCK = "hashtextextended('pgdefect image roots', 0)"
 Description = tuple[
     str, str | None, str | None, str | None, str | None, Mapping[str, Any], datetime | None
 ]
-"""What is said of an image: split, label, defect type, mask, group, attributes, time taken."""
+"""What is said of an image: split, label, defect type, mask, part, attributes, time taken."""
 
 
 @dataclass(frozen=True)

@@ -352,7 +352,9 @@ def _queue(
 
 
 def _is_defective(judged: Judged, image: StoredImage | None) -> bool:
-    return judged.inspection.is_anomalous or (image is not None and image.label == "anomalous")
+    return judged.inspection.is_anomalous or (
+        image is not None and image.known_label == "anomalous"
+    )
 
 
 def _store_found(
@@ -412,7 +414,7 @@ def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None
         judged.inspection,
         defect=defect,
         image_id=image.id,
-        label=image.label,
-        defect_type=image.defect_type,
+        known_label=image.known_label,
+        known_defect_type=image.known_defect_type,
         mask_path=image.mask_path and os.path.join(root_of(image), image.mask_path),
     )

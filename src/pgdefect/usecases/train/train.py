@@ -292,7 +292,7 @@ def _defect_view(
 
 def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]:
     """The normal training images among a category's. Raises TooFewImages."""
-    normal = [image for image in images if image.split == "train" and image.label == "normal"]
+    normal = [image for image in images if image.split == "train" and image.known_label == "normal"]
     if len(normal) < MIN_IMAGES:
         raise TooFewImages(
             f"category {category!r} has {len(normal)} normal training images and needs at least "

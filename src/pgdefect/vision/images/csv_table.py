@@ -1,4 +1,4 @@
-"""Tables that say something of images: manifests and ``groups.csv``, in any usual dialect."""
+"""Tables that say something of images: manifests and ``parts.csv``, in any usual dialect."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pgdefect.core.errors import DatasetError
 
 __all__ = ["COLUMNS", "MAX_TABLE_BYTES", "Row", "read_table"]
 
-COLUMNS = ("path", "split", "label", "defect_type", "group", "mask", "taken_at")
-"""Columns of a known meaning, however their names are written; part means group."""
+COLUMNS = ("path", "split", "label", "defect_type", "part", "mask", "taken_at")
+"""Columns of a known meaning, however their names are written."""
 
 MAX_TABLE_BYTES = 256 << 20
 """Larger manifests are refused before they are read: a million rows have a tenth of it."""
@@ -55,8 +55,6 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
             StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
         )
         names = _with_aliases([_column_name(name) for name in next(reader, [])])
-        if "group" not in names:
-            names = ["group" if name.lower() == "part" else name for name in names]
         if any("\0" in name for name in names):
             Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text")
         missing = [name for name in needed if name not in names]
@@ -102,6 +100,7 @@ _ALIASES = {
         "img_path",
     ),
     "mask": ("mask_path", "mask_file", "ground_truth"),
+    "part": ("group",),
 }
 """Other names that these columns have, where there is none of their own."""
 
