@@ -108,7 +108,17 @@ def ingest(
         DatasetError: the path holds no data set, or one that can be read in two ways.
     """
     check_category_name(category)
-    dataset = scan(path, parts=parts, split=split, label=label, said=said, category=category)
+    with database.connect() as connection:
+        simulated = simulated_paths(connection)
+    dataset = scan(
+        path,
+        parts=parts,
+        split=split,
+        label=label,
+        said=said,
+        category=category,
+        simulated=simulated,
+    )
     on_listed(category, str(dataset.root), dataset.folders)
     return ingest_dataset(
         database,
@@ -134,9 +144,13 @@ def ingest_all(
 
     All are listed before the first is recorded: where one cannot be used, nothing is stored.
     """
+    with database.connect() as connection:
+        simulated = simulated_paths(connection)
     datasets = {}
     for name, folder in scan_categories(root).items():
-        datasets[check_category_name(name)] = scan(folder, said=said, category=name)
+        datasets[check_category_name(name)] = scan(
+            folder, said=said, category=name, simulated=simulated
+        )
     for name, dataset in datasets.items():
         on_listed(name, str(dataset.root), dataset.folders)
     return [

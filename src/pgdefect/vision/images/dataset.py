@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,7 @@ __all__ = ["Dataset", "ImageRecord", "scan", "scan_categories"]
 
 NAMED = ("mvtec", "folders")
 """Layouts that say themselves what is normal."""
+SIMULATED = "simulated defect"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def scan(
     said: Mapping[str, str] | None = None,
     category: str | None = None,
     only_photographs: bool = False,
+    simulated: Collection[str] = (),
 ) -> Dataset:
     """List the images of a folder or a manifest.
 
@@ -94,6 +96,8 @@ def scan(
         said: what folders are, by name or path: "normal", "anomalous", "masks" or "skip".
         category: which product is meant where a manifest lists several.
         only_photographs: leave out what is no photograph, and ask no more: for inspecting.
+        simulated: absolute paths of simulated images and their masks, which are left out of a
+            folder before its layout is read.
 
     Raises:
         DatasetError: nothing usable is found, or names could mean two things.
@@ -112,7 +116,7 @@ def scan(
     else:
         if not only_photographs:
             _refuse_several(top)
-        dataset = _scan_folder(top, split, label, given, only_photographs)
+        dataset = _scan_folder(top, split, label, given, only_photographs, simulated)
         sought = (
             "no image in train/good and test/<defect type>"
             if dataset.layout == "mvtec" or _is_category(top)
@@ -123,7 +127,7 @@ def scan(
             f"{str(top)!r} says itself what is train or test, normal or anomalous. "
             "Give split and label only with a plain folder of images"
         )
-    if not dataset.records:
+    if not dataset.records and not any(s.reason == SIMULATED for s in dataset.skipped):
         skipped = "".join(f" {problem}." for problem in dataset.problems[:3])
         left_out = ", ".join(
             f"{s.count} {s.suffix or 'file'} ({s.reason})" for s in dataset.skipped
@@ -196,9 +200,10 @@ def _scan_folder(
     label: str | None,
     said: Mapping[str, Meaning],
     only_photographs: bool,
+    simulated: Collection[str],
 ) -> Dataset:
     meaning = meanings(said)
-    tree = walk(root)
+    tree = _walk_without(root, simulated)
     named = {"train": "train", "validation": "train", "test": "test"}.get(
         meaning_of(root.name).meaning
     )
@@ -206,7 +211,7 @@ def _scan_folder(
     if not only_photographs:
         _refuse_doubts(root, layout, said, label)
         if (split, label) != (None, None) and (layout.doubts or layout.kind not in NAMED):
-            tree = walk(root)
+            tree = _walk_without(root, simulated)
             layout = read_layout(tree, meaning, split=split, label=label)
     _tell_beside_splits(tree, layout)
     return Dataset(
@@ -217,6 +222,26 @@ def _scan_folder(
         tuple(layout.folders),
         skipped_of(tree.skipped),
     )
+
+
+def _walk_without(root: Path, simulated: Collection[str]) -> FolderTree:
+    """The folder's files, without simulated images and their masks, which are counted."""
+    tree = walk(root)
+    if not simulated:
+        return tree
+    count = 0
+    for folder, names in list(tree.files.items()):
+        left_out = [name for name in names if os.path.join(root, folder, name) in simulated]
+        if left_out:
+            count += len(left_out)
+            tree.skip(left_out, SIMULATED)
+            kept = [name for name in names if name not in left_out]
+            tree.files[folder] = kept
+            if not kept:
+                del tree.files[folder]
+    if count:
+        tree.problems.append(f"{count} files are simulated defects or masks of theirs; left out")
+    return tree
 
 
 def _refuse_doubts(
