@@ -139,20 +139,11 @@ def import_bank(
             progress=progress,
         )
         failed = embed_images(database, extractor, extractor_id, everything, progress)
-        detector = active_detector(database, category, PATCHCORE)
-    return ImportReport(
-        category,
-        found.format,
-        detector_id,
-        extractor_id,
-        len(bank.embeddings),
-        bank.embeddings.shape[1],
-        bank.num_neighbors,
-        detector.threshold,
-        len(held_out.scores),
-        held_out.learned,
-        tuple(failed),
-    )
+        in_force = active_detector(database, category, PATCHCORE).threshold
+    count, dim = bank.embeddings.shape
+    made = (detector_id, extractor_id, count, dim, bank.num_neighbors)
+    learned = (len(held_out.scores), held_out.learned)
+    return ImportReport(category, found.format, *made, in_force, *learned, tuple(failed))
 
 
 def _extractor(
