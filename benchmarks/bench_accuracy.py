@@ -53,7 +53,7 @@ def measure(context: Context) -> Report:
     with server() as database:
         ingest_dataset(database, images.dataset, CATEGORY)
         test = images_of(database, CATEGORY, split="test")
-        anomalous = np.array([image.label == "anomalous" for image in test])
+        anomalous = np.array([image.known_label == "anomalous" for image in test])
         groups = [image.part or "" for image in test]
         halves = {"whole": np.ones(len(test), dtype=bool)}
         if all(group.isdigit() for group in groups):
@@ -73,8 +73,8 @@ def measure(context: Context) -> Report:
                     half: image_auroc(scores[chosen], anomalous[chosen].tolist())
                     for half, chosen in halves.items()
                 }
-                for kind in sorted({i.defect_type for i in test if i.defect_type}):
-                    chosen = np.array([i.defect_type in (None, kind) for i in test])
+                for kind in sorted({i.known_defect_type for i in test if i.known_defect_type}):
+                    chosen = np.array([i.known_defect_type in (None, kind) for i in test])
                     figures[kind] = image_auroc(scores[chosen], anomalous[chosen].tolist())
                 facts[f"{name}, worst share {share:g}"] = figures
             sizes[name] = {"train_seconds": seconds, "bank_vectors": trained.bank_vectors}

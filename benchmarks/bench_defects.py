@@ -35,8 +35,8 @@ def measure(context: Context) -> Report:
     settings = Settings(cache_dir=context.folder)
     with server() as database:
         ingest_dataset(database, images.dataset, CATEGORY)
-        test = [i for i in images_of(database, CATEGORY, split="test") if i.defect_type]
-        if len({image.defect_type for image in test}) < 2:
+        test = [i for i in images_of(database, CATEGORY, split="test") if i.known_defect_type]
+        if len({image.known_defect_type for image in test}) < 2:
             return Report("defects", images.name, notes=["no two defect types to tell apart"])
         train(database, settings, CATEGORY, TrainOptions())
         inspector = Inspector(database, settings, CATEGORY, "exact")
@@ -102,7 +102,7 @@ def measure(context: Context) -> Report:
             "the default without the deepest layer": full[:, : dims[2]],
         }
         groups = group_numbers([image.part for image in test])
-        types = [str(image.defect_type) for image in test]
+        types = [str(image.known_defect_type) for image in test]
     report = Report("defects", f"{len(test)} anomalous test images of {images.name}")
     for name, embeddings in variants.items():
         figures = retrieval_figures(cosine_distances(embeddings), types, groups)

@@ -189,7 +189,7 @@ def image_sets(folder: Path | None, quick: bool) -> list[Images]:
         groups = MAGNETIC_TILE / "groups.csv"
         sets.append(
             Images(
-                "magnetic tiles", scan(MAGNETIC_TILE, groups=groups if groups.is_file() else None)
+                "magnetic tiles", scan(MAGNETIC_TILE, parts=groups if groups.is_file() else None)
             )
         )
     return sets

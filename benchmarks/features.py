@@ -27,7 +27,7 @@ def every_set(quick: bool) -> list[Images]:
         return [one.limited(train=24, test=8) for one in sets]
     for folder in sorted(SHARED.iterdir()) if SHARED.is_dir() else ():
         if folder.is_dir():
-            sets.append(Images(folder.name, scan(folder, groups=folder / "groups.csv")))
+            sets.append(Images(folder.name, scan(folder, parts=folder / "groups.csv")))
     return sets
 
 
@@ -42,7 +42,7 @@ class Photograph:
 
     @property
     def part(self) -> str:
-        return self.record.group or self.path
+        return self.record.part or self.path
 
 
 def extracted(images: Images, extractor: Any, *, step: int = 1) -> list[Photograph]:
@@ -93,7 +93,7 @@ def stored(photographs: Sequence[Photograph]) -> list[Any]:
 
     return [
         StoredImage(
-            n + 1, "bench", one.path, one.path, "train", "normal", None, one.record.group, None,
+            n + 1, "bench", one.path, one.path, "train", "normal", None, one.record.part, None,
             f"{n:064x}", *one.size,
         )
         for n, one in enumerate(photographs)

@@ -28,13 +28,14 @@ print("Images:", len(images), "inspected:", len(judged))
 
 print("\nShare rejected, by category and known defect type:")
 rejected = judged.assign(
-    known=judged["defect_type"].fillna(judged["label"]), rejected=judged["verdict"] == "anomalous"
+    known=judged["known_defect_type"].fillna(judged["known_label"]),
+    rejected=judged["verdict"] == "anomalous",
 )
 by_type = rejected.groupby(["category", "known"], dropna=False)["rejected"]
 print(by_type.agg(["size", "mean"]).round(3).to_string())
 
-print("\nNormalized score, by label (0.5 is the threshold):")
-print(judged.groupby("label")["normalized_score"].describe().round(3).to_string())
+print("\nNormalized score, by known label (0.5 is the threshold):")
+print(judged.groupby("known_label")["normalized_score"].describe().round(3).to_string())
 
 # Parameters are passed, never pasted into the statement.
 worst = pd.read_sql(

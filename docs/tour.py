@@ -57,7 +57,7 @@ print("regions:", [region.box for region in result.regions])
         "code",
         """
 found = project.inspect_all(["parts/test"], "parts")
-found.to_pandas()[["verdict", "score", "x", "y", "width", "height", "label"]].round(3)
+found.to_pandas()[["verdict", "score", "x", "y", "width", "height", "known_label"]].round(3)
 """,
     ),
     ("markdown", "Which stored images show the same? A contact sheet."),

@@ -90,7 +90,18 @@ text = st.one_of(st.sampled_from(TROUBLE), st.text(max_size=40), st.text(max_siz
 """Names and cells: what breaks SQL, paths, terminals, encodings, numbers, and anything else."""
 
 _HEADERS = st.sampled_from(
-    ["path", "Path ", "split", "label", "defect_type", "defect-type", "group", "mask", "line"]
+    [
+        "path",
+        "Path ",
+        "split",
+        "label",
+        "defect_type",
+        "defect-type",
+        "part",
+        "group",
+        "mask",
+        "line",
+    ]
 )
 _CELLS = st.one_of(
     st.sampled_from(
@@ -102,7 +113,7 @@ _CELLS = st.one_of(
 
 @st.composite
 def tables(draw: st.DrawFn, *first: str) -> bytes:
-    """A CSV file, good or not: a manifest or ``groups.csv``, as bytes."""
+    """A CSV file, good or not: a manifest or ``parts.csv``, as bytes."""
     headers = [*first, *draw(st.lists(_HEADERS | text, max_size=3, unique=True))]
     paths = st.sampled_from(["a.png", "b.png", "sub/c.png"]) | _CELLS
     others = st.lists(_CELLS, max_size=len(headers) - 1 + draw(st.integers(0, 1)))

@@ -71,11 +71,11 @@ def _manifests(folder: Path) -> Try:
     return check
 
 
-def _groups(folder: Path) -> Try:
+def _parts(folder: Path) -> Try:
     from pgdefect.vision.images.dataset import scan
 
     _put(folder, "a.png", "b.png", "sub/c.png")
-    file = folder / "groups.csv"
+    file = folder / "parts.csv"
 
     def check(data: bytes) -> None:
         file.write_bytes(data)
@@ -98,7 +98,7 @@ def _check_records(dataset: Any) -> None:
         for path in filter(None, (record.path, record.mask_path)):
             inside = os.path.normpath(dataset.root / path)
             assert inside.startswith(f"{dataset.root}{os.sep}")
-        for word in filter(None, (record.path, record.defect_type, record.group)):
+        for word in filter(None, (record.path, record.defect_type, record.part)):
             assert len(word.encode()) <= MAX_BYTES
         assert "\0" not in repr(record).replace("\\x00", "\0")
         json.dumps(record.attributes, allow_nan=False).encode()
@@ -200,7 +200,7 @@ def names_in(database: Database) -> Try:
             ).one()
             assert tuple(row) == (category, path, defect_type, {key: value})
             where = SearchFilter(
-                category=category, defect_type=defect_type, group=value, attributes={key: value}
+                category=category, defect_type=defect_type, part=value, attributes={key: value}
             )
             filtered = driver(connection).execute(
                 "SELECT (%s::jsonb)->>'category'", [json.dumps(where.to_json())]
@@ -283,7 +283,7 @@ def _onnx(folder: Path) -> Try:
 TARGETS = (
     Target("images", 40_000, lambda: inputs.mutated(inputs.images()), _images),
     Target("manifests", 20_000, lambda: inputs.tables("path"), _manifests),
-    Target("groups.csv", 5_000, lambda: inputs.tables("path", "group"), _groups),
+    Target("parts.csv", 5_000, lambda: inputs.tables("path", "part"), _parts),
     Target("options", 10_000, lambda: inputs.text | _json_like(), _options),
     Target("URLs", 5_000, lambda: st.tuples(*[inputs.text] * 3), _urls),
     Target("torch archives", 8_000, lambda: inputs.mutated(inputs.torch_files()), _bank, True),

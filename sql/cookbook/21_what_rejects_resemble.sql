@@ -12,7 +12,7 @@ FROM (SELECT * FROM defect.images
 LEFT JOIN LATERAL (
     SELECT * FROM defect.similar_images(i.image_id::text, k => 100, category => i.category,
                                         label => 'anomalous') n
-    WHERE n.image_defect_type IS NOT NULL ORDER BY n.rank LIMIT 1
+    WHERE n.known_defect_type IS NOT NULL ORDER BY n.rank LIMIT 1
 ) s ON true
 LEFT JOIN defect.images k ON k.image_id = s.image_id
 ORDER BY s.distance;

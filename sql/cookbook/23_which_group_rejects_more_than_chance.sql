@@ -6,7 +6,7 @@
 \if :{?attribute} \else \set attribute shift \endif
 
 WITH counted AS (
-    SELECT category_name AS category, coalesce("group", '(none)') AS value,
+    SELECT category, coalesce("group", '(none)') AS value,
            sum(inspected)::bigint AS inspected, sum(rejected)::bigint AS rejected
     FROM defect.rejects(per => 'all', by => :'attribute', split => 'production')
     GROUP BY 1, 2

@@ -15,7 +15,7 @@ WITH points AS (
     SELECT starts, inspected, rejected,
            sum(rejected) OVER () / sum(inspected) OVER () AS center
     FROM defect.rejects(per => :'per', split => 'production')
-    WHERE category_name = :'category'
+    WHERE category = :'category'
 ), limits AS (
     SELECT p.*, 3 * sqrt(center * (1 - center) / inspected) AS width FROM points p
 )

@@ -6,7 +6,7 @@
 \if :{?attribute} \else \set attribute line \endif
 
 WITH first AS (
-    SELECT category_name AS category, coalesce("group", '(none)') AS value,
+    SELECT category, coalesce("group", '(none)') AS value,
            sum(inspected)::bigint AS inspected, sum(inspected - rejected)::bigint AS passed
     FROM defect.rejects(per => 'all', by => :'attribute', split => 'production')
     GROUP BY 1, 2

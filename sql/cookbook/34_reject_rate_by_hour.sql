@@ -5,7 +5,7 @@ SELECT category, hour, inspected, rejected, round(100.0 * rejected / inspected, 
        (SELECT array_agg(round((100 * r)::numeric, 1))
         FROM unnest(defect.rate_interval(rejected, inspected)) r) AS percent_interval
 FROM (
-    SELECT category_name AS category, extract(hour FROM starts)::integer AS hour,
+    SELECT category, extract(hour FROM starts)::integer AS hour,
            sum(inspected)::bigint AS inspected, sum(rejected)::bigint AS rejected
     FROM defect.rejects(per => 'hour', split => 'production')
     GROUP BY 1, 2

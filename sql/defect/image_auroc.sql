@@ -69,4 +69,4 @@ END
 $$;
 
 COMMENT ON FUNCTION defect.image_auroc IS
-'Image AUROC of a detector, 0 to 1 (0.5 is chance), over the inspected images of known label in one split; equal to pgdefect evaluate''s, with drop_leaks to that of --drop-leaks. NULL without normal or anomalous images. Example: SELECT detector_id, kind, version, defect.image_auroc(detector_id) FROM defect.detectors;';
+'Image AUROC of a detector, 0 to 1 (0.5 is chance), over the inspected images of known label in one split; equal to pgdefect evaluate''s, with drop_leaks to that without leaks. NULL without normal or anomalous images. Example: SELECT detector_id, kind, version, defect.image_auroc(detector_id) FROM defect.detectors;';

@@ -31,7 +31,7 @@ BEGIN
         RAISE EXCEPTION 'inspection % was made by %, which has no normal patches to show', inspection, (
             SELECT pgdefect.kind_noun(d.kind) FROM pgdefect.detector d WHERE d.id = inspected.detector_id)
             USING ERRCODE = 'PD404',
-                  HINT = 'Inspect the image with the category''s PatchCore detector: pgdefect inspect --kind patchcore.';
+                  HINT = 'Inspect the image with the category''s PatchCore detector.';
     END IF;
     SELECT * INTO inspected_image FROM pgdefect.image i WHERE i.id = inspected.image_id;
     SELECT x.* INTO e FROM pgdefect.extractor x

@@ -69,7 +69,7 @@ BEGIN
             RAISE EXCEPTION 'no image of the category has defect type %; did you mean %? Known: %',
                 quote_literal(review.defect_type), quote_literal(near), array_to_string(known, ', ')
                 USING ERRCODE = 'PD409',
-                      HINT = 'If it is a new type, pass new_type => true (--new-type).';
+                      HINT = 'If it is a new type, pass new_type => true.';
         END IF;
     END IF;
     INSERT INTO pgdefect.review (image_id, label, defect_type, note, created_at)

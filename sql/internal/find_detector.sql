@@ -26,7 +26,7 @@ BEGIN
         RAISE EXCEPTION 'category % has no active detector', quote_literal(category)
             USING ERRCODE = 'PD404',
                   HINT = format('Train one with: pgdefect train %s', pgdefect.shell_word(category)) || coalesce((
-                      SELECT format(', or take an older one with: pgdefect activate --detector %s', max(d.id))
+                      SELECT format(', or make detector %s active again with pgdefect activate', max(d.id))
                       FROM pgdefect.detector d JOIN pgdefect.category c ON c.id = d.category_id
                       WHERE c.name = find_detector.category HAVING count(*) > 0), '');
     END IF;

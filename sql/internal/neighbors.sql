@@ -9,8 +9,8 @@ CREATE OR REPLACE FUNCTION pgdefect.neighbors(
     fold boolean
 ) RETURNS TABLE (
     rank bigint, image_id bigint, distance double precision, similarity double precision,
-    category_name text, image_label text, image_defect_type text, path text, image_split text,
-    image_part text, copies integer, region_id bigint, region_box text, searched_by text
+    category text, known_label text, known_defect_type text, path text, split text, part text,
+    copies integer, region_id bigint, region_box text, searched_by text
 )
 LANGUAGE sql
 VOLATILE

@@ -64,7 +64,7 @@ def test_an_image_is_the_same_as_file_bytes_array_and_pillow_image(
     stored = project.inspect(defective, "parts")
     assert stored.inspection_id is not None
     assert stored.image_id is not None
-    assert stored.label == "anomalous"
+    assert stored.known_label == "anomalous"
     for one in found:
         assert one.verdict == stored.verdict == "anomalous"
         assert one.raw_score == pytest.approx(stored.raw_score, abs=1e-6)

@@ -126,7 +126,7 @@ def test_inspecting_says_what_it_skips(
     ("header", "cell", "told"),
     [
         ("x\0y", "1", "line 1: a NUL character"),
-        ("group", "g" * 2001, "line 2: group has more than 2000 bytes"),
+        ("group", "g" * 2001, "line 2: part has more than 2000 bytes"),
         ("defect_type", "é" * 1001, "line 2: defect_type has more than 2000 bytes"),
     ],
 )

@@ -52,7 +52,7 @@ def test_demo(
     assert result["by"] == "defect"
     assert 0 < len(result["neighbors"]) <= 10
     assert {n["category"] for n in result["neighbors"]} == {"solar_mono"}
-    assert result["query"]["label"] == "anomalous"
+    assert result["query"]["known_label"] == "anomalous"
     with Image.open(result["contact_sheet"]) as sheet:
         sheet.load()
     assert len(result["queries"]) == 3

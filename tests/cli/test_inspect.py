@@ -33,13 +33,13 @@ def test_inspect_stored_images(good: Cli, trained: Database) -> None:
         assert x + width <= 128
         assert y + height <= 128
     scores = {
-        label: [r["raw_score"] for r in rows if r["label"] == label]
+        label: [r["raw_score"] for r in rows if r["known_label"] == label]
         for label in ("normal", "anomalous")
     }
     assert len(scores["anomalous"]) == 9
     assert min(scores["anomalous"]) > max(scores["normal"])
     # The threshold hangs on fifteen images alone.
-    caught = [r for r in rows if r["label"] == "anomalous" and r["verdict"] == "anomalous"]
+    caught = [r for r in rows if r["known_label"] == "anomalous" and r["verdict"] == "anomalous"]
     assert len(caught) >= 8
     assert result.json["failed"] == []
     # A second inspection of each, beside the first.
@@ -274,6 +274,19 @@ def test_photographs_carry_their_context(
     assert "was recorded with another part, time or attribute" in wrong.err
     assert value(trained, "SELECT count(*) FROM pgdefect.image WHERE attributes @> %s",
                  '{"shift": "early"}') == 0  # fmt: skip
+
+
+def test_context_of_data_set_images_is_left_out_and_that_is_said(
+    good: Cli, trained: Database, parts: Path
+) -> None:
+    told = good(
+        *(trained, "inspect", parts / "test/good", "--category", "parts"),
+        *("--attributes", '{"shift": "late"}'),
+    )
+    assert "4 of the images belong to a data set" in told.err
+    assert "were not recorded for them" in told.err
+    assert "pgdefect ingest MANIFEST --accept-changes" in told.err
+    assert value(trained, "SELECT count(*) FROM pgdefect.image WHERE attributes ? 'shift'") == 0
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ def test_a_review_is_kept_and_listed(trained: Database, good: Cli, parts: Path) 
     assert [r["note"] for r in listed["reviews"]] == ["faint"]
     again = good(trained, "review", "test/good/001.png", "--label", "normal", "--json").json
     assert again["review"]["label"] == "normal"
-    assert (again["label_before"], again["defect_type_before"]) == ("anomalous", "scratch")
+    assert (again["known_label_before"], again["known_defect_type_before"]) == (
+        "anomalous",
+        "scratch",
+    )
     back = good(trained, "review", "test/good/001.png", "--withdraw", "--note", "wrong part")
     assert "normal is withdrawn, anomalous, scratch counts" in back.out
     good(trained, "review", "test/good/001.png", "--withdraw", "--json")
@@ -41,7 +44,9 @@ def test_a_review_is_kept_and_listed(trained: Database, good: Cli, parts: Path) 
 def test_a_reviewed_label_is_shown_and_searched_by(trained: Database, good: Cli) -> None:
     good(trained, "review", "test/good/001.png", "--label", "anomalous", "--defect-type", "stain")
     found = good(trained, "search", "stain/000.png", "-k", "20", "--label", "anomalous", "--json")
-    labels = {n["path"].rpartition("test/")[2]: n["defect_type"] for n in found.json["neighbors"]}
+    labels = {
+        n["path"].rpartition("test/")[2]: n["known_defect_type"] for n in found.json["neighbors"]
+    }
     assert set(labels.values()) <= {"chip", "scratch", "stain"}
     categories = good(trained, "categories", "--json").json
     assert (categories[0]["normal_images"], categories[0]["anomalous_images"]) == (19, 10)

@@ -76,10 +76,10 @@ def test_search_filters_and_always_k_rows(good: Cli, trained: Database, parts: P
         answer: list[dict[str, Any]] = good(trained, *query).json["neighbors"]
         return answer
 
-    assert {n["label"] for n in found("--label", "anomalous", "-k", "9")} == {"anomalous"}
+    assert {n["known_label"] for n in found("--label", "anomalous", "-k", "9")} == {"anomalous"}
     assert len(found("--label", "anomalous", "-k", "9")) == 9
     assert len(found("--label", "normal", "-k", "19")) == 19
-    assert {n["defect_type"] for n in found("--defect-type", "chip", "-k", "3")} == {"chip"}
+    assert {n["known_defect_type"] for n in found("--defect-type", "chip", "-k", "3")} == {"chip"}
     assert len(found("--defect-type", "chip", "-k", "3")) == 3
     others = found("--exclude-part", "-k", "18")
     assert len(others) == 18

@@ -338,7 +338,7 @@ def test_search_lists_them_only_when_asked(good: Cli, trained: Database, drawn: 
     assert shown.count("(simulated)") == 12
 
     statement = (
-        "SELECT image_split FROM defect.similar_images(%s, k => 50, by => 'picture', fold => false"
+        "SELECT split FROM defect.similar_images(%s, k => 50, by => 'picture', fold => false"
     )
     assert len(query(trained, f"{statement})", str(image.id))) == 28
     sql = query(trained, f"{statement}, simulated => true)", str(image.id))
@@ -347,9 +347,7 @@ def test_search_lists_them_only_when_asked(good: Cli, trained: Database, drawn: 
 
 def test_a_simulated_image_can_be_the_query(good: Cli, trained: Database, drawn: Path) -> None:
     image = images_of(trained, "parts", split="simulated")[0]
-    found = query(
-        trained, "SELECT image_split FROM defect.similar_images(%s, k => 50)", str(image.id)
-    )
+    found = query(trained, "SELECT split FROM defect.similar_images(%s, k => 50)", str(image.id))
     assert len(found) == 29
     assert ("simulated",) not in found
     result = good(trained, "search", image.id, "-k", 50, "--json").json

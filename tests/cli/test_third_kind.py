@@ -69,8 +69,8 @@ def test_trained_judged_evaluated_searched(good: Cli, third: Database, settings:
 
     good(third, "evaluate", "parts", "--kind", "mean_color", "--bootstrap", "50")
     auroc = value(third, "SELECT image_auroc FROM defect.detectors WHERE detector_id = %s", made.id)
-    defects = [i["raw_score"] for i in judged if i["label"] == "anomalous"]
-    normal = [i["raw_score"] for i in judged if i["label"] == "normal"]
+    defects = [i["raw_score"] for i in judged if i["known_label"] == "anomalous"]
+    normal = [i["raw_score"] for i in judged if i["known_label"] == "normal"]
     assert auroc == pytest.approx(np.mean([d > n for d in defects for n in normal]), abs=1e-6)
 
     found = good(

@@ -47,7 +47,7 @@ def products(database: Database) -> Products:
 
 def test_images_of_the_same_product_are_listed(products: Products) -> None:
     listed = products.rows(
-        f"SELECT image_id, category_name FROM defect.similar_images({products.base[0]}, k => 20)"
+        f"SELECT image_id, category FROM defect.similar_images({products.base[0]}, k => 20)"
     )
     assert {category for _, category in listed} == {"base"}
     assert sorted(image for image, _ in listed) == products.base[1:]
@@ -59,7 +59,7 @@ def test_images_of_the_same_product_are_listed(products: Products) -> None:
 
 
 def test_another_product_or_all_are_listed_where_asked_for(products: Products) -> None:
-    call = f"SELECT category_name FROM defect.similar_images({products.base[0]}, k => 20, "
+    call = f"SELECT category FROM defect.similar_images({products.base[0]}, k => 20, "
     assert {c for (c,) in products.rows(call + "category => 'cover')")} == {"cover"}
     everything = [c for (c,) in products.rows(call + "all_categories => true)")]
     assert sorted(everything) == ["base"] * 5 + ["cover"] * 6
@@ -92,7 +92,7 @@ def test_a_category_tells_equal_names_apart(products: Products) -> None:
     assert caught.value.sqlstate == "PD409"
     assert "category" in str(caught.value.diag.message_hint)
     listed = products.rows(
-        "SELECT image_id, category_name FROM defect.similar_images('00003.png', k => 20, "
+        "SELECT image_id, category FROM defect.similar_images('00003.png', k => 20, "
         "category => 'base', also_like => '{00004.png}')"
     )
     assert {category for _, category in listed} == {"base"}
@@ -160,4 +160,4 @@ def test_doctor_tells_of_images_that_cannot_be_found(products: Products) -> None
     with products.database.connect() as connection:
         [finding] = contents.check_missing_embeddings(connection)
     assert finding.message == ("1 of 7 images have no image embedding; searches do not find them")
-    assert finding.remedy == "pgdefect embed base"
+    assert finding.remedy == "project.embed('base')"

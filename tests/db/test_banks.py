@@ -666,7 +666,7 @@ def test_stored_vectors_come_from_the_image_and_cell_they_name(
         images = stored_images(connection, ids)
     assert [row.position for row in rows] == list(range(detector.bank.num_vectors))
     assert len(ids) > 3
-    assert {(images[i].split, images[i].label) for i in ids} == {("train", "normal")}
+    assert {(images[i].split, images[i].known_label) for i in ids} == {("train", "normal")}
     for image_id in ids:
         pixels = extractor.preprocessing.apply(load_image(images[image_id].path))
         patches = extractor(pixels[None])[0]

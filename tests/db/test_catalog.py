@@ -101,11 +101,20 @@ def test_ingest_records_what_the_files_are(database: Database, folder: Path) -> 
     content = (folder / "test/scratch/0.png").read_bytes()
     assert scratch.sha256 == hashlib.sha256(content).hexdigest()
     assert (scratch.height, scratch.width) == (40, 50)
-    assert (scratch.split, scratch.label, scratch.defect_type) == ("test", "anomalous", "scratch")
+    assert (scratch.split, scratch.known_label, scratch.known_defect_type) == (
+        "test",
+        "anomalous",
+        "scratch",
+    )
     assert scratch.mask_path == "ground_truth/scratch/0_mask.png"
     assert images["test/scratch/1.png"].mask_path is None
     good = images["train/good/3.png"]
-    assert (good.split, good.label, good.defect_type, good.part) == ("train", "normal", None, None)
+    assert (good.split, good.known_label, good.known_defect_type, good.part) == (
+        "train",
+        "normal",
+        None,
+        None,
+    )
 
 
 def test_ingest_again_changes_nothing(database: Database, folder: Path) -> None:
@@ -175,19 +184,40 @@ def test_accepting_changes_renews_content_and_drops_what_came_from_the_old(
     now = stored(trained, "parts")
     assert vanished.relative_path not in now
     renewed = now[changed.relative_path]
-    assert renewed.id == changed.id
+    assert renewed.id != changed.id
     assert renewed.sha256 != changed.sha256
     assert (renewed.height, renewed.width) == (40, 50)
-    assert (renewed.label, renewed.defect_type) == (changed.label, changed.defect_type)
+    assert (renewed.known_label, renewed.known_defect_type) == (
+        changed.known_label,
+        changed.known_defect_type,
+    )
     for table in ("inspection", "image_embedding"):
-        assert count(trained, f"pgdefect.{table}", f"image_id = {changed.id}") == 0
-    assert count(trained, "pgdefect.inspection") == inspections - 1
+        assert count(trained, f"pgdefect.{table}", f"image_id = {renewed.id}") == 0
+    # What was judged is history: of the old content, with all that it rests on.
+    assert count(trained, "pgdefect.inspection") == inspections
+    with trained.connect() as connection:
+        old = connection.execute(
+            text("SELECT path, sha256, retired_at IS NOT NULL FROM pgdefect.image WHERE id = :id"),
+            {"id": changed.id},
+        ).one()
+        told = connection.execute(
+            text(
+                "SELECT action, before->>'path', after->>'path' FROM pgdefect.audit "
+                "WHERE object = :image ORDER BY number DESC LIMIT 1"
+            ),
+            {"image": f"image {changed.id}"},
+        ).one()
+    kept = f"{changed.relative_path}.replaced-{changed.id}"
+    assert tuple(old) == (kept, changed.sha256, True)
+    assert tuple(told) == ("retire image", changed.relative_path, kept)
+    for table in ("inspection", "image_embedding"):
+        assert count(trained, f"pgdefect.{table}", f"image_id = {changed.id}") == 1
 
     again = ingest(trained, root, "parts", accept_changes=True)
     assert (again.changed, again.vanished, again.restored) == ((), (), 0)
     inspect(trained, settings, "parts", split="test")
     for table in ("inspection", "image_embedding"):
-        assert count(trained, f"pgdefect.{table}", f"image_id = {changed.id}") == 1
+        assert count(trained, f"pgdefect.{table}", f"image_id = {renewed.id}") == 1
 
     # What comes back is taken back, when asked.
     (root / vanished.relative_path).write_bytes(content)
@@ -195,6 +225,18 @@ def test_accepting_changes_renews_content_and_drops_what_came_from_the_old(
     assert vanished.relative_path not in stored(trained, "parts")
     assert ingest(trained, root, "parts", accept_changes=True).restored == 1
     assert stored(trained, "parts")[vanished.relative_path].id == vanished.id
+
+
+def test_changed_files_that_nobody_judged_keep_their_row(database: Database, folder: Path) -> None:
+    ingest(database, folder, "lids")
+    before = stored(database, "lids")
+    picture(folder / "train/good/0.png", 9)
+    assert ingest(database, folder, "lids", accept_changes=True).changed == ("train/good/0.png",)
+    after = stored(database, "lids")
+    assert {path: image.id for path, image in after.items()} == {
+        path: image.id for path, image in before.items()
+    }
+    assert after["train/good/0.png"].sha256 != before["train/good/0.png"].sha256
 
 
 def test_readable_files_are_recorded_when_others_are_not(database: Database, folder: Path) -> None:
@@ -580,8 +622,8 @@ def test_corrected_labels_are_reported_and_taken_over_when_accepted(
     manifest.write_text(heading + "1.png,test,anomalous,dent,2\n")
     told = ingest(database, manifest, "parts")
     assert (told.added, told.unchanged, told.relabeled) == (0, 1, ("1.png",))
-    assert [image.label for image in images_of(database, "parts")] == ["normal", "normal"]
+    assert [image.known_label for image in images_of(database, "parts")] == ["normal", "normal"]
     taken = ingest(database, manifest, "parts", accept_changes=True)
     assert taken.relabeled == ("1.png",)
-    assert [image.defect_type for image in images_of(database, "parts")] == [None, "dent"]
+    assert [image.known_defect_type for image in images_of(database, "parts")] == [None, "dent"]
     assert ingest(database, manifest, "parts").unchanged == 2

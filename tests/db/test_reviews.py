@@ -109,7 +109,7 @@ def test_a_review_counts_at_once_and_overwrites_nothing(line: Line) -> None:
     done = review_image(
         line.database, str(image), "anomalous", defect_type="scratch", note=" faint "
     )
-    assert (done.before.label, done.before.defect_type) == ("normal", None)
+    assert (done.before.known_label, done.before.known_defect_type) == ("normal", None)
     assert (done.review.label, done.review.defect_type) == ("anomalous", "scratch")
     assert done.review.note == "faint"
     assert (done.verdict, done.normalized_score) == ("normal", 0.3)
@@ -138,7 +138,7 @@ def test_the_newest_review_is_in_force_and_all_are_kept(line: Line) -> None:
     review_image(line.database, str(image), "anomalous", defect_type="dent")
     review_image(line.database, str(image), "normal", note="only dust")
     found, history = review_history(line.database, str(image))
-    assert (found.label, found.defect_type) == ("normal", None)
+    assert (found.known_label, found.known_defect_type) == ("normal", None)
     assert [(r.label, r.defect_type, r.note, r.in_force) for r in history] == [
         ("normal", None, "only dust", True),
         ("anomalous", "dent", None, False),
@@ -162,7 +162,7 @@ def test_the_newest_review_is_in_force_and_all_are_kept(line: Line) -> None:
         ("anomalous", "dent ", UsageError, "'dent ' is empty or has spaces"),
         ("anomalous", "scrtach", Conflict, "did you mean 'scratch'. Known: hole, scratch"),
         ("anomalous", "Scratch", Conflict, "did you mean 'scratch'"),
-        ("anomalous", "scratches", Conflict, "did you mean 'scratch'.*--new-type"),
+        ("anomalous", "scratches", Conflict, "did you mean 'scratch'.*pass new_type=True"),
         ("anomalous", "holes", Conflict, "did you mean 'hole'"),
     ],
 )

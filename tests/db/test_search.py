@@ -438,7 +438,7 @@ def test_similar_images_in_sql_equals_the_search(crowd: Crowd) -> None:
     for row, neighbor in zip(rows, expected, strict=True):
         assert row.distance == pytest.approx(neighbor.distance, abs=1e-6)
         assert row.similarity == pytest.approx(1 - row.distance)
-        assert (row.category_name, row.image_label) == ("a", "anomalous")
+        assert (row.category, row.known_label) == ("a", "anomalous")
         assert (row.path, row.copies) == (neighbor.image.path, neighbor.copies)
         assert (row.searched_by, row.region_id) == ("picture", None)
 
@@ -506,10 +506,10 @@ def test_a_review_counts_at_once(inspected: tuple[Database, list[int], Float32])
             {"id": ids[3]},
         )
     [row] = similar(database, f"'{ids[0]}', defect_type => 'crack'")
-    assert (row.image_id, row.image_label, row.image_defect_type) == (ids[3], "anomalous", "crack")
+    assert (row.image_id, row.known_label, row.known_defect_type) == (ids[3], "anomalous", "crack")
     where = SearchFilter(has_defect_type=True)
     [found] = nearest(database, "picture", 1, unit_vectors(0, 1, 8)[0], 5, where)
-    assert found.image.defect_type == "crack"
+    assert found.image.known_defect_type == "crack"
 
 
 def test_times_restrict(inspected: tuple[Database, list[int], Float32]) -> None:

@@ -87,7 +87,7 @@ def test_answers_are_right(line: Database) -> None:
     duplicates = rows(run_recipe(line, recipe("duplicate_photographs")))
     assert [row[0] for row in duplicates] == ["same picture"]
     assert duplicates[0][4].endswith("copy-of-a-test-image.png")
-    assert "/test/" in duplicates[0][6]
+    assert "/test/" in duplicates[0][7]
     unseen = rows(run_recipe(line, recipe("defect_types_not_seen")))
     assert ["parts", "broken corner", "1"] in [row[:3] for row in unseen]
     curve = rows(run_recipe(line, recipe("threshold_curve"), {"steps": 4}))

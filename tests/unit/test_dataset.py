@@ -420,6 +420,16 @@ def test_manifest_that_is_not_utf8(tmp_path: Path, encoding: str) -> None:
         scan(manifest(tmp_path, "path,x\na.png,1\nb.png,é\n", encoding))
 
 
+@pytest.mark.parametrize("content", [b"secret,word\n", b"path\n\xe9secret\n"])
+def test_what_a_linked_table_holds_is_not_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "elsewhere").write_bytes(content)
+    (tmp_path / "list.csv").symlink_to("elsewhere")
+    with pytest.raises(DatasetError, match=r"list\.csv") as caught:
+        scan(tmp_path / "list.csv")
+    assert "secret" not in str(caught.value)
+    assert "0xe9" not in str(caught.value)
+
+
 def test_manifest_names_what_is_not_there(tmp_path: Path) -> None:
     long = "x" * 300 + ".png"
     text = f"path,mask\na.png,none.png\nz.png,\nsub,\n{long},\n"
@@ -448,48 +458,72 @@ def test_manifest_takes_no_split_or_label(tmp_path: Path) -> None:
         scan(manifest(tmp_path, "path\na.png\n"), label="normal")
 
 
-# --- groups --------------------------------------------------------------------------------
+# --- parts ---------------------------------------------------------------------------------
 
 
-def test_groups_file_in_the_root(tile: Path) -> None:
-    (tile / "groups.csv").write_text(
-        "path,group\ntrain/good/000.png,A\n./test/good/000.png,B\ntest/crack/000.png,\nx.png,C\n"
+def test_parts_file_in_the_root(tile: Path) -> None:
+    (tile / "parts.csv").write_text(
+        "path,part\ntrain/good/000.png,A\n./test/good/000.png,B\ntest/crack/000.png,\nx.png,C\n"
     )
     dataset = scan(tile)
-    groups = {record.path: record.group for record in dataset.records if record.group}
-    assert groups == {"train/good/000.png": "A", "test/good/000.png": "B"}
-    assert dataset.problems == ("groups.csv line 5: no image 'x.png' in the data set",)
+    parts = {record.path: record.part for record in dataset.records if record.part}
+    assert parts == {"train/good/000.png": "A", "test/good/000.png": "B"}
+    assert dataset.problems == ("parts.csv line 5: no image 'x.png' in the data set",)
 
 
-def test_which_groups_count(tmp_path: Path) -> None:
+def test_which_parts_count(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    file = manifest(root, "path,group\na.png,M\nb.png,\n")
-    (root / "groups.csv").write_text("path,group\na.png,R\nb.png,R\n")
-    assert [record.group for record in scan(file).records] == ["M", "R"]
+    file = manifest(root, "path,part\na.png,M\nb.png,\n")
+    (root / "parts.csv").write_text("path,part\na.png,R\nb.png,R\n")
+    assert [record.part for record in scan(file).records] == ["M", "R"]
     other = tmp_path / "other.csv"
-    other.write_text("group;path\nX;a.png\n")
-    assert [record.group for record in scan(file, groups=other).records] == ["X", None]
+    other.write_text("part;path\nX;a.png\n")
+    assert [record.part for record in scan(file, parts=other).records] == ["X", None]
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("path,tile\na.png,1\n", "line 1: no column 'group'"),
-        ("name,group\na.png,1\n", "line 1: no column 'path'"),
-        ("path,group\na.png,1\na.png,2\n", "line 3: 'a.png' has another group on line 2"),
+        ("path,tile\na.png,1\n", "line 1: no column 'part'"),
+        ("name,part\na.png,1\n", "line 1: no column 'path'"),
+        ("path,part\na.png,1\na.png,2\n", "line 3: 'a.png' shows another part on line 2"),
     ],
 )
-def test_groups_file_errors(tmp_path: Path, text: str, fault: str) -> None:
+def test_parts_file_errors(tmp_path: Path, text: str, fault: str) -> None:
     put(tmp_path, "a.png")
-    (tmp_path / "groups.csv").write_text(text)
+    (tmp_path / "parts.csv").write_text(text)
     with pytest.raises(DatasetError, match=fault):
         scan(tmp_path)
 
 
-def test_groups_file_that_is_absent(tmp_path: Path) -> None:
+def test_parts_file_that_is_absent(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
     with pytest.raises(DatasetError, match="not a file that exists"):
-        scan(tmp_path, groups=tmp_path / "absent.csv")
+        scan(tmp_path, parts=tmp_path / "absent.csv")
+
+
+def test_old_names_of_parts(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    put(root, "a.png")
+    (root / "groups.csv").write_text("Path,Group\na.png,old\n")
+    assert [record.part for record in scan(root).records] == ["old"]
+    (root / "parts.csv").write_text("path,group\na.png,new\n")
+    dataset = scan(root)
+    assert [record.part for record in dataset.records] == ["new"]
+    assert dataset.problems == ("groups.csv is not read: parts.csv is there",)
+
+
+def test_a_manifest_called_as_a_parts_file(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    file = tmp_path / "parts.csv"
+    file.write_text("path,label\na.png,normal\n")
+    assert [record.label for record in scan(file).records] == ["normal"]
+
+
+def test_a_part_beside_a_group(tmp_path: Path) -> None:
+    file = manifest(tmp_path, "path,group,part\na.png,G,P\n")
+    [record] = scan(file).records
+    assert (record.part, record.attributes) == ("P", {"group": "G"})
 
 
 # --- real images ---------------------------------------------------------------------------
@@ -510,9 +544,9 @@ def test_magnetic_tile() -> None:
         ("test", "anomalous", "crack"): 57,
         ("test", "anomalous", "fray"): 32,
     }
-    assert all(record.group for record in dataset.records)
+    assert all(record.part for record in dataset.records)
     assert all((r.mask_path is None) == (r.label == "normal") for r in dataset.records)
-    splits = {(record.group, record.split) for record in dataset.records}
+    splits = {(record.part, record.split) for record in dataset.records}
     assert len(splits) == len({group for group, _ in splits})
 
     empty: Counter[str | None] = Counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pgdefect.core.outliers import MIN_PARTS, find_outliers, threshold_without
+from pgdefect.core.outliers import MIN_PARTS, find_outliers, suspects, threshold_without
 from pgdefect.core.thresholds import false_reject_rate
 
 
@@ -94,3 +94,31 @@ def test_a_threshold_without_outliers_is_that_of_the_rest_and_says_so() -> None:
 def test_a_threshold_without_outliers_among_the_scores_is_the_ordinary_one() -> None:
     scores = scores_of(ordinary(20))
     assert threshold_without({99}, scores, 0.05) == false_reject_rate(list(scores.values()))
+
+
+def looks(count: int, odd: list[int], seed: int = 0) -> dict[int, np.ndarray]:
+    """Mean patch vectors, of which a few are elsewhere, near each other."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(0, 0.05, (count, 8))
+    vectors[[n - 1 for n in odd]] += np.eye(8)[0]
+    return dict(enumerate(vectors, start=1))
+
+
+@pytest.mark.parametrize(("count", "odd"), [(40, [3, 17]), (20, [5, 6]), (100, [1, 2, 3, 4, 5])])
+def test_images_that_only_look_like_each_other_are_suspects(count: int, odd: list[int]) -> None:
+    scores = scores_of(ordinary(count))  # each is near to its like, and scores low
+    parts = alone(scores)
+    assert {parts[n] for n in odd} <= suspects(scores, scores, looks(count, odd), parts)
+
+
+def test_the_highest_scores_are_suspects_of_few_parts() -> None:
+    scores = scores_of([*ordinary(38), 0.12, 0.13])
+    parts = alone(scores)
+    found = suspects(scores, scores, looks(40, []), parts)
+    assert {parts[39], parts[40]} <= found
+    assert len(found) <= 6
+
+
+def test_too_few_parts_have_no_suspects() -> None:
+    scores = scores_of(ordinary(MIN_PARTS - 1))
+    assert suspects(scores, scores, looks(MIN_PARTS - 1, [1, 2]), alone(scores)) == set()

@@ -33,7 +33,7 @@ from pgdefect.vision.images.preprocess import Preprocessing
 
 
 def defective(database: Database) -> list[StoredImage]:
-    return [i for i in images_of(database, "parts", split="test") if i.label == "anomalous"]
+    return [i for i in images_of(database, "parts", split="test") if i.known_label == "anomalous"]
 
 
 def test_every_anomalous_image_has_an_embedding_and_regions_on_its_defect(
@@ -71,7 +71,7 @@ def test_every_anomalous_image_has_an_embedding_and_regions_on_its_defect(
 
 
 def test_normal_images_have_none(trained: Database) -> None:
-    normal = [i.id for i in images_of(trained, "parts", split="test") if i.label == "normal"]
+    normal = [i.id for i in images_of(trained, "parts", split="test") if i.known_label == "normal"]
     detector = active_detector(trained, "parts")
     with trained.connect() as connection:
         rejected = set(
@@ -127,16 +127,18 @@ def test_a_crop_around_the_defect_finds_what_its_region_finds(
 def test_counter_examples_push_their_kind_down(trained: Database, settings: Settings) -> None:
     images = defective(trained)
     first = images[0]
-    other = next(i for i in images if i.defect_type != first.defect_type)
+    other = next(i for i in images if i.known_defect_type != first.known_defect_type)
     options = SearchOptions(k=8, by="defect", label="anomalous")
 
     def distance_to_kind_of(report: SearchReport, kind: str | None) -> float:
-        return float(np.mean([n.distance for n in report.neighbors if n.image.defect_type == kind]))
+        return float(
+            np.mean([n.distance for n in report.neighbors if n.image.known_defect_type == kind])
+        )
 
     plain = search(trained, settings, Query([str(first.id)]), options)
     pushed = search(trained, settings, Query([str(first.id)], unlike=[str(other.id)]), options)
-    assert distance_to_kind_of(pushed, other.defect_type) > distance_to_kind_of(
-        plain, other.defect_type
+    assert distance_to_kind_of(pushed, other.known_defect_type) > distance_to_kind_of(
+        plain, other.known_defect_type
     )
     assert other.id not in {n.image.id for n in pushed.neighbors}
 
@@ -176,7 +178,7 @@ def test_the_vote_is_recorded_and_a_review_changes_it_at_once(
     assert again.vote is not None
     assert again.vote.counts == {"dent": 3}
     assert again.vote.defect_type == "dent"
-    assert all(n.image.defect_type == "dent" for n in again.neighbors if n.image.label)
+    assert all(n.image.known_defect_type == "dent" for n in again.neighbors if n.image.known_label)
 
 
 def test_without_defects_what_is_stored_of_them_stays(

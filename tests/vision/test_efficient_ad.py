@@ -110,8 +110,8 @@ def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Ingredients:
 
 def _all_but_a_few(images: list[StoredImage]) -> list[StoredImage]:
     """Images but for a normal one and three anomalous ones."""
-    few = [i for i in images if i.label == "normal"][:1]
-    few += [i for i in images if i.label == "anomalous"][::4]
+    few = [i for i in images if i.known_label == "normal"][:1]
+    few += [i for i in images if i.known_label == "anomalous"][::4]
     return [image for image in images if image not in few]
 
 

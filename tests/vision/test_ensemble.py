@@ -111,9 +111,9 @@ def test_a_category_is_trained_and_inspected_with_an_ensemble(
     assert report.embedding_dim == 193
     found = inspect(trained, settings, "parts", split="test").inspections
     assert len(found) == 13
-    anomalous = np.array([one.label == "anomalous" for one in found])
+    anomalous = np.array([one.known_label == "anomalous" for one in found])
     assert image_auroc(np.array([one.raw_score for one in found]), anomalous) > 0.8
-    defect = next(one for one in found if one.label == "anomalous")
+    defect = next(one for one in found if one.known_label == "anomalous")
     neighbors = search(
         trained, settings, Query([str(defect.image_id)]), SearchOptions(k=5)
     ).neighbors

@@ -63,11 +63,11 @@ def test_trained_on_real_images_it_tells_defects(cells: Database, settings: Sett
     assert report.failed == ()
     assert len(report.inspections) == 7
     scores = {
-        label: [i.raw_score for i in report.inspections if i.label == label]
+        label: [i.raw_score for i in report.inspections if i.known_label == label]
         for label in ("normal", "anomalous")
     }
     assert np.median(scores["anomalous"]) > np.median(scores["normal"])
-    assert any(i.is_anomalous for i in report.inspections if i.label == "anomalous")
+    assert any(i.is_anomalous for i in report.inspections if i.known_label == "anomalous")
     for inspection in report.inspections:
         assert (inspection.normalized_score > 0.5) == inspection.is_anomalous
         assert inspection.scores.distances.shape == (16, 16)

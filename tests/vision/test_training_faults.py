@@ -139,7 +139,7 @@ def test_a_file_that_is_not_what_was_ingested_is_not_learned_from(
             {"new": str(tmp_path), "old": root.rstrip("/")},
         )
     learned, defective = (
-        next(i for i in images if (i.split, i.label) == kind)
+        next(i for i in images if (i.split, i.known_label) == kind)
         for kind in (("train", "normal"), ("test", "anomalous"))
     )
     shutil.copy(tmp_path / defective.relative_path, tmp_path / learned.relative_path)

@@ -417,7 +417,7 @@ class Project:
         seed: int = 0,
         progress: Progress = silent,
     ) -> Evaluation:
-        """Measure the active detector on labelled images, and store the result.
+        """Measure the active detector on labeled images, and store the result.
 
         Args:
             category: The product's name.

@@ -98,9 +98,9 @@ class Inspection:
         return self.judgement.vote
 
     @property
-    def label(self) -> Label | None:
-        """What is known of a stored image."""
-        return self.judgement.label
+    def known_label(self) -> Label | None:
+        """Of a stored image: the newest review's, else the data set's."""
+        return self.judgement.known_label
 
     @property
     def image_id(self) -> int | None:
@@ -193,7 +193,7 @@ def inspection_columns(inspection: Inspection) -> Mapping[str, Any]:
         "threshold": inspection.threshold,
         **{name: box[n] for n, name in enumerate(("x", "y", "width", "height"))},
         "probably": inspection.vote.defect_type if inspection.vote else None,
-        "label": inspection.label,
+        "known_label": inspection.known_label,
         "image_id": inspection.image_id,
     }
 
@@ -265,7 +265,7 @@ def _neighbor_columns(neighbor: Neighbor) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a detector is worth on labelled images."""
+    """What a detector is worth on labeled images."""
 
     measured: Measured = field(repr=False)
 

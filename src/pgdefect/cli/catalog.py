@@ -160,9 +160,11 @@ def ingest_command(
                 note(f"  {word}: {name}")
         if report.changed or report.relabeled or report.vanished:
             note(
-                "  Updated to their current state; missing images were retired."
+                "  Updated to their current state; missing images were retired, and so was the old "
+                "content of changed ones, with what was judged and reviewed of it."
                 if report.accepted
-                else "  They were left as they are; --accept-changes takes the new state."
+                else "  They were left as they are; --accept-changes takes the new state. What was "
+                "judged and reviewed of old content is kept with a retired image."
             )
         _tell(report)
     failures(failed)

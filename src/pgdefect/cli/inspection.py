@@ -168,7 +168,7 @@ def inspect_command(
         print_table(
             (
                 *("verdict", "score", "raw", "threshold", "worst at x,y,w,h"),
-                *("probably", "label", "path"),
+                *("probably", "known as", "path"),
             ),
             [
                 (
@@ -178,7 +178,7 @@ def inspect_command(
                     item.threshold,
                     ",".join(map(str, item.worst_box)),
                     item.vote and str(item.vote),
-                    item.defect_type or item.label,
+                    item.known_defect_type or item.known_label,
                     item.path,
                 )
                 for item in report.inspections

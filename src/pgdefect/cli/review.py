@@ -104,8 +104,8 @@ def review_command(
         print_json(
             {
                 "review": done.review,
-                "label_before": done.before.label,
-                "defect_type_before": done.before.defect_type,
+                "known_label_before": done.before.known_label,
+                "known_defect_type_before": done.before.known_defect_type,
                 "verdict": done.verdict,
                 "normalized_score": done.normalized_score,
                 "learned_vectors": done.learned_vectors,
@@ -113,7 +113,7 @@ def review_command(
         )
         return
     made = done.review
-    was = _in_words(done.before.label, done.before.defect_type)
+    was = _in_words(done.before.known_label, done.before.known_defect_type)
     typer.echo(
         f"image {made.image_id} of {made.category}: {was} → "
         f"{_in_words(made.label, made.defect_type)} ({made.path})"
@@ -139,14 +139,14 @@ def _withdraw(context: typer.Context, word: str, why: str | None, json: bool) ->
             {
                 "withdrawn": review.review_id,
                 "image_id": image.id,
-                "label": image.label,
-                "defect_type": image.defect_type,
+                "known_label": image.known_label,
+                "known_defect_type": image.known_defect_type,
             }
         )
         return
     typer.echo(
         f"image {image.id} of {review.category}: {_in_words(review.label, review.defect_type)} is "
-        f"withdrawn, {_in_words(image.label, image.defect_type)} counts ({review.path})"
+        f"withdrawn, {_in_words(image.known_label, image.known_defect_type)} counts ({review.path})"
     )
 
 
@@ -165,7 +165,7 @@ def _print_queue(context: typer.Context, category: str | None, limit: int, json:
         remark("no inspected image needs a review")
         return
     print_table(
-        ("priority", "reason", "verdict", "score", "known", "probably", "image", "path"),
+        ("priority", "reason", "verdict", "score", "known label", "probably", "image", "path"),
         [
             (
                 f"{q.priority:.2f}",

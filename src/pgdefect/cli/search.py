@@ -195,7 +195,7 @@ def print_search(report: SearchReport) -> None:
         typer.echo(f"probably {report.vote}")
     print_table(
         (
-            *("rank", f"distance by {report.by}", "category", "label", "defect type"),
+            *("rank", f"distance by {report.by}", "category", "known label", "known defect type"),
             *("region x,y,w,h", "part", "copies", "path"),
         ),
         [
@@ -203,7 +203,7 @@ def print_search(report: SearchReport) -> None:
                 n.rank,
                 f"{n.distance:.4f}",
                 n.image.category,
-                n.image.label,
+                n.image.known_label,
                 n.image.defect_shown,
                 n.region and ",".join(map(str, n.region.box)),
                 n.image.part,

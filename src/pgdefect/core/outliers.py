@@ -14,16 +14,19 @@ from collections.abc import Hashable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pgdefect.core.thresholds import false_reject_rate
 from pgdefect.core.types import Threshold
 
 __all__ = [
+    "HIDDEN",
     "IMAGE_SCORE",
     "MEAN_PATCH_SCORE",
     "MIN_PARTS",
     "Limit",
     "find_outliers",
+    "suspects",
     "threshold_without",
 ]
 
@@ -49,6 +52,11 @@ PER_DOUBLING = 0.2
 Of 20, 40 and 100 normal images of magnetic tiles, board crops, ball screws and solar cells the
 highest image score was 1.2 to 2.4 times the median, the highest mean patch score 1.1 to 2.2 times.
 One image of another of these products among them had 1.5 to 5.4 and 2.3 to 7.4 times."""
+
+HIDDEN = 1.5
+"""An image that was hidden by another like it scores this many times as much without that one."""
+ODD_SHARE = 0.05
+"""The share of parts that may be odd and alike."""
 
 
 def threshold_without(
@@ -125,6 +133,44 @@ def find_outliers(
         for image_id, score in scores.items()
         if image_id not in ignored and score > highest_usual
     )
+
+
+def suspects(
+    scores: Mapping[int, float],
+    means: Mapping[int, float],
+    looks: Mapping[int, npt.NDArray[np.floating]],
+    parts: Mapping[int, Hashable],
+) -> frozenset[Hashable]:
+    """Parts that could be odd and hide each other, since a bank without the one has the other.
+
+    Args:
+        scores: Raw score by image id.
+        means: Mean patch score by image id.
+        looks: Mean patch vector by image id, `(dim,)`.
+        parts: The part that each image shows, of the images to look at.
+
+    Returns:
+        The few parts with the highest scores of either kind, and with the fewest others that look
+        like them; none with fewer than `MIN_PARTS` parts.
+    """
+    of_part: dict[Hashable, int] = {}
+    for image_id, part in parts.items():
+        if part not in of_part or scores[image_id] > scores[of_part[part]]:
+            of_part[part] = image_id
+    if len(of_part) < MIN_PARTS:
+        return frozenset()
+    number = max(2, math.ceil(ODD_SHARE * len(of_part)))
+    ids = list(of_part.values())
+    vectors = np.stack([looks[image_id] for image_id in ids]).astype(np.float64)
+    squares = (vectors**2).sum(axis=1)
+    distances = squares[:, None] + squares[None] - 2 * vectors @ vectors.T
+    alone = np.partition(distances, number, axis=1)[:, number]
+    chosen = {
+        ids[n]
+        for values in ([scores[i] for i in ids], [means[i] for i in ids], alone)
+        for n in np.argsort(values)[-number:]
+    }
+    return frozenset(parts[image_id] for image_id in chosen)
 
 
 def _highest_usual(values: Sequence[float], limit: Limit) -> float:

@@ -253,7 +253,7 @@ class Detector:
 class StoredImage:
     """A row of ``image`` with its category and full path.
 
-    label and defect_type are the known ones: the newest review's, else the data set's;
+    known_label and known_defect_type are the newest review's, else the data set's;
     gray_scale is the category's (`vision.images.gray_scale`), None where it has none.
     """
 
@@ -262,8 +262,8 @@ class StoredImage:
     path: str
     relative_path: str
     split: str
-    label: Label | None
-    defect_type: str | None
+    known_label: Label | None
+    known_defect_type: str | None
     part: str | None
     mask_path: str | None
     sha256: str
@@ -274,7 +274,8 @@ class StoredImage:
     @property
     def defect_shown(self) -> str | None:
         """The defect type as people are shown it: a simulated one says that it is."""
-        return f"{self.defect_type} (simulated)" if self.split == "simulated" else self.defect_type
+        named = self.known_defect_type
+        return f"{named} (simulated)" if self.split == "simulated" else named
 
 
 @dataclass(frozen=True)
@@ -368,8 +369,8 @@ class Inspection:
     search: Literal["hnsw", "fast", "exact", "network"]
     image_id: int | None = None
     inspection_id: int | None = None
-    label: Label | None = None
-    defect_type: str | None = None
+    known_label: Label | None = None
+    known_defect_type: str | None = None
     mask_path: str | None = None
     defect: Defect | None = field(default=None, repr=False)
     vote: Vote | None = None

@@ -130,7 +130,7 @@ def run_demo(
     results = [_run_category(database, settings, name, progress) for name in CELL_TYPES]
     # The clearest defect of the first category: the verdict a newcomer can check by eye.
     _, judged = results[0]
-    defects = [i for i in judged.inspections if i.label == "anomalous"]
+    defects = [i for i in judged.inspections if i.known_label == "anomalous"]
     worst = max(defects, key=lambda inspection: inspection.raw_score)
     found = search(database, settings, Query([str(worst.image_id)]), SearchOptions())
     sheet = save_sheet(found, folder / "contact_sheet.png")
@@ -174,7 +174,7 @@ def _run_category(
 def _figures(
     name: str, trained: TrainReport, judged: InspectReport, seconds: dict[str, float]
 ) -> DemoCategory:
-    anomalous = [i.label == "anomalous" for i in judged.inspections]
+    anomalous = [i.known_label == "anomalous" for i in judged.inspections]
     rejected = [i.is_anomalous for i in judged.inspections]
     scores = np.array([i.raw_score for i in judged.inspections])
     return DemoCategory(
@@ -199,7 +199,7 @@ def _queries(name: str, category: str) -> tuple[str, ...]:
         "SELECT image_id, normalized_score, path FROM defect.images "
         "WHERE category = 'solar_poly' AND verdict = 'anomalous' "
         "ORDER BY normalized_score DESC LIMIT 5;",
-        f"SELECT rank, distance, image_label, path FROM defect.similar_images('{name}', k => 10, "
+        f"SELECT rank, distance, known_label, path FROM defect.similar_images('{name}', k => 10, "
         f"category => '{category}');",
     )
 

@@ -38,7 +38,7 @@ class IngestReport:
     """What became of each file; paths are relative to `root`.
 
     changed: content differs from what was ingested; relabeled: the content is the same and
-    the data set says otherwise of it (split, label, defect type, mask, group, attributes);
+    the data set says otherwise of it (split, label, defect type, mask, part, attributes);
     vanished: ingested once and gone from disk; all three taken over only if `accepted`;
     failed: path and reason of files that are no readable image; problems: lines about the
     data set itself; simulated defects among its files are such, and never ingested. listed: how
@@ -96,10 +96,11 @@ def ingest(
     Running it again adds what is new and nothing else. Files whose content changed,
     images of which something else is said now, and files that are gone are reported; with
     `accept_changes` the new content replaces the old, with what was computed from it, the
-    new words the old ones, and vanished images are retired.
+    new words the old ones, and vanished images are retired. What was judged or reviewed is
+    history: it stays with a retired image of the old content, and the new content is a new one.
 
     Args:
-        parts, split, label, said: as `scan` has them; parts are its groups.
+        parts, split, label, said: as `scan` has them.
         dry_run: say what the folders are taken as, and stop there.
         on_listed: called with that before anything is stored.
 
@@ -107,7 +108,7 @@ def ingest(
         DatasetError: the path holds no data set, or one that can be read in two ways.
     """
     check_category_name(category)
-    dataset = scan(path, groups=parts, split=split, label=label, said=said, category=category)
+    dataset = scan(path, parts=parts, split=split, label=label, said=said, category=category)
     on_listed(category, str(dataset.root), dataset.folders)
     return ingest_dataset(
         database,
@@ -352,10 +353,12 @@ def _store(
     if accept:
         lock_images(connection, {image_id for one in todo for image_id in one.to_accept})
         for one in todo:
-            for image_id, image in sorted(one.replaced.items()):
-                catalog.replace_content(connection, image_id, image)
+            now = {
+                image_id: catalog.replace_content(connection, image_id, image)
+                for image_id, image in sorted(one.replaced.items())
+            }
             for image_id, description in one.said.items():
-                catalog.describe_again(connection, image_id, description)
+                catalog.describe_again(connection, now.get(image_id, image_id), description)
             outcome.restored += lifecycle.set_images_retired(connection, one.back, False)
     return outcome
 
@@ -417,7 +420,7 @@ def _description(record: ImageRecord) -> catalog.Description:
         record.label,
         record.defect_type,
         record.mask_path,
-        record.group,
+        record.part,
         record.attributes,
         record.taken_at,
     )
@@ -434,7 +437,7 @@ def _new_image(record: ImageRecord, file: ImageFile) -> catalog.NewImage:
         label=record.label,
         defect_type=record.defect_type,
         mask_path=record.mask_path,
-        group_name=record.group,
+        group_name=record.part,
         attributes=record.attributes,
         taken_at=record.taken_at,
     )

@@ -92,7 +92,7 @@ def search_sheet(report: SearchReport, image: UInt8Array | None = None) -> Image
             neighbor.distance,
             short_path(neighbor.image.path),
             _picture_or_none(neighbor.image),
-            neighbor.image.label,
+            neighbor.image.known_label,
             neighbor.image.defect_shown,
             neighbor.image.category,
             neighbor.region.box if neighbor.region else None,
@@ -115,7 +115,7 @@ def _sheet_query(report: SearchReport, image: UInt8Array | None) -> SheetQuery:
             name=report.query,
             image=_picture_or_none(report.image),
             category=report.category,
-            verdict=report.image.label,
+            verdict=report.image.known_label,
             facts=[("Image", os.path.basename(report.image.path))],
             boxes=report.regions,
         )
@@ -124,8 +124,8 @@ def _sheet_query(report: SearchReport, image: UInt8Array | None) -> SheetQuery:
     height, width, _ = image.shape
     assert report.preprocessing is not None
     facts = [("Detector", str(inspection.detector_id))]
-    if inspection.label is not None:
-        facts.append(("Known as", inspection.defect_type or inspection.label))
+    if inspection.known_label is not None:
+        facts.append(("Known as", inspection.known_defect_type or inspection.known_label))
     if report.vote is not None:
         facts.append(("Defect" if report.vote.is_unlike else "Probably", str(report.vote)))
     return SheetQuery(

@@ -5,11 +5,10 @@
 Each version's code is checked out from git and run as a user would: ingest, train, inspect, and
 what else it had. `pgdefect db backup` of today then writes the file: it takes any version. The
 network is a tiny one of timm's with weights of few distinct values, so that a dump stays below
-300 kB. Needs the extras train and evaluate, and the right to make `PHOTOS` and `SIMULATED` at the
+300 KiB. Needs the extras train and evaluate, and the right to make `PHOTOS` and `SIMULATED` at the
 top of the file system, since the rows name folders; both are removed again.
 
-A new migration asks for a dump of the version it replaces: add the last commit before it to
-`MADE_BY` and run this.
+A release asks for a dump of its newest migration: add a commit with it to `MADE_BY` and run this.
 """
 
 from __future__ import annotations
@@ -36,6 +35,8 @@ MADE_BY = {
     "0003": "bd511f1",
     "0004": "03c910c",
     "0005": "8831c94",
+    # 0006 to 0009 are of one release.
+    "0009": "f9e3725",
 }
 """The last commit before the next migration."""
 BACKBONE, LAYERS = "test_efficientnet", "blocks.2"
@@ -63,6 +64,10 @@ MORE = {
         f"inspect {PHOTOS}/test/good --category parts --event-key monday --station north",
         f"inspect {PHOTOS}/test/good --category parts --event-key tuesday --station north",
         "threshold parts --false-reject-rate 0.3 --rejudge",
+    ],
+    "0009": [
+        "review test/good/002.png --label anomalous --defect-type stain",
+        "review test/good/002.png --withdraw",
     ],
 }
 """What a version and those after it had besides."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,6 +71,11 @@ def translated(where: str, max_connections: int = 0, patience: float = 0.0) -> I
         raise translation from error
 
 
+def _spelled(hint: str) -> str:
+    """The hint of a SQL function, its named arguments in the words of whoever is asked."""
+    return re.sub(r"\b([a-z_]+) => true\b", lambda found: option(found[1], True), hint)
+
+
 def _no_slot(message: str, where: str) -> errors.NoConnectionFree:
     return errors.NoConnectionFree(
         f"the server at {where} has no connection free: {message}. Run the command again when "
@@ -84,7 +90,9 @@ def _translate(error: BaseException | None, where: str) -> errors.PgdefectError 
     state = error.sqlstate or ""
     diagnostics = error.diag
     message = diagnostics.message_primary or " ".join(str(error).split())
-    full = f"{message}. {diagnostics.message_hint}" if diagnostics.message_hint else message
+    full = (
+        f"{message}. {_spelled(diagnostics.message_hint)}" if diagnostics.message_hint else message
+    )
     match state:
         case "PD400":
             return errors.UsageError(full)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,14 +22,15 @@ COMPUTED_TABLES = (
     "defect_embedding",
     "defect_region",
     "image_patches",
-    "inspection",
 )
-"""Those with what was computed from an image's content."""
+"""Those with what was computed from an image's content, besides what was judged of it."""
+REPLACED = ".replaced-"
+"""Between the path and the number of an image whose file has another content since."""
 _ROOTS_LOCK = "hashtextextended('pgdefect image roots', 0)"
 Description = tuple[
     str, str | None, str | None, str | None, str | None, Mapping[str, Any], datetime | None
 ]
-"""What is said of an image: split, label, defect type, mask, group, attributes, time taken."""
+"""What is said of an image: split, label, defect type, mask, part, attributes, time taken."""
 
 
 @dataclass(frozen=True)
@@ -329,8 +330,19 @@ def add_context(
     return found.rowcount == 1
 
 
-def replace_content(connection: Connection, image_id: int, image: NewImage) -> None:
-    """Accept a changed file: new hash and size; what was computed from the old one goes."""
+def replace_content(connection: Connection, image_id: int, image: NewImage) -> int:
+    """Accept a changed file: new hash and size.
+
+    What was judged or reviewed stays as it was: its row is retired, under a path that says so,
+    with all that was computed from the old content, and the new content gets a row of its own.
+    Where nothing was, the row takes the new content, and what was computed from the old one goes.
+    The caller has the image locked.
+
+    Returns:
+        The id of the image that the path is now.
+    """
+    if _has_history(connection, image_id):
+        return _retire_replaced(connection, image_id, image)
     connection.execute(
         update(Image)
         .where(Image.id == image_id)
@@ -346,6 +358,36 @@ def replace_content(connection: Connection, image_id: int, image: NewImage) -> N
         connection.execute(
             text(f"DELETE FROM pgdefect.{table} WHERE image_id = :id"), {"id": image_id}
         )
+    return image_id
+
+
+def _has_history(connection: Connection, image_id: int) -> bool:
+    return bool(
+        connection.scalar(
+            text(
+                "SELECT EXISTS (SELECT FROM pgdefect.inspection WHERE image_id = :id) "
+                "OR EXISTS (SELECT FROM pgdefect.review WHERE image_id = :id)"
+            ),
+            {"id": image_id},
+        )
+    )
+
+
+def _retire_replaced(connection: Connection, image_id: int, image: NewImage) -> int:
+    """Retire an image under another path, and add one with the new content under its own."""
+    old = connection.execute(
+        select(Image.category_id, Image.root_id, Image.path).where(Image.id == image_id)
+    ).one()
+    connection.execute(
+        update(Image)
+        .where(Image.id == image_id)
+        .values(
+            path=f"{old.path}{REPLACED}{image_id}",
+            retired_at=func.coalesce(Image.retired_at, func.now()),
+        )
+    )
+    [added] = add_images(connection, old.category_id, old.root_id, [replace(image, path=old.path)])
+    return added
 
 
 def image_roots(connection: Connection) -> list[str]:

@@ -292,9 +292,10 @@ def nearest_normal(database: Database, image_id: int) -> NormalMatch:
 def images_by_sha256(
     connection: Connection, category: str, digests: list[str]
 ) -> dict[str, list[StoredImage]]:
-    """A category's images with the given content, oldest first."""
+    """A category's images with the given content, retired ones last, oldest first."""
     rows = driver(connection).execute(
-        f"SELECT {STORED_IMAGE} WHERE c.name = %s AND i.sha256 = ANY(%s) ORDER BY i.id",
+        f"SELECT {STORED_IMAGE} WHERE c.name = %s AND i.sha256 = ANY(%s) "
+        "ORDER BY i.retired_at IS NOT NULL, i.id",
         [category, digests],
     )
     found: dict[str, list[StoredImage]] = {}

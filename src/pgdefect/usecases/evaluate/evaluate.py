@@ -243,7 +243,7 @@ class _Chosen:
 
 def _choose(database: Database, detector: Detector, options: EvaluateOptions) -> _Chosen:
     category, split = detector.category, options.split
-    labeled = [i for i in images_of(database, category, split=split) if i.label]
+    labeled = [i for i in images_of(database, category, split=split) if i.known_label]
     training, calibration = _learned(database, detector)
     leaks = find_leaks(labeled, calibration, training, split)
     leaking = {id_ for leak in leaks if leak.sides[0] == split for id_ in leak.image_ids}
@@ -336,7 +336,7 @@ def _require_both(
     dropped: int = 0,
     failed: Sequence[tuple[str, str]] = (),
 ) -> None:
-    anomalous = sum(image.label == "anomalous" for image in images)
+    anomalous = sum(image.known_label == "anomalous" for image in images)
     normal = len(images) - anomalous
     if normal and anomalous:
         return

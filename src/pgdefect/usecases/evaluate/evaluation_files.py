@@ -243,8 +243,8 @@ def _miss(evaluation: Evaluation, judgement: Judgement, more: int) -> Miss:
     )
     return Miss(
         name=f"{path.parent.name}/{path.name}" + (f", {more} more of this part" if more else ""),
-        what=stored.defect_type or str(stored.label),
-        label=str(stored.label),
+        what=stored.known_defect_type or str(stored.known_label),
+        label=str(stored.known_label),
         score=judgement.scores.raw_score,
         image=image,
         anomaly_map=scores,

@@ -62,7 +62,7 @@ class Judgement:
 
     @property
     def anomalous(self) -> bool:
-        return self.image.label == "anomalous"
+        return self.image.known_label == "anomalous"
 
     @property
     def mask_path(self) -> str | None:
@@ -188,7 +188,7 @@ def type_figures(
     by_type: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         if judgement.anomalous:
-            by_type.setdefault(judgement.image.defect_type or UNNAMED, []).append(judgement)
+            by_type.setdefault(judgement.image.known_defect_type or UNNAMED, []).append(judgement)
     for name, members in sorted(by_type.items()):
         both = [*normal, *members]
         scores, anomalous = _arrays(both)

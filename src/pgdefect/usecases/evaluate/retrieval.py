@@ -92,7 +92,7 @@ def evaluate_retrieval(
     images = [
         image
         for image in images_of(database, category, split=split, label="anomalous")
-        if image.defect_type is not None
+        if image.known_defect_type is not None
     ]
     if not images:
         raise DatasetError(
@@ -113,7 +113,7 @@ def evaluate_retrieval(
     lost = {path for path, _ in failed}
     images = [image for image in images if image.path not in lost]
     groups = part_numbers(images)
-    types = [str(image.defect_type) for image in images]
+    types = [str(image.known_defect_type) for image in images]
     figures = {
         by: retrieval_figures(distances, types, groups)
         for by, distances in _distances(database, detector.extractor_id, images).items()

@@ -35,7 +35,7 @@ from pgdefect.vision.images.preprocess import Preprocessing
 BLOCK_IMAGES = 64
 
 _SAMPLES = """
-SELECT v.image_id, v.path, v.height, v.width, v.split, v.label, v.defect_type, v.part AS group_name,
+SELECT v.image_id, v.path, v.height, v.width, v.split, v.label, v.defect_type, v.part,
        v.verdict, v.raw_score, v.normalized_score, v.threshold, v.detector_id, v.inspection_id,
        r.path || '/' || i.mask_path AS mask_path, s.anomaly_map,
        x.preprocessing::text AS preprocessing, m.embedding::real[] AS embedding
@@ -152,7 +152,7 @@ def _sample(
         labels["regions"] = {"_cls": "Detections", "detections": list(_detections(regions, size))}
     if row["embedding"] is not None:
         labels["embedding"] = _array(np.array(row["embedding"], dtype=np.float32))
-    numbers = ("raw_score", "normalized_score", "threshold", "detector_id", "group_name")
+    numbers = ("raw_score", "normalized_score", "threshold", "detector_id", "part")
     return {
         "filepath": row["path"],
         "tags": [row["split"]],

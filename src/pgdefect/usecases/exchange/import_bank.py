@@ -190,7 +190,7 @@ def _bank(found: BankFile) -> MemoryBank:
 
 def _to_score(images: Sequence[StoredImage], threshold: float | None) -> list[StoredImage]:
     """Normal training images; with a threshold given any images will do, and a few."""
-    normal = [image for image in images if image.split == "train" and image.label == "normal"]
+    normal = [image for image in images if image.split == "train" and image.known_label == "normal"]
     if threshold is None:
         return normal
     return [*normal, *(image for image in images if image not in normal)][: 4 * MIN_IMAGES]
@@ -244,7 +244,7 @@ class _HeldOut:
         self.scores: dict[int, float] = {
             one.image.id: one.raw_score
             for one, known in zip(scored, learned, strict=True)
-            if not known and one.image.split == "train" and one.image.label == "normal"
+            if not known and one.image.split == "train" and one.image.known_label == "normal"
         }
         """Raw score by image id, of normal training images only."""
         self._windows = [

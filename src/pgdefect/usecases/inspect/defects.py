@@ -200,7 +200,7 @@ class Voter:
                 except_sha256=() if sha256 is None else (sha256,),
             ),
         )
-        counts = Counter(n.image.defect_type for n in neighbors if n.image.defect_type)
+        counts = Counter(n.image.known_defect_type for n in neighbors if n.image.known_defect_type)
         if not counts:
             return None
         needed = max(MIN_VOTERS, sum(counts.values()) // 2 + 1)

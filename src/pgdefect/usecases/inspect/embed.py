@@ -18,6 +18,7 @@ from pgdefect.db.connection.row_locks import keep_detector, lock_images
 from pgdefect.db.records.defects import store_defects, without_defect_embedding
 from pgdefect.db.records.extractors import images_without_embedding
 from pgdefect.db.search.queries import images_of, stored_images
+from pgdefect.usecases.common.duplicate_limit import measure_duplicate_limit
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
 from pgdefect.usecases.common.stored_files import only_unchanged
 from pgdefect.usecases.inspect.defects import DefectFinder
@@ -51,7 +52,8 @@ def embed(
     Image embeddings where there are none; defect embeddings and regions of images that are
     anomalous, by their newest verdict or by what is known of them, where there are none of
     this detector's; all of those if `again`. Stored batch by batch: interrupted, what was made
-    is kept, and a second run completes it. No verdict changes.
+    is kept, and a second run completes it. No verdict changes. The limit between copies and other
+    photographs (`defect.duplicate_limits`) is measured anew.
 
     Raises UnknownCategory, NoActiveDetector; NotFound: an old detector, train again.
     """
@@ -63,6 +65,9 @@ def embed(
         missing = len(images_without_embedding(connection, detector.extractor_id, ids))
     failed = embed_images(
         database, inspector.extractor, detector.extractor_id, everything, progress
+    )
+    measure_duplicate_limit(
+        database, inspector.extractor, detector.id, detector.extractor_id, everything
     )
     with database.connect() as connection:
         ids = without_defect_embedding(connection, detector.category_id, detector.id, again=again)

@@ -132,8 +132,8 @@ def _as_inspection(stored: StoredInspection, path: str) -> Inspection:
         search=stored.search,  # type: ignore[arg-type]
         image_id=image.id,
         inspection_id=stored.id,
-        label=image.label,
-        defect_type=image.defect_type,
+        known_label=image.known_label,
+        known_defect_type=image.known_defect_type,
         mask_path=image.mask_path and os.path.join(root_of(image), image.mask_path),
         defect=stored.defect,
         vote=stored.vote,

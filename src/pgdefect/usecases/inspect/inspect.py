@@ -31,7 +31,7 @@ from pgdefect.db.connection.row_locks import keep_detector
 from pgdefect.db.records.defects import store_defects
 from pgdefect.db.records.inspections import store_inspections, store_votes
 from pgdefect.db.records.patches import store_image_patches
-from pgdefect.db.search.queries import images_of
+from pgdefect.db.search.queries import images_of, stored_images
 from pgdefect.usecases.common import log
 from pgdefect.usecases.common.files import Listed, list_images
 from pgdefect.usecases.common.files_seen import FilesSeen
@@ -223,10 +223,30 @@ def inspect(
         inspector.preprocessing,
         tuple(found),
         tuple(failed),
-        (*listed.problems, *seen.problems()),
+        (*listed.problems, *seen.problems(), *_context_left_out(database, contexts, found)),
         listed.skipped,
         resumed,
     )
+
+
+def _context_left_out(
+    database: Database, contexts: Mapping[str, PhotoContext], inspections: Sequence[Inspection]
+) -> list[str]:
+    """A line where something was said of images of a data set, which keep what that says."""
+    ids = [item.image_id for item in inspections if item.image_id is not None]
+    if not contexts or not ids:
+        return []
+    with database.connect() as connection:
+        stored = stored_images(connection, ids)
+    kept = [stored[n] for n in dict.fromkeys(ids) if n in stored]
+    kept = [image for image in kept if image.split != "production"]
+    if not kept:
+        return []
+    return [
+        f"{len(kept)} of the images belong to a data set, {kept[0].path!r} first: the attributes, "
+        "parts and times given were not recorded for them; say them in the manifest of the data "
+        f"set and run: {command('ingest', blank('MANIFEST'), accept_changes=True)}"
+    ]
 
 
 def _look_and_store(
@@ -332,7 +352,9 @@ def _queue(
 
 
 def _is_defective(judged: Judged, image: StoredImage | None) -> bool:
-    return judged.inspection.is_anomalous or (image is not None and image.label == "anomalous")
+    return judged.inspection.is_anomalous or (
+        image is not None and image.known_label == "anomalous"
+    )
 
 
 def _store_found(
@@ -392,7 +414,7 @@ def _with_image(judged: Judged, image: StoredImage | None, defect: Defect | None
         judged.inspection,
         defect=defect,
         image_id=image.id,
-        label=image.label,
-        defect_type=image.defect_type,
+        known_label=image.known_label,
+        known_defect_type=image.known_defect_type,
         mask_path=image.mask_path and os.path.join(root_of(image), image.mask_path),
     )

@@ -43,7 +43,7 @@ class ContextSource:
         attributes: of all photographs of the call.
         exif_time: take the time from each file's EXIF data.
         path_pattern: fields of each path (`PathPattern`).
-        manifest: a CSV file with the columns path, part (or group), taken_at; the others are
+        manifest: a CSV file with the columns path, part, taken_at; the others are
             attributes.
         time_zone: of times without an offset, as "Europe/Berlin"; the machine's own without it.
     """
@@ -129,7 +129,7 @@ def _rows(manifest: Path) -> dict[str, Row]:
 
 def _of_row(row: Row, zone: tzinfo | None) -> PhotoContext:
     attributes = {k: cell_value(v) for k, v in row.cells.items() if v and k not in COLUMNS}
-    return PhotoContext(attributes, row.cells.get("group") or None, time_of(row, zone))
+    return PhotoContext(attributes, row.cells.get("part") or None, time_of(row, zone))
 
 
 def _by_exif(file: str) -> datetime:

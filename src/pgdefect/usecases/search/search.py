@@ -138,8 +138,8 @@ class Example:
         return replace(
             self.judged.inspection,
             image_id=self.image.id,
-            label=self.image.label,
-            defect_type=self.image.defect_type,
+            known_label=self.image.known_label,
+            known_defect_type=self.image.known_defect_type,
         )
 
 
@@ -284,7 +284,7 @@ def _by(first: Example, query: Query) -> SearchBy:
 def _is_defective(example: Example) -> bool:
     """By the detector's verdict, or by what is known of the image, which the detector may miss."""
     inspection = example.inspection
-    return inspection.is_anomalous or inspection.label == "anomalous"
+    return inspection.is_anomalous or inspection.known_label == "anomalous"
 
 
 def _with_defect(database: Database, example: Example) -> Inspection:

@@ -17,7 +17,13 @@ from pgdefect.core.distance import (
     nearest_vectors,
 )
 from pgdefect.core.errors import TooFewImages
-from pgdefect.core.outliers import MEAN_PATCH_SCORE, find_outliers, threshold_without
+from pgdefect.core.outliers import (
+    HIDDEN,
+    MEAN_PATCH_SCORE,
+    find_outliers,
+    suspects,
+    threshold_without,
+)
 from pgdefect.core.progress import Progress
 from pgdefect.core.threads import one_blas_thread_each
 from pgdefect.core.types import (
@@ -266,11 +272,13 @@ def score_others(
     chosen = {place[image_id] for image_id in scored - left_out if image_id in place}
     unlearned = [place[image_id] for image_id in sorted(left_out) if image_id in place]
 
-    def score(n: int) -> PatchScores:
-        return score_image(search, _stored_patches(bank, spool, n), spool.grids[n])
+    def score(n: int) -> tuple[PatchScores, Float32]:
+        patches = _stored_patches(bank, spool, n)
+        return score_image(search, patches, spool.grids[n]), patches.mean(axis=0)
 
     scores: dict[int, float] = {}
     means: dict[int, float] = {}
+    looks: dict[int, Float32] = {}
 
     def folds() -> Iterator[tuple[Float32, list[int]]]:
         for out, numbers in deal_parts(groups, chosen, options.seed):
@@ -279,13 +287,16 @@ def score_others(
         for number in unlearned:
             yield bank.embeddings[_of_other_parts(bank, images, number)], [number]
 
+    def score_all(numbers: Sequence[int]) -> Iterator[tuple[int, float, float, Float32]]:
+        with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
+            for n, (result, look) in zip(numbers, pool.map(score, numbers), strict=True):
+                yield images[n].id, result.raw_score, float(result.distances.mean()), look
+
     for vectors, numbers in folds():
         search = BankSearch(vectors, bank.metric, bank.num_neighbors, bank.worst_share)
-        with one_blas_thread_each() as num_threads, ThreadPoolExecutor(num_threads) as pool:
-            for n, result in zip(numbers, pool.map(score, numbers), strict=True):
-                scores[images[n].id] = result.raw_score
-                means[images[n].id] = float(result.distances.mean())
-                progress("threshold", len(scores), len(chosen) + len(unlearned))
+        for image_id, one, mean, look in score_all(numbers):
+            scores[image_id], means[image_id], looks[image_id] = one, mean, look
+            progress("threshold", len(scores), len(chosen) + len(unlearned))
     if not scores:
         raise TooFewImages(
             "all training images that can be read are of one part, or copies of one file, so that "
@@ -293,8 +304,30 @@ def score_others(
         )
     # A defect shows in the worst patches, another product in all.
     parts = {image.id: part_name(image) for image in images}
-    outliers = find_outliers(scores, parts, ignored=left_out)
-    outliers |= find_outliers(means, parts, limit=MEAN_PATCH_SCORE, ignored=left_out)
+
+    def far_outside(scores: dict[int, float], means: dict[int, float]) -> frozenset[int]:
+        found = find_outliers(scores, parts, ignored=left_out)
+        return found | find_outliers(means, parts, limit=MEAN_PATCH_SCORE, ignored=left_out)
+
+    outliers = far_outside(scores, means)
+    # Two of a kind hide each other: those that may are scored again, without any of them.
+    others = {id_: name for id_, name in parts.items() if id_ in scores and id_ not in left_out}
+    alike = suspects(scores, means, looks, others)
+    out = {place[image_id] for image_id in parts if parts[image_id] in alike} - set(unlearned)
+    numbers = sorted(out & chosen)
+    if numbers and len(out) < len(ids):
+        vectors = vectors_without(bank, ids, spool, out, options)
+        search = BankSearch(vectors, bank.metric, bank.num_neighbors, bank.worst_share)
+        again = {id_: (one, mean) for id_, one, mean, _ in score_all(numbers)}
+        found = far_outside(
+            scores | {id_: one for id_, (one, _) in again.items()},
+            means | {id_: mean for id_, (_, mean) in again.items()},
+        )
+        hidden = {
+            id_ for id_ in (found - outliers) & again.keys() if again[id_][0] > HIDDEN * scores[id_]
+        }
+        scores |= {id_: again[id_][0] for id_ in hidden}
+        outliers |= hidden
     rate = options.false_reject_rate
     return threshold_without((outliers | left_out) - kept, scores, rate, parts), scores
 

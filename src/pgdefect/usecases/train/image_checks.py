@@ -75,7 +75,9 @@ def _small_defects(
     masked = [
         image
         for image in images
-        if image.label == "anomalous" and image.mask_path is not None and image.split != "simulated"
+        if image.known_label == "anomalous"
+        and image.mask_path is not None
+        and image.split != "simulated"
     ]
     defects, small, needed, native = 0, 0, 1.0, 1.0
     patch = 0.0

@@ -41,6 +41,7 @@ from pgdefect.db.records.outliers import (
 )
 from pgdefect.db.records.patchcore import bank_figures, find_run, store_detector
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.duplicate_limit import measure_duplicate_limit
 from pgdefect.usecases.common.embedding import by_input_size, embed_images
 from pgdefect.usecases.inspect.embed import embed_first_defects
 from pgdefect.usecases.train.bank import (
@@ -199,7 +200,7 @@ def _train(
                 )
             detector_id = _learn(task, spool, images, extracted, recorded)
         with clock("embed"):
-            failed = _embed_rest(task, extracted)
+            failed = _embed_rest(task, detector_id, extracted)
     return _report(task, detector_id, extracted, failed, already_stored)
 
 
@@ -300,12 +301,15 @@ def _readable(
     return readable
 
 
-def _embed_rest(task: _Task, extracted: Extracted) -> list[tuple[str, str]]:
+def _embed_rest(task: _Task, detector_id: int, extracted: Extracted) -> list[tuple[str, str]]:
     """Embed what was not extracted, and defects. Returns path and reason of all failures."""
     unread = dict(extracted.failed)
     others = [i for i in task.everything if i.id not in extracted.means and i.path not in unread]
     failed = embed_images(task.database, task.extractor, task.extractor_id, others, task.progress)
     failed += embed_first_defects(task.database, task.settings, task.category, task.progress)
+    measure_duplicate_limit(
+        task.database, task.extractor, detector_id, task.extractor_id, task.everything
+    )
     return extracted.failed + failed
 
 
@@ -379,7 +383,7 @@ def _defect_view(
 
 def learnable(category: str, images: Sequence[StoredImage]) -> list[StoredImage]:
     """The normal training images among a category's. Raises TooFewImages."""
-    normal = [image for image in images if image.split == "train" and image.label == "normal"]
+    normal = [image for image in images if image.split == "train" and image.known_label == "normal"]
     if len(normal) < MIN_IMAGES:
         raise TooFewImages(
             f"category {category!r} has {len(normal)} normal training images and needs at least "

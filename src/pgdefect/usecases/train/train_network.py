@@ -19,6 +19,7 @@ from pgdefect.db.records.efficient_ad import store_network
 from pgdefect.db.records.extractors import find_extractor, load_extractor, store_extractor
 from pgdefect.db.records.outliers import Outlier, outliers_of, reviewed_as_normal
 from pgdefect.db.search.queries import images_of
+from pgdefect.usecases.common.duplicate_limit import measure_duplicate_limit
 from pgdefect.usecases.common.embedding import embed_images
 from pgdefect.usecases.common.stored_files import image_batches
 from pgdefect.usecases.train.bank import part_name, split_holdout
@@ -155,7 +156,8 @@ def _train(
             library_versions=library_versions(),
         )
     with clock("embed"):
-        failed += _embed_rest(database, settings, extractor_id, everything, dict(failed), progress)
+        detector = (detector_id, extractor_id)
+        failed += _embed_rest(database, settings, *detector, everything, dict(failed), progress)
     with database.connect() as connection:
         outliers = outliers_of(connection, detector_id)
     return NetworkReport(
@@ -281,6 +283,7 @@ def _threshold(
 def _embed_rest(
     database: Database,
     settings: Settings,
+    detector_id: int,
     extractor_id: int,
     everything: Sequence[StoredImage],
     unread: Mapping[str, str],
@@ -289,7 +292,9 @@ def _embed_rest(
     """Embed the images that could be read. Returns path and reason of failures."""
     extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
     rest = [image for image in everything if image.path not in unread]
-    return embed_images(database, extractor, extractor_id, rest, progress)
+    failed = embed_images(database, extractor, extractor_id, rest, progress)
+    measure_duplicate_limit(database, extractor, detector_id, extractor_id, everything)
+    return failed
 
 
 def _split(

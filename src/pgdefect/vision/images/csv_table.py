@@ -1,4 +1,4 @@
-"""Tables that say something of images: manifests and ``groups.csv``, in any usual dialect."""
+"""Tables that say something of images: manifests and ``parts.csv``, in any usual dialect."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pgdefect.core.errors import DatasetError
 
 __all__ = ["COLUMNS", "MAX_TABLE_BYTES", "Row", "read_table"]
 
-COLUMNS = ("path", "split", "label", "defect_type", "group", "mask", "taken_at")
-"""Columns of a known meaning, however their names are written; part means group."""
+COLUMNS = ("path", "split", "label", "defect_type", "part", "mask", "taken_at")
+"""Columns of a known meaning, however their names are written."""
 
 MAX_TABLE_BYTES = 256 << 20
 """Larger manifests are refused before they are read: a million rows have a tenth of it."""
@@ -55,15 +55,16 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
             StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t"
         )
         names = _with_aliases([_column_name(name) for name in next(reader, [])])
-        if "group" not in names:
-            names = ["group" if name.lower() == "part" else name for name in names]
         if any("\0" in name for name in names):
             Row(file, 1, {}).fail("a NUL character. Export the file as UTF-8 text")
         missing = [name for name in needed if name not in names]
         doubled = {name for name in names if name and names.count(name) > 1}
         if missing or doubled:
-            fault = f"no column {missing[0]!r}" if missing else f"column {min(doubled)!r} twice"
-            Row(file, 1, {}).fail(f"{fault}. Found: {names}; needed: {', '.join(needed)}")
+            linked = _is_linked(file)
+            twice = "a column" if linked else f"column {min(doubled, default='')!r}"
+            fault = f"no column {missing[0]!r}" if missing else f"{twice} twice"
+            found = "" if linked else f"Found: {names}; "
+            Row(file, 1, {}).fail(f"{fault}. {found}needed: {', '.join(needed)}")
         line = reader.line_num + 1
         for values in reader:
             cells = dict(zip(names, (value.strip() for value in values), strict=False))
@@ -77,9 +78,9 @@ def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
                 yield row
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
+        byte = "a byte" if _is_linked(file) else f"byte 0x{error.object[error.start]:02x}"
         raise DatasetError(
-            f"{str(file)!r} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. "
-            "Export the file as UTF-8"
+            f"{str(file)!r} line {line}: {byte} is not UTF-8. Export the file as UTF-8"
         ) from error
     except (OSError, csv.Error) as error:
         raise DatasetError(f"{str(file)!r} line {line}: {error}. Check the file") from error
@@ -99,8 +100,14 @@ _ALIASES = {
         "img_path",
     ),
     "mask": ("mask_path", "mask_file", "ground_truth"),
+    "part": ("group",),
 }
 """Other names that these columns have, where there is none of their own."""
+
+
+def _is_linked(file: Path) -> bool:
+    """Whether links lead to it: what it holds is then not told, as it may be somebody else's."""
+    return os.path.realpath(file) != os.path.abspath(file)
 
 
 def _column_name(header: str) -> str:

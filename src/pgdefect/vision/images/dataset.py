@@ -2,7 +2,7 @@
 
 folder    read by the names of its folders, whatever the layout (`layouts`)
 manifest  a CSV file in UTF-8, separated by comma, semicolon or tab, with the columns path
-          (relative to the manifest), split, label, defect_type, group, mask; every further
+          (relative to the manifest), split, label, defect_type, part, mask; every further
           named column becomes an attribute
 
 Names are read here, and the images only where names leave open which are masks. What is skipped
@@ -21,6 +21,7 @@ from pgdefect.core.errors import DatasetError, UsageError
 from pgdefect.core.types import FolderReading, Skipped
 from pgdefect.core.wording import option
 from pgdefect.vision.images.folder_tree import (
+    PARTS_FILES,
     FolderTree,
     entries,
     has_image_suffix,
@@ -40,7 +41,7 @@ from pgdefect.vision.images.layouts import (
 )
 from pgdefect.vision.images.manifest import (
     SPLITS,
-    add_groups,
+    add_parts,
     manifest_root,
     read_manifest,
     rows_of,
@@ -72,7 +73,7 @@ class Dataset:
 def scan(
     path: Path | str,
     *,
-    groups: Path | str | None = None,
+    parts: Path | str | None = None,
     split: str | None = None,
     label: str | None = None,
     said: Mapping[str, str] | None = None,
@@ -83,9 +84,10 @@ def scan(
 
     Args:
         path: the folder or the CSV file.
-        groups: a CSV file with the columns path (relative to the data set's root) and group;
-            it overrides the manifest's group column. Without it, a ``groups.csv`` in the root
-            fills in what the manifest leaves open.
+        parts: a CSV file with the columns path (relative to the data set's root) and part, the
+            physical part shown; it overrides the manifest's part column. Without it, a
+            ``parts.csv`` in the root fills in what the manifest leaves open. ``groups.csv`` and a
+            column group are the old names.
         split: of all photographs, where folders do not say it.
         label: the same. A test split without a label is unlabeled, an anomalous label without a
             split is test.
@@ -129,10 +131,16 @@ def scan(
         skipped += f" Left out: {left_out}." if left_out else ""
         raise DatasetError(f"{str(top)!r} has no images: {sought}.{skipped}")
     records, problems = list(dataset.records), list(dataset.problems)
-    if groups is not None:
-        add_groups(records, Path(os.path.abspath(groups)), problems, override=True)
-    elif os.path.lexists(dataset.root / "groups.csv"):
-        add_groups(records, dataset.root / "groups.csv", problems, override=False)
+    if parts is not None:
+        add_parts(records, Path(os.path.abspath(parts)), problems, override=True)
+    elif there := [
+        name
+        for name in PARTS_FILES
+        # The manifest itself may be called so.
+        if os.path.lexists(dataset.root / name) and dataset.root / name != top
+    ]:
+        add_parts(records, dataset.root / there[0], problems, override=False)
+        problems += [f"{name} is not read: {there[0]} is there" for name in there[1:]]
     records.sort(key=lambda record: record.path)
     return Dataset(
         dataset.root,

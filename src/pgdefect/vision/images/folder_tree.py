@@ -28,10 +28,11 @@ __all__ = [
 ]
 
 MAX_INDEXED_BYTES = 2000
-"""The longest path, defect type or group, in UTF-8: an index of Postgres's holds no longer one."""
+"""The longest path, defect type or part, in UTF-8: an index of Postgres's holds no longer one."""
 
-GROUPS = "groups.csv"
-"""Says of images which part they show; it is read and never left out."""
+PARTS_FILES = ("parts.csv", "groups.csv")
+"""Says of images which part they show, the second under its old name; the first that is there is
+read, and neither is left out as no image."""
 NOT_AN_IMAGE = "no image"
 NOT_READ = "a picture format that is not read: convert it to PNG or TIFF"
 HIDDEN = "hidden, or left by an archive or a file manager"
@@ -161,7 +162,7 @@ def _take(tree: FolderTree, entry: os.DirEntry[str], relative: str, names: list[
         _skip_all(tree, entry, kind, THUMBNAIL)
     elif kind == "nothing" and entry.is_dir(follow_symlinks=False):
         tree.problems.append(f"{relative!r} may not be entered; skipped")
-    elif relative == GROUPS:
+    elif relative in PARTS_FILES:
         pass
     elif kind != "folder" and not has_image_suffix(entry.name):
         other = os.path.splitext(entry.name)[1].lower() in _OTHER_PICTURES

@@ -280,9 +280,10 @@ def _open(data: bytes, name: str) -> PillowFile:
         return GifImagePlugin.GifImageFile(stream)
     if data[:1] == b"P" and data[1:2] in b"123456f" and data[2:3].isspace():
         return PpmImagePlugin.PpmImageFile(stream)
+    # Not what it holds: a link may lead to a file that is not for whoever reads this.
     raise ImageError(
-        f"{name} is not a PNG, JPEG, BMP, TIFF, WebP, GIF or netpbm file (it starts with the bytes "
-        f"{data[:8].hex(' ')}). Convert it to one of these"
+        f"{name} is not a PNG, JPEG, BMP, TIFF, WebP, GIF or netpbm file. Convert it to one of "
+        "these"
     )
 
 

@@ -49,7 +49,7 @@ class ImageRecord:
     label: str | None
     defect_type: str | None = None
     mask_path: str | None = None
-    group: str | None = None
+    part: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict, hash=False)
     taken_at: datetime | None = None
 

@@ -1,4 +1,4 @@
-"""Manifests and ``groups.csv``: tables that say what images are."""
+"""Manifests and ``parts.csv``: tables that say what images are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pgdefect.vision.images.more_words import words
 
 __all__ = [
     "SPLITS",
-    "add_groups",
+    "add_parts",
     "cell_value",
     "existing_path",
     "manifest_root",
@@ -192,13 +192,13 @@ def _record(row: Row, path: str, root: Path, problems: list[str]) -> ImageRecord
             why = f"; {cause}" if cause else ""
             problems.append(f"{row.file.name} line {row.line}: no mask {mask!r}; left out{why}")
         mask = found if kind_of(root / found) in ("file", "folder") else None
-    for column in ("defect_type", "group"):
+    for column in ("defect_type", "part"):
         if too_long(cells.get(column, "")):
             row.fail(f"{column} has more than {MAX_INDEXED_BYTES} bytes. Shorten it")
     attributes = {k: cell_value(v) for k, v in cells.items() if v and k not in COLUMNS}
-    group = cells.get("group") or None
+    part = cells.get("part") or None
     taken_at = time_of(row)
-    return ImageRecord(path, split, label, defect_type, mask, group, attributes, taken_at)
+    return ImageRecord(path, split, label, defect_type, mask, part, attributes, taken_at)
 
 
 def time_of(row: Row, zone: tzinfo | None = None) -> datetime | None:
@@ -293,26 +293,26 @@ def cell_value(text: str) -> str | int | float:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def add_groups(
+def add_parts(
     records: list[ImageRecord], file: Path, problems: list[str], *, override: bool
 ) -> None:
     """Say of records which part they show; `override` replaces what they say themselves."""
     known = {record.path for record in records}
-    groups: dict[str, tuple[str, int]] = {}
-    for row in read_table(file, ("path", "group")):
-        path, group = os.path.normpath(row.cells.get("path", "")), row.cells.get("group", "")
+    parts: dict[str, tuple[str, int]] = {}
+    for row in read_table(file, ("path", "part")):
+        path, part = os.path.normpath(row.cells.get("path", "")), row.cells.get("part", "")
         if path not in known:
             plain = os.path.normpath(path.replace("\\", "/"))
             if plain not in known:
                 problems.append(f"{file.name} line {row.line}: no image {path!r} in the data set")
                 continue
             path = plain
-        if too_long(group):
-            row.fail(f"group has more than {MAX_INDEXED_BYTES} bytes. Shorten it")
-        if path in groups and groups[path][0] != group:
-            row.fail(f"{path!r} has another group on line {groups[path][1]}. Keep one of the two")
-        groups[path] = group, row.line
+        if too_long(part):
+            row.fail(f"part has more than {MAX_INDEXED_BYTES} bytes. Shorten it")
+        if path in parts and parts[path][0] != part:
+            row.fail(f"{path!r} shows another part on line {parts[path][1]}. Keep one of the two")
+        parts[path] = part, row.line
     for index, record in enumerate(records):
-        group, _ = groups.get(record.path, ("", 0))
-        if group and (override or record.group is None):
-            records[index] = replace(record, group=group)
+        part, _ = parts.get(record.path, ("", 0))
+        if part and (override or record.part is None):
+            records[index] = replace(record, part=part)
