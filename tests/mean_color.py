@@ -86,7 +86,7 @@ def train_mean_color(
     # Pictures are prepared, and searched, as PatchCore's extractor does it.
     extractor_id = active_detector(database, category, "patchcore").extractor_id
     extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
-    images = [i for i in images_of(database, category, split="train") if i.label == "normal"]
+    images = [i for i in images_of(database, category, split="train") if i.known_label == "normal"]
     failed: list[tuple[str, str]] = []
     batches = list(image_batches(images, extractor.preprocessing, 8, failed))
     inputs = np.concatenate([batch.inputs for batch in batches])

@@ -112,28 +112,13 @@ def import_bank(
         everything = images_of(database, category)
         sizes = {(image.height, image.width) for image in everything}
         found = open_bank(path, options or BankOptions(), sizes)
-        progress("extractor", 0, 1)
-        spec = found.embedder.spec
-        extractor_id = find_extractor(database, spec.fingerprint)
-        if extractor_id is None:
-            extractor_id = store_extractor(database, found.embedder.export(settings.cache_dir))
-        extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
-        progress("extractor", 1, 1)
-        if found.memory_bank.shape[1] != extractor.artifact.embedding_dim:
-            raise WeightsError(
-                f"the memory bank of {path} has {found.memory_bank.shape[1]} dimensions, and "
-                f"{spec.backbone} gives {extractor.artifact.embedding_dim} with the layers "
-                f"{', '.join(spec.layers)}"
-            )
-        require_plausible(found.memory_bank, path)
+        extractor, extractor_id = _extractor(database, settings, found, path, progress)
         bank = _bank(found)
-        failed: list[tuple[str, str]] = []
         held_out = _score(
             BankSearch(bank.embeddings, L2, bank.num_neighbors),
             extractor,
             _to_score(everything, threshold),
             max(SAME_PATCH, 2 * found.rounding),
-            failed,
             progress,
         )
         detector_id = store_detector(
@@ -147,27 +132,42 @@ def import_bank(
             settings={
                 "imported": path.name,
                 "format": found.format,
-                "weights": spec.weights_source,
+                "weights": found.embedder.spec.weights_source,
             },
             metrics={},
             library_versions=library_versions(),
             progress=progress,
         )
         failed = embed_images(database, extractor, extractor_id, everything, progress)
-        detector = active_detector(database, category, PATCHCORE)
-    return ImportReport(
-        category,
-        found.format,
-        detector_id,
-        extractor_id,
-        len(bank.embeddings),
-        bank.embeddings.shape[1],
-        bank.num_neighbors,
-        detector.threshold,
-        len(held_out.scores),
-        held_out.learned,
-        tuple(failed),
-    )
+        in_force = active_detector(database, category, PATCHCORE).threshold
+    count, dim = bank.embeddings.shape
+    made = (detector_id, extractor_id, count, dim, bank.num_neighbors)
+    learned = (len(held_out.scores), held_out.learned)
+    return ImportReport(category, found.format, *made, in_force, *learned, tuple(failed))
+
+
+def _extractor(
+    database: Database, settings: Settings, found: BankFile, path: Path, progress: Progress
+) -> tuple[Extractor, int]:
+    """The extractor that a bank was made with, stored, and its id.
+
+    Raises WeightsError where the bank's vectors cannot be its patches.
+    """
+    progress("extractor", 0, 1)
+    spec = found.embedder.spec
+    extractor_id = find_extractor(database, spec.fingerprint)
+    if extractor_id is None:
+        extractor_id = store_extractor(database, found.embedder.export(settings.cache_dir))
+    extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
+    progress("extractor", 1, 1)
+    if found.memory_bank.shape[1] != extractor.artifact.embedding_dim:
+        raise WeightsError(
+            f"the memory bank of {path} has {found.memory_bank.shape[1]} dimensions, and "
+            f"{spec.backbone} gives {extractor.artifact.embedding_dim} with the layers "
+            f"{', '.join(spec.layers)}"
+        )
+    require_plausible(found.memory_bank, path)
+    return extractor, extractor_id
 
 
 def _bank(found: BankFile) -> MemoryBank:
@@ -281,10 +281,10 @@ def _score(
     extractor: Extractor,
     images: Sequence[StoredImage],
     same_patch: float,
-    failed: list[tuple[str, str]],
     progress: Progress,
 ) -> _HeldOut:
     scored: list[_Scored] = []
+    failed: list[tuple[str, str]] = []
     rng = np.random.default_rng(0)
     with_window = set(rng.permutation(len(images))[: 4 * CALIBRATION_IMAGES].tolist())
     norm = float(np.sqrt(np.einsum("nd,nd->n", search.vectors, search.vectors).mean()))

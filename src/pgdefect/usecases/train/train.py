@@ -138,6 +138,38 @@ def train(
         return report
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What the stages of one training share.
+
+    everything: the category's images; normal: those that are learned from; left_out: ids of
+    outliers, which are only scored.
+    """
+
+    database: Database
+    settings: Settings
+    category: str
+    category_id: int
+    options: TrainOptions
+    progress: Progress
+    everything: Sequence[StoredImage]
+    normal: Sequence[StoredImage]
+    left_out: set[int]
+    extractor: Extractor
+    extractor_id: int
+    embedder: patchcore.PatchEmbedder
+    clock: Clock
+
+    @property
+    def images(self) -> list[StoredImage]:
+        """What is extracted: outliers behind the others, so that the bank is made from the
+        beginning of the spool.
+        """
+        last = [image for image in self.everything if image.id in self.left_out]
+        preprocessing = self.extractor.preprocessing
+        return by_input_size(self.normal, preprocessing) + by_input_size(last, preprocessing)
+
+
 def _train(
     database: Database,
     settings: Settings,
@@ -147,28 +179,14 @@ def _train(
     run: TrainingRun | None,
     progress: Progress,
 ) -> TrainReport:
-    clock = Clock()
-    everything = images_of(database, category)
-    normal = learnable(category, everything)
-    left_out = _left_out(database, category_id, normal, options)
-    normal = [image for image in normal if image.id not in left_out]
-    images_to_score(normal, options.holdout, options.seed)  # rather than after hours of extraction
-
-    with clock("extractor"):
-        extractor, extractor_id, embedder = _extractor(
-            database, settings, options, normal, progress
-        )
-    # Behind the others, so that the bank is made from the beginning of the spool.
-    images = by_input_size(normal, extractor.preprocessing)
-    images += by_input_size(
-        [image for image in everything if image.id in left_out], extractor.preprocessing
-    )
-    key = spool_key(database, category, extractor, images, options)
+    task = _prepared(database, settings, category, category_id, options, progress)
+    images, clock = task.images, task.clock
+    key = spool_key(database, category, task.extractor, images, options)
     with PatchSpool(settings.cache_dir, options.precision, key) as spool:
         extracted = Extracted()
         recorded = options.recorded()
-        if left_out:
-            recorded["left_out_images"] = sorted(left_out)
+        if task.left_out:
+            recorded["left_out_images"] = sorted(task.left_out)
         detector_id = None
         if run and (token := run.token(category, key.content)):
             detector_id = find_run(database, category_id, recorded | {"run": token})
@@ -177,65 +195,138 @@ def _train(
             if run and (token := run.begin(category, key.content)):
                 recorded["run"] = token
             with clock("extract"):
-                extracted = extract_patches(embedder, extractor, images, spool, options, progress)
-            means = extracted.means
-            scorable = [image for image in images if image.id in means]
-            readable = [image for image in scorable if image.id not in left_out]
-            if len(readable) < MIN_IMAGES:
-                raise TooFewImages(
-                    f"only {len(readable)} of {len(normal)} training images of {category!r} can be "
-                    f"read, and {MIN_IMAGES} are needed; first: {extracted.failed[0][1]}"
+                extracted = extract_patches(
+                    task.embedder, task.extractor, images, spool, options, progress
                 )
-            scored = images_to_score(readable, options.holdout, options.seed)
-            with clock("coreset"):
-                ids = [image.id for image in readable]
-                scales = embedder.scales(options.chosen_layer_weights)
-                bank = build_bank(spool, ids, options, progress, scales=scales)
-            with clock("threshold"):
-                with database.connect() as connection:
-                    kept = reviewed_as_normal(connection, [*means])
-                threshold, scores = score_others(
-                    bank,
-                    spool,
-                    scorable,
-                    scored | left_out,
-                    options,
-                    progress,
-                    kept=kept,
-                    left_out=left_out,
-                )
-                calibration = calibration_for(bank, spool, readable, options.seed)
-            with clock("defects"):
-                view = _defect_view(database, settings, extractor_id, options)
-                space = learn_defect_space(bank, spool, readable, view)
-                ensure_defect_space(database, extractor_id, space, view)
-            with clock("export"):
-                database.transact(partial(_store_means, extractor_id, means))
-                detector_id = store_detector(
-                    database,
-                    category_id=category_id,
-                    extractor_id=extractor_id,
-                    bank=bank,
-                    threshold=threshold,
-                    holdout_scores=scores,
-                    defect_space=space,
-                    calibration=calibration,
-                    settings=recorded,
-                    metrics={},
-                    library_versions=library_versions(),
-                    progress=progress,
-                )
+            detector_id = _learn(task, spool, images, extracted, recorded)
         with clock("embed"):
-            unread = dict(extracted.failed)
-            others = [i for i in everything if i.id not in extracted.means and i.path not in unread]
-            failed = embed_images(database, extractor, extractor_id, others, progress)
-            failed += embed_first_defects(database, settings, category, progress)
-            measure_duplicate_limit(database, extractor, detector_id, extractor_id, everything)
-        figures = bank_figures(database, detector_id)
-        with database.connect() as connection:
-            outliers = outliers_of(connection, detector_id)
-    return TrainReport(
+            failed = _embed_rest(task, detector_id, extracted)
+    return _report(task, detector_id, extracted, failed, already_stored)
+
+
+def _prepared(
+    database: Database,
+    settings: Settings,
+    category: str,
+    category_id: int,
+    options: TrainOptions,
+    progress: Progress,
+) -> _Task:
+    """The images and the extractor of a training."""
+    clock = Clock()
+    everything = images_of(database, category)
+    normal = learnable(category, everything)
+    left_out = _left_out(database, category_id, normal, options)
+    normal = [image for image in normal if image.id not in left_out]
+    images_to_score(normal, options.holdout, options.seed)  # rather than after hours of extraction
+    with clock("extractor"):
+        extractor, extractor_id, embedder = _extractor(
+            database, settings, options, normal, progress
+        )
+    return _Task(
+        database,
+        settings,
         category,
+        category_id,
+        options,
+        progress,
+        everything,
+        normal,
+        left_out,
+        extractor,
+        extractor_id,
+        embedder,
+        clock,
+    )
+
+
+def _learn(
+    task: _Task,
+    spool: PatchSpool,
+    images: Sequence[StoredImage],
+    extracted: Extracted,
+    recorded: dict[str, Any],
+) -> int:
+    """Make bank, threshold and defect space of the extracted patches, and store the detector.
+
+    Returns its id. Raises TooFewImages.
+    """
+    options, clock, progress = task.options, task.clock, task.progress
+    scorable = [image for image in images if image.id in extracted.means]
+    readable = _readable(task, scorable, extracted)
+    scored = images_to_score(readable, options.holdout, options.seed) | task.left_out
+    with clock("coreset"):
+        ids = [image.id for image in readable]
+        scales = task.embedder.scales(options.chosen_layer_weights)
+        bank = build_bank(spool, ids, options, progress, scales=scales)
+    with clock("threshold"):
+        with task.database.connect() as connection:
+            kept = reviewed_as_normal(connection, [*extracted.means])
+        threshold, scores = score_others(
+            bank, spool, scorable, scored, options, progress, kept=kept, left_out=task.left_out
+        )
+        calibration = calibration_for(bank, spool, readable, options.seed)
+    with clock("defects"):
+        view = _defect_view(task.database, task.settings, task.extractor_id, options)
+        space = learn_defect_space(bank, spool, readable, view)
+        ensure_defect_space(task.database, task.extractor_id, space, view)
+    with clock("export"):
+        task.database.transact(partial(_store_means, task.extractor_id, extracted.means))
+        return store_detector(
+            task.database,
+            category_id=task.category_id,
+            extractor_id=task.extractor_id,
+            bank=bank,
+            threshold=threshold,
+            holdout_scores=scores,
+            defect_space=space,
+            calibration=calibration,
+            settings=recorded,
+            metrics={},
+            library_versions=library_versions(),
+            progress=progress,
+        )
+
+
+def _readable(
+    task: _Task, scorable: Sequence[StoredImage], extracted: Extracted
+) -> list[StoredImage]:
+    """Images that are learned from, of those extracted. Raises TooFewImages."""
+    readable = [image for image in scorable if image.id not in task.left_out]
+    if len(readable) < MIN_IMAGES:
+        raise TooFewImages(
+            f"only {len(readable)} of {len(task.normal)} training images of {task.category!r} can "
+            f"be read, and {MIN_IMAGES} are needed; first: {extracted.failed[0][1]}"
+        )
+    return readable
+
+
+def _embed_rest(task: _Task, detector_id: int, extracted: Extracted) -> list[tuple[str, str]]:
+    """Embed what was not extracted, and defects. Returns path and reason of all failures."""
+    unread = dict(extracted.failed)
+    others = [i for i in task.everything if i.id not in extracted.means and i.path not in unread]
+    failed = embed_images(task.database, task.extractor, task.extractor_id, others, task.progress)
+    failed += embed_first_defects(task.database, task.settings, task.category, task.progress)
+    measure_duplicate_limit(
+        task.database, task.extractor, detector_id, task.extractor_id, task.everything
+    )
+    return extracted.failed + failed
+
+
+def _report(
+    task: _Task,
+    detector_id: int,
+    extracted: Extracted,
+    failed: Sequence[tuple[str, str]],
+    already_stored: bool,
+) -> TrainReport:
+    figures = bank_figures(task.database, detector_id)
+    with task.database.connect() as connection:
+        outliers = outliers_of(connection, detector_id)
+    look = task.extractor
+    notes = image_notes(task.normal, task.everything, look.preprocessing, look.grid_of)
+    return TrainReport(
+        task.category,
         detector_id,
         figures.num_images,
         figures.held_out_images,
@@ -243,14 +334,14 @@ def _train(
         figures.embedding_dim,
         figures.covering_radius,
         figures.threshold,
-        extractor_id,
-        clock.seconds,
-        tuple(dict(extracted.failed + failed).items()),
-        len(images),
+        task.extractor_id,
+        task.clock.seconds,
+        tuple(dict(failed).items()),
+        len(task.images),
         extracted.resumed,
         already_stored,
         figures.rule,
-        tuple(image_notes(normal, everything, extractor.preprocessing, extractor.grid_of)),
+        tuple(notes),
         outliers.images,
         outliers.threshold_with_outliers,
     )
