@@ -174,8 +174,9 @@ class Inspection:
 class Inspections(Table[Inspection]):
     """Judgements in the order of the files.
 
-    failed: path and reason of files that could not be read; problems: lines about what a folder
-    holds besides images.
+    Attributes:
+        failed: path and reason of files that could not be read.
+        problems: lines about what a folder holds besides images.
     """
 
     failed: tuple[tuple[str, str], ...] = ()

@@ -83,10 +83,12 @@ class NetworkArtifact:
 class EmbeddingTransform:
     """Parameters of the map from raw to searched vectors (`pgdefect.vision.patchcore.transform`).
 
-    kind: ``none`` leaves vectors as they are, ``unit`` scales them to unit length,
-    ``centered`` is normalize([(x - mean) @ components.T, constant]).
-    mean: `(raw_dim,)`; components: `(pca_dim, raw_dim)`, orthogonal rows of unit length, longer
-    where axes are whitened, with columns scaled where layers are weighted; None for no projection.
+    Attributes:
+        kind: ``none`` leaves vectors as they are, ``unit`` scales them to unit length,
+            ``centered`` is normalize([(x - mean) @ components.T, constant]).
+        mean: `(raw_dim,)`.
+        components: `(pca_dim, raw_dim)`, orthogonal rows of unit length, longer where axes are
+            whitened, with columns scaled where layers are weighted; None for no projection.
     """
 
     kind: Literal["none", "unit", "centered"]
@@ -99,10 +101,12 @@ class EmbeddingTransform:
 class MemoryBank:
     """The coreset of a category's normal patches, ready to be stored.
 
-    embeddings: `(num_vectors, embedding_dim)`, transformed and rounded as stored;
-    raw_embeddings: `(num_vectors, raw_dim)`, the same before the transform, or None where
-    there is none; image_ids, rows, cols: `(num_vectors,)`, where each vector came from; image
-    id 0 where that is not known.
+    Attributes:
+        embeddings: `(num_vectors, embedding_dim)`, transformed and rounded as stored.
+        raw_embeddings: `(num_vectors, raw_dim)`, the same before the transform, or None where
+            there is none.
+        image_ids, rows, cols: `(num_vectors,)`, where each vector came from; image id 0 where that
+            is not known.
     """
 
     embeddings: Float32
@@ -133,8 +137,11 @@ class DefectViewArtifact:
     """The deep layers of a backbone, for a second look at anomalous images.
 
     A graph from `(n, 3, side, side)` to one output `(n, rows, cols, dim)` for each of the layers,
-    the deepest last. side: of the square that photographs are stretched to; mean, std: of the
-    channels.
+    the deepest last.
+
+    Attributes:
+        side: of the square that photographs are stretched to.
+        mean, std: of the channels.
     """
 
     onnx: bytes = field(repr=False)
@@ -152,8 +159,9 @@ class DefectViewArtifact:
 class DefectSpace:
     """How an extractor's defect embeddings are made (`pgdefect.vision.defects.defect_embedding`).
 
-    deep: of each layer of the second look; empty where there is none. All layers but the
-    deepest weigh anomaly, all but the first are pooled.
+    Attributes:
+        deep: of each layer of the second look; empty where there is none. All layers but the
+            deepest weigh anomaly, all but the first are pooled.
     """
 
     residual: Whitening
@@ -169,8 +177,11 @@ class DefectSpace:
 class AnomalousRegion:
     """A connected anomalous region found in an image.
 
-    box: `(x, y, width, height)` in pixels; num_patches: grid cells; area: share of the image;
-    scores are the detector's patch scores; embedding: `(embedding_dim,)`, of unit length.
+    Attributes:
+        box: `(x, y, width, height)` in pixels.
+        num_patches: grid cells.
+        area: share of the image; scores are the detector's patch scores.
+        embedding: `(embedding_dim,)`, of unit length.
     """
 
     box: tuple[int, int, int, int]
@@ -206,7 +217,8 @@ class Threshold:
 class BankInfo:
     """What a query against a stored memory bank needs to know.
 
-    patch_score_std: of the patches of normal images; None in banks of older versions.
+    Attributes:
+        patch_score_std: of the patches of normal images; None in banks of older versions.
     """
 
     id: int
@@ -282,12 +294,14 @@ class StoredImage:
 class PatchScores:
     """What a detector says of one image, patch by patch.
 
-    distances: `(rows, cols)` float32, in the bank's metric; positions: `(rows, cols)`
-    int32, the nearest bank vector of each patch. Distances that make the raw score are exact.
-
     EfficientAD has no bank: distances are then its anomaly map, positions None, the raw
     score the highest value of the map drawn out to the network's input, and the worst patch
     the cell that this pixel lies in.
+
+    Attributes:
+        distances: `(rows, cols)` float32, in the bank's metric.
+        positions: `(rows, cols)` int32, the nearest bank vector of each patch. Distances that make
+            the raw score are exact.
     """
 
     distances: Float32
@@ -313,10 +327,11 @@ def num_voters(known: int) -> int:
 class Vote:
     """What the defects most like an image's are called: a guess at its defect type.
 
-    counts: how many of the `k` nearest images whose defect type is known have which, the most
-    frequent first. Fewer than `needed` for the first one are no ground for a guess, nor is a
-    nearest known defect farther away, by cosine `distance`, than the `limit` within which those of
-    one type lie from one another; None where too few are known to say.
+    Attributes:
+        counts: how many of the `k` nearest images whose defect type is known have which, the most
+            frequent first. Fewer than `needed` for the first one are no ground for a guess, nor is
+            a nearest known defect farther away, by cosine `distance`, than the `limit` within
+            which those of one type lie from one another; None where too few are known to say.
     """
 
     k: int
@@ -355,7 +370,8 @@ class Vote:
 class Inspection:
     """A detector's judgement of one image file.
 
-    defect: where and how it departs from normal; made of anomalous images by PatchCore.
+    Attributes:
+        defect: where and how it departs from normal; made of anomalous images by PatchCore.
     """
 
     path: str
@@ -389,8 +405,10 @@ class Inspection:
 class Region:
     """A stored anomalous region of an image.
 
-    box: `(x, y, width, height)` in pixels; the scores are the detector's patch scores; area: a
-    share of the image; num_patches: grid cells.
+    Attributes:
+        box: `(x, y, width, height)` in pixels; the scores are the detector's patch scores.
+        area: a share of the image.
+        num_patches: grid cells.
     """
 
     id: int
@@ -405,8 +423,9 @@ class Region:
 class Neighbor:
     """A retrieved image; distance is the cosine distance of what was compared, 0 to 2.
 
-    region: the one found, or, by defect, the image's worst; copies: how many near-duplicates
-    this one stands for, itself included.
+    Attributes:
+        region: the one found, or, by defect, the image's worst.
+        copies: how many near-duplicates this one stands for, itself included.
     """
 
     rank: int

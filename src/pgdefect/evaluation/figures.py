@@ -34,7 +34,8 @@ def image_auroc(scores: Scores, anomalous: Truth, weights: Weights = None) -> fl
 def average_precision(scores: Scores, anomalous: Truth, weights: Weights = None) -> float:
     """Area under the precision–recall curve of image scores `(n,)`, without interpolation.
 
-    Raises UsageError unless both labels occur.
+    Raises:
+        UsageError: unless both labels occur.
     """
     require("average precision", "sklearn")
     from sklearn.metrics import average_precision_score

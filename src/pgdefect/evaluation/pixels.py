@@ -44,10 +44,11 @@ def score_edges(maps: Iterable[NDArray[np.floating]], bins: int = BINS) -> NDArr
 class PixelFigures:
     """The pixel figures of a set of images.
 
-    error: no figure is further than this from the one over unbinned scores. Within a bin
-    the true ROC and PRO curves stay in the rectangle between its corners, so that the area
-    is off by half the rectangles' at most; F1 at the bins' edges is reached, and inside a
-    bin it could at best gain all its defective and none of its normal pixels.
+    Attributes:
+        error: no figure is further than this from the one over unbinned scores. Within a bin the
+            true ROC and PRO curves stay in the rectangle between its corners, so that the area is
+            off by half the rectangles' at most; F1 at the bins' edges is reached, and inside a bin
+            it could at best gain all its defective and none of its normal pixels.
     """
 
     pixel_auroc: float

@@ -44,8 +44,9 @@ class QueryFigures:
 class RetrievalFigures:
     """Means over queries and over defect types, and every query's own figures.
 
-    unanswerable: images that no other part shares its defect type with; they are
-    candidates and no queries.
+    Attributes:
+        unanswerable: images that no other part shares its defect type with; they are candidates
+            and no queries.
     """
 
     over_queries: dict[str, float]
@@ -68,10 +69,13 @@ def retrieval_figures(
 ) -> RetrievalFigures:
     """Search every image among the others.
 
-    distances: `(num_images, num_images)`, from each query to each candidate; defect_types: of
-    each image; groups: `(num_images,)`, equal for photographs of one part.
+    Args:
+        distances: `(num_images, num_images)`, from each query to each candidate.
+        defect_types: of each image.
+        groups: `(num_images,)`, equal for photographs of one part.
 
-    Raises UsageError where no defect type occurs on two parts.
+    Raises:
+        UsageError: where no defect type occurs on two parts.
     """
     types = np.asarray(defect_types)
     found: list[QueryFigures] = []

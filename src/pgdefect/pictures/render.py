@@ -84,8 +84,9 @@ def overlay(
     region. `worst_box` is `(x, y, width, height)` in pixels, drawn around its content and
     clipped to the image.
 
-    Raises ValueError for shapes or dtypes that do not fit, a map that is not finite, a
-    threshold that is not positive, or a `vmax` not above the threshold.
+    Raises:
+        ValueError: for shapes or dtypes that do not fit, a map that is not finite, a threshold
+            that is not positive, or a `vmax` not above the threshold.
     """
     _check_image(image)
     _check_map(anomaly_map, image)

@@ -168,7 +168,8 @@ def draw_text(
 ) -> None:
     """Draw a line of `clean_text`; each letter in the first font that has it.
 
-    anchor: Pillow's, l, m or r and then s: where in the line `xy` lies, which is on its base.
+    Args:
+        anchor: Pillow's, l, m or r and then s: where in the line `xy` lies, which is on its base.
     """
     x, y = xy
     if anchor[0] != "l":

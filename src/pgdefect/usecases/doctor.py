@@ -74,11 +74,12 @@ def examine(
 ) -> Examination:
     """Run every check; with `fix`, fix what is safe to fix and check again.
 
-    thorough: read large tables through as well. files: look for every image file, and for
-    simulated pictures that no row names.
-
     A check that this login may not make is a finding, not an error. Raises DatabaseUnavailable
     or AuthenticationFailed where there is no database to look at.
+
+    Args:
+        thorough: read large tables through as well.
+        files: look for every image file, and for simulated pictures that no row names.
     """
     look = partial(_findings, database, settings, thorough=thorough, files=files)
     findings = look()

@@ -37,13 +37,18 @@ BATCH = 128
 class IngestReport:
     """What became of each file; paths are relative to `root`.
 
-    changed: content differs from what was ingested; relabeled: the content is the same and
-    the data set says otherwise of it (split, label, defect type, mask, part, attributes);
-    vanished: ingested once and gone from disk; all three taken over only if `accepted`;
-    failed: path and reason of files that are no readable image; problems: lines about the
-    data set itself; simulated defects among its files are such, and never ingested. listed: how
-    many images there are; folders: what each is taken as; skipped: files that are left out, by
-    suffix and reason; dry_run: nothing was read or stored.
+    Attributes:
+        changed: content differs from what was ingested.
+        relabeled: the content is the same and the data set says otherwise of it (split, label,
+            defect type, mask, part, attributes).
+        vanished: ingested once and gone from disk; all three taken over only if `accepted`.
+        failed: path and reason of files that are no readable image.
+        problems: lines about the data set itself; simulated defects among its files are such, and
+            never ingested.
+        listed: how many images there are.
+        folders: what each is taken as.
+        skipped: files that are left out, by suffix and reason.
+        dry_run: nothing was read or stored.
     """
 
     category: str
@@ -293,8 +298,10 @@ class _Outcome:
 class _Compared:
     """Files beside what is known of them: new ones, and what is to be taken over of the others.
 
-    replaced: by image id, of those with other content; said: by image id, what is said now of
-    those and of relabeled ones; back: ids of retired ones that are there again.
+    Attributes:
+        replaced: by image id, of those with other content.
+        said: by image id, what is said now of those and of relabeled ones.
+        back: ids of retired ones that are there again.
     """
 
     new: list[tuple[ImageRecord, ImageFile]] = field(default_factory=list)
@@ -345,9 +352,10 @@ def _store(
 ) -> _Outcome:
     """Store new images, and the rest if accepted; returns what that adds to the outcome.
 
-    white: the gray scale that holds all files so far, stored where none is settled.
-
     An image that somebody else has recorded meanwhile is compared with what they recorded.
+
+    Args:
+        white: the gray scale that holds all files so far, stored where none is settled.
     """
     outcome = _Outcome()
     todo = [compared]

@@ -84,7 +84,8 @@ def save_sheet(report: SearchReport, path: Path) -> Path:
 def search_sheet(report: SearchReport, image: UInt8Array | None = None) -> Image:
     """The contact sheet of a search: query, anomaly map, neighbors, what matched.
 
-    image: the query's pixels, where it is no file.
+    Args:
+        image: the query's pixels, where it is no file.
     """
     tiles = [
         SheetTile(

@@ -76,7 +76,8 @@ _LOG = "^pg_logical_emit_message$"
 class Step(NamedTuple):
     """A statement, and a query that is true once it need not be run.
 
-    administrator: usually only a superuser or a role with CREATEROLE can run it.
+    Attributes:
+        administrator: usually only a superuser or a role with CREATEROLE can run it.
     """
 
     statement: sql.Composed

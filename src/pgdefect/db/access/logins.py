@@ -56,7 +56,9 @@ class LoginReport:
 class Login:
     """A role that may use the database; its limits as they are set, None for none.
 
-    connections: sessions open now. beyond: what it may do beyond its kind.
+    Attributes:
+        connections: sessions open now.
+        beyond: what it may do beyond its kind.
     """
 
     name: str

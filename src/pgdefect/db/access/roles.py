@@ -36,7 +36,8 @@ from pgdefect.db.connection.engine import Database, driver
 class SetupReport:
     """The roles of a database, what was done for them, and what an administrator must do.
 
-    open_databases: others of the server in which any login may make temporary tables.
+    Attributes:
+        open_databases: others of the server in which any login may make temporary tables.
     """
 
     database: str
@@ -51,8 +52,9 @@ class SetupReport:
 def setup(database: Database, *, whole_server: bool = False) -> SetupReport:
     """Make reader and writer, and grant and revoke what is missing; again, it does nothing.
 
-    whole_server: the server serves pgdefect alone, so that its other databases are closed to
-    the logins too.
+    Args:
+        whole_server: the server serves pgdefect alone, so that its other databases are closed to
+            the logins too.
 
     Raises:
         SchemaOutOfDate: there is no schema to grant anything on.

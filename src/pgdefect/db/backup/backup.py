@@ -37,7 +37,8 @@ LOCK_WAIT_MS = 30_000
 class BackupReport:
     """What :func:`backup` wrote: of which revision, tables with rows of their own, bytes.
 
-    folders: those that the images lie in, which are not in the backup.
+    Attributes:
+        folders: those that the images lie in, which are not in the backup.
     """
 
     path: Path

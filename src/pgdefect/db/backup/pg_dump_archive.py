@@ -54,8 +54,9 @@ class Statement(NamedTuple):
 class Archive:
     """A backup file whose table of contents has been read and found to be pgdefect's.
 
-    revision: of the schema in it. vector_schema: where its types ``vector`` and ``halfvec`` were,
-    quoted for SQL.
+    Attributes:
+        revision: of the schema in it.
+        vector_schema: where its types ``vector`` and ``halfvec`` were, quoted for SQL.
     """
 
     path: Path

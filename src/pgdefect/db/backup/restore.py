@@ -59,7 +59,9 @@ _SETTINGS = {
 class RestoreReport:
     """What :func:`restore` did: rows by table, partitions under their own names.
 
-    revision_before: that of the backup. replaced: whether other rows had to go.
+    Attributes:
+        revision_before: that of the backup.
+        replaced: whether other rows had to go.
     """
 
     path: Path

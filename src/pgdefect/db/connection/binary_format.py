@@ -42,9 +42,11 @@ def copy_rows(
 ) -> int:
     """COPY equally long columns into `table`; returns the number of rows.
 
-    A 1-D integer array becomes smallint, integer or bigint by its item size; a 2-D float32
-    array becomes ``vector``, a 2-D float16 array ``halfvec``. rows: numbers of those to copy,
-    instead of all.
+    A 1-D integer array becomes smallint, integer or bigint by its item size; a 2-D float32 array
+    becomes ``vector``, a 2-D float16 array ``halfvec``.
+
+    Args:
+        rows: numbers of those to copy, instead of all.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
         table, sql.SQL(", ").join(sql.Identifier(name) for name, _ in columns)

@@ -232,7 +232,8 @@ class Database:
 
         work gets the connection of `begin`; any other side effect of it must be safe to repeat.
 
-        Raises TransactionRolledBack after `ATTEMPTS` attempts.
+        Raises:
+            TransactionRolledBack: after `ATTEMPTS` attempts.
         """
 
         def once() -> Result:

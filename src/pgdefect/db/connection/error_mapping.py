@@ -52,8 +52,10 @@ def cannot_connect(error: psycopg.Error, where: str) -> errors.DatabaseError:
 def translated(where: str, max_connections: int = 0, patience: float = 0.0) -> Iterator[None]:
     """Turn the driver's errors into ours.
 
-    where: the database's URL without password; max_connections, patience: of the pool that the
-    block takes connections from, for what is said when none was free.
+    Args:
+        where: the database's URL without password.
+        max_connections, patience: of the pool that the block takes connections from, for what is
+            said when none was free.
     """
     try:
         yield

@@ -146,7 +146,8 @@ def check_hnsw_definitions(connection: Connection) -> Iterator[Finding]:
 def _rebuild(leaf: Leaf, name: str, wanted: HnswIndex, ready: set[str]) -> list[str]:
     """Statements after which the index called `name` is the wanted one, and alone.
 
-    ready: the indexes, of this name and of `name`_new, that are as wanted.
+    Args:
+        ready: the indexes, of this name and of `name`_new, that are as wanted.
     """
     new = f"{name}_new"
     if name in ready:

@@ -78,7 +78,8 @@ def check_memory(connection: Connection) -> Iterator[Finding]:
 def check_shared_memory(connection: Connection, available: int) -> Iterator[Finding]:
     """Parallel HNSW builds share maintenance_work_mem through /dev/shm, small in containers.
 
-    available: bytes of the server's /dev/shm.
+    Args:
+        available: bytes of the server's /dev/shm.
     """
     row = connection.execute(
         text(

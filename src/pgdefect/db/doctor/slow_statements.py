@@ -21,8 +21,12 @@ _WITHOUT_RIGHT = "<insufficient privilege>"
 class StatementCost:
     """One statement, constants in it as ``$1``.
 
-    Times in milliseconds, planning not counted; rows: returned or changed, in all. hit_share: of
-    the blocks that were read, those that were in shared buffers; None where none was read.
+    Times in milliseconds, planning not counted;
+
+    Attributes:
+        rows: returned or changed, in all.
+        hit_share: of the blocks that were read, those that were in shared buffers; None where none
+            was read.
     """
 
     query: str
@@ -38,7 +42,8 @@ class StatementCost:
 class StatementReport:
     """The costliest statements by time in all; since: when counting began, to the second.
 
-    hidden: statements of other logins in this database whose text this one may not read.
+    Attributes:
+        hidden: statements of other logins in this database whose text this one may not read.
     """
 
     since: str
@@ -49,7 +54,8 @@ class StatementReport:
 def costliest(database: Database, limit: int, *, make_extension: bool = False) -> StatementReport:
     """Our statements in this database that took the most time, most first.
 
-    make_extension: the server is ours, so that the extension may be made where it is missing.
+    Args:
+        make_extension: the server is ours, so that the extension may be made where it is missing.
 
     Raises:
         UnsupportedServer: the extension is not there or not loaded; the message says what to do.

@@ -102,7 +102,8 @@ def load_defect_view(
 ) -> DefectViewArtifact | None:
     """The second look of an extractor, from a local cache when that has it; None if it has none.
 
-    Raises DatabaseError where the stored graph does not match its checksum.
+    Raises:
+        DatabaseError: where the stored graph does not match its checksum.
     """
     mine = DefectSpaceRow.extractor_id == extractor_id
     row = connection.execute(
@@ -208,7 +209,8 @@ def _space(parameters: bytes, settings: Mapping[str, Any]) -> DefectSpace:
 def raw_bank_vectors(connection: Connection, bank: BankInfo, positions: Int32) -> Float32:
     """A bank's vectors before the transform, by position: `(len(positions), raw_dim)`.
 
-    Raises NotFound where the bank was stored without them.
+    Raises:
+        NotFound: where the bank was stored without them.
     """
     wanted, places = np.unique(positions, return_inverse=True)
     table = "memory_bank_patch" if bank.transform.kind == "none" else "memory_bank_raw"

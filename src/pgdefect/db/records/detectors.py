@@ -62,7 +62,8 @@ def add_detector(
 
     The category's row stays locked for the rest of the transaction.
 
-    Raises UsageError where there is no such kind.
+    Raises:
+        UsageError: where there is no such kind.
     """
     kind_named(kind)
     lock_category(connection, category_id)

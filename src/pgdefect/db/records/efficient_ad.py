@@ -32,7 +32,8 @@ def store_network(
 ) -> int:
     """Store a trained network as the category's active EfficientAD detector; returns its id.
 
-    holdout_scores: raw score by image id of the normal training images the threshold is from.
+    Args:
+        holdout_scores: raw score by image id of the normal training images the threshold is from.
     """
 
     def work(connection: Connection) -> int:

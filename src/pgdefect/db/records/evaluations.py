@@ -88,8 +88,9 @@ def store_evaluation(
 ) -> int:
     """Store an evaluation; returns its id.
 
-    headline: its main figures become the detector's own, for ``defect.banks`` to show, and
-    with them how many of its images leak.
+    Args:
+        headline: its main figures become the detector's own, for ``defect.banks`` to show, and
+            with them how many of its images leak.
     """
     with database.begin() as connection:
         evaluation_id: int = connection.execute(

@@ -88,7 +88,8 @@ def create_extractor_partition(
 ) -> None:
     """Make the partition that one extractor's vectors go to, with an HNSW index on it.
 
-    Raises UsageError where pgvector cannot index vectors of `dim`.
+    Raises:
+        UsageError: where pgvector cannot index vectors of `dim`.
     """
     name = f"{parent}_{extractor_id}"
     connection.execute(

@@ -20,7 +20,8 @@ __all__ = ["StoredInspection", "begin_run", "finish_run", "inspected_under", "un
 class StoredInspection:
     """An inspection as it is stored; preprocessing is that of its detector's extractor.
 
-    defect: what is stored of the image now, where this detector made it.
+    Attributes:
+        defect: what is stored of the image now, where this detector made it.
     """
 
     id: int

@@ -18,7 +18,8 @@ NEWEST = "inspected_at DESC, created_at DESC, id DESC"
 def store_votes(connection: Connection, detector_id: int, votes: Mapping[int, Vote | None]) -> None:
     """Record with each inspection what its image's defect probably is; None removes the guess.
 
-    Raises Conflict if the detector, whose inspections they are, was deleted.
+    Raises:
+        Conflict: if the detector, whose inspections they are, was deleted.
     """
     keep_detector(connection, detector_id)
     images = connection.scalars(

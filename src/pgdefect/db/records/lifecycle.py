@@ -193,7 +193,8 @@ def delete_category(database: Database, name: str) -> None:
 def delete_image(database: Database, image_id: int) -> None:
     """Delete an image with its embeddings and inspections.
 
-    Raises Conflict while a memory bank holds vectors that came from it.
+    Raises:
+        Conflict: while a memory bank holds vectors that came from it.
     """
 
     def work(connection: Connection) -> None:

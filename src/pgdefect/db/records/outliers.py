@@ -14,7 +14,8 @@ from pgdefect.db.connection.engine import Database, driver
 class Outlier:
     """A normal training image that scored far outside the rest, and that nobody has reviewed.
 
-    in_bank: the detector's memory bank holds vectors of it.
+    Attributes:
+        in_bank: the detector's memory bank holds vectors of it.
     """
 
     image_id: int

@@ -51,11 +51,14 @@ GIVE_UP_AT = 4
 class Calibration:
     """Queries to choose ef_search by, and their exact nearest distances.
 
-    queries: `(n, embedding_dim)` transformed and rounded as stored; distances: `(n,)`. grids:
-    of each image or part of one, whose patches lie in the queries row by row, one image after
-    the other; none where the queries are no images. left_out: which of the bank's vectors are
-    of the same parts as the queries, `(num_vectors,)`: the distances are to the others, and the
-    index has none of them until ef_search is chosen.
+    Attributes:
+        queries: `(n, embedding_dim)` transformed and rounded as stored.
+        distances: `(n,)`.
+        grids: of each image or part of one, whose patches lie in the queries row by row, one image
+            after the other; none where the queries are no images.
+        left_out: which of the bank's vectors are of the same parts as the queries,
+            `(num_vectors,)`: the distances are to the others, and the index has none of them until
+            ef_search is chosen.
     """
 
     queries: Float32
@@ -94,9 +97,10 @@ def store_detector(
     attachment to the parent. No other session sees any of it before the commit; after a failure
     nothing remains. Until then it blocks only deletion of a training image or of the category.
 
-    holdout_scores: raw score by image id of the normal training images the threshold is from,
-    each compared with vectors of other parts alone. defect_space: the statistics that this
-    detector's defect embeddings are made with.
+    Args:
+        holdout_scores: raw score by image id of the normal training images the threshold is from,
+            each compared with vectors of other parts alone.
+        defect_space: the statistics that this detector's defect embeddings are made with.
     """
 
     def work(connection: Connection) -> int:

@@ -26,7 +26,8 @@ def store_image_patches(
 
     What was kept of an image for this extractor before is replaced.
 
-    Raises ValueError for values half precision cannot hold, or lists of unequal length.
+    Raises:
+        ValueError: for values half precision cannot hold, or lists of unequal length.
     """
     if len(image_ids) != len(patches):
         raise ValueError(f"{len(image_ids)} images and patches of {len(patches)}")

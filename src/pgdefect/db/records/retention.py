@@ -33,9 +33,11 @@ _SUPERSEDED = """
 class Prunable:
     """What pruning takes, or took, and what it leaves.
 
-    inspections: superseded ones made before that time, of so many images; kept: all others;
-    bytes: of the maps that go, as stored; runs: interrupted ones begun before it, which can
-    then no longer be resumed.
+    Attributes:
+        inspections: superseded ones made before that time, of so many images.
+        kept: all others.
+        bytes: of the maps that go, as stored.
+        runs: interrupted ones begun before it, which can then no longer be resumed.
     """
 
     before: datetime

@@ -37,7 +37,8 @@ class Review:
 class QueuedImage:
     """One row of ``defect.review_queue``; priority and its four parts lie between 0 and 1.
 
-    outlier: a training image that scored far outside the rest; these come first.
+    Attributes:
+        outlier: a training image that scored far outside the rest; these come first.
     """
 
     image_id: int
@@ -61,7 +62,8 @@ class QueuedImage:
 class Reviewed:
     """A review that was just stored, and the image as it was known before.
 
-    learned_vectors: how many vectors the category's active memory bank holds of the image.
+    Attributes:
+        learned_vectors: how many vectors the category's active memory bank holds of the image.
     """
 
     review: Review

@@ -74,7 +74,8 @@ def store_first_threshold(
 def find_detector(connection: Connection, category: str, detector_id: int | None = None) -> int:
     """The category's active detector (PatchCore's where one of each kind is), or the one named.
 
-    Raises NotFound where there is none, or it is another category's.
+    Raises:
+        NotFound: where there is none, or it is another category's.
     """
     row = (
         driver(connection)
@@ -89,9 +90,11 @@ def find_detector(connection: Connection, category: str, detector_id: int | None
 class HoldoutScores:
     """Raw scores by image id of the normal training images held out.
 
-    left_out: those of them that no threshold is chosen from, because they score far outside the
-    rest and no review says that they are normal, or because a review says that they are not. parts:
-    what each shows, its group, or the image and its copies.
+    Attributes:
+        left_out: those of them that no threshold is chosen from, because they score far outside
+            the rest and no review says that they are normal, or because a review says that they
+            are not.
+        parts: what each shows, its group, or the image and its copies.
     """
 
     scores: Mapping[int, float]
@@ -130,7 +133,8 @@ def production_scores(
 ) -> tuple[Float64, list[str]]:
     """Raw scores `(n,)` of production images that are normal, and the part that each shows.
 
-    anomalous_share: presumes that images nobody has judged are normal but for this share.
+    Args:
+        anomalous_share: presumes that images nobody has judged are normal but for this share.
     """
     rows = (
         driver(connection)

@@ -30,8 +30,9 @@ from pgdefect.core.distance import COSINE, IndexedType, Metric, index_expression
 class Build(NamedTuple):
     """What decides an HNSW graph beside its vectors.
 
-    m: links of a vector in each layer (twice as many in the lowest). ef_construction: length of
-    the candidate list while links are chosen.
+    Attributes:
+        m: links of a vector in each layer (twice as many in the lowest).
+        ef_construction: length of the candidate list while links are chosen.
     """
 
     m: int
@@ -72,7 +73,8 @@ class HnswIndex(NamedTuple):
     def create(self, partition: str, name: str = "") -> str:
         """The statement that makes it, called `name`, else for its partition.
 
-        Raises UsageError where pgvector cannot index vectors of this dimension.
+        Raises:
+            UsageError: where pgvector cannot index vectors of this dimension.
         """
         m, ef_construction = self.build
         options = f" WITH (m = {m}, ef_construction = {ef_construction})"
@@ -102,7 +104,8 @@ def extractor_index(dim: int) -> HnswIndex:
 def build_index(connection: Connection, table: str, statement: str, num_vectors: int) -> None:
     """Build an HNSW index with several processes, where the table is large enough for that.
 
-    table: with its schema, as SQL has it; new in this transaction.
+    Args:
+        table: with its schema, as SQL has it; new in this transaction.
     """
     workers = PARALLEL_WORKERS if num_vectors >= PARALLEL_VECTORS else 0
     try:

@@ -42,8 +42,10 @@ _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 class InvalidIndex(NamedTuple):
     """What an interrupted build left; the name is quoted, and stands in schema pgdefect.
 
-    is_copy: made by a rebuild, beside the index that it was to replace. rebuild: the statement
-    that fixes it; None for a partitioned table's, which has none of its own.
+    Attributes:
+        is_copy: made by a rebuild, beside the index that it was to replace.
+        rebuild: the statement that fixes it; None for a partitioned table's, which has none of its
+            own.
     """
 
     name: str

@@ -28,8 +28,10 @@ ALWAYS = {"memory_bank_patch", "image_embedding"}
 class Leaf(NamedTuple):
     """A table that is a partition, or was one: its name says of which parent and number.
 
-    owned: whether the bank or extractor of that number exists. vector: its first column of
-    vectors and that one's type; dim: how long they are, where a CHECK gives it.
+    Attributes:
+        owned: whether the bank or extractor of that number exists.
+        vector: its first column of vectors and that one's type.
+        dim: how long they are, where a CHECK gives it.
     """
 
     parent: str

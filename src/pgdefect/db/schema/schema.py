@@ -78,7 +78,8 @@ def upgrade(
     tables are built after the transaction, while others read and write; until then searches
     scan, and find the same. An interrupted build is resumed by the same call.
 
-    lock_wait: seconds to wait for each lock that others hold.
+    Args:
+        lock_wait: seconds to wait for each lock that others hold.
 
     Raises:
         UnsupportedServer: pgvector is missing or too old.

@@ -174,7 +174,8 @@ def apply_sql_files(raw: psycopg.Connection[Any], vector_schema: str) -> list[st
     Where any view has changed all are applied: comments on columns are made for all at once.
     Returns the names of the files whose text had changed, and of those that were gone.
 
-    Raises Conflict where a view of somebody else's stands on one that must be dropped.
+    Raises:
+        Conflict: where a view of somebody else's stands on one that must be dropped.
     """
     held = held_files(raw)
     files = sql_files()

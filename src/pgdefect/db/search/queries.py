@@ -114,8 +114,9 @@ def prove_worst(
 ) -> tuple[Int32, Float32]:
     """What is nearest to each of an image's patches, with the largest distances made exact.
 
-    positions, distances: `(n,)`, as found. num_worst: how many, of which the image's score is the
-    mean.
+    Args:
+        positions, distances: `(n,)`, as found.
+        num_worst: how many, of which the image's score is the mean.
     """
     positions, distances = positions.copy(), distances.copy()
     statement = "SELECT positions, distances FROM pgdefect.prove_worst(%s, %s, %s, %s, %s)"
@@ -165,7 +166,8 @@ def support_positions(connection: Connection, bank: BankInfo, position: int, cou
 def find_image(database: Database, word: str, category: str | None = None) -> StoredImage:
     """The stored image named by an id, the end of a path, or the start of a sha256.
 
-    category: whose is meant where several are called so.
+    Args:
+        category: whose is meant where several are called so.
 
     Raises:
         UnknownImage: none is.
@@ -235,7 +237,8 @@ def image_embeddings_of(
 def similar_patches(database: Database, bank_id: int, position: int, k: int) -> list[PatchNeighbor]:
     """The k vectors of a bank nearest to one of its own, itself first.
 
-    Raises NotFound for a bank or position there is not.
+    Raises:
+        NotFound: for a bank or position there is not.
     """
     with database.connect() as connection:
         rows = driver(connection).execute(

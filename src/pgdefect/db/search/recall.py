@@ -46,10 +46,14 @@ _BLOCK = 16_384
 class IndexRecall:
     """What an index finds of the `k` nearest of vectors that it does not hold.
 
-    searched: ``bank``, or what is searched by; subject: the bank's category and version, or
-    the extractor; recall: mean over the queries, worst_recall: of the worst one; p50_ms,
-    p99_ms: one query alone, as a statement; ef_search: in force; ef_needed: the least that
-    reaches `TARGET`, None where none does; ef_before: where a fix changed it.
+    Attributes:
+        searched: ``bank``, or what is searched by.
+        subject: the bank's category and version, or the extractor.
+        recall: mean over the queries, worst_recall: of the worst one.
+        p50_ms, p99_ms: one query alone, as a statement.
+        ef_search: in force.
+        ef_needed: the least that reaches `TARGET`, None where none does.
+        ef_before: where a fix changed it.
     """
 
     index: str
@@ -103,13 +107,16 @@ def check_recall(
 ) -> list[IndexRecall]:
     """Compare each index with an exact search, over the banks in use and their extractors.
 
-    categories: those of their active detectors only; empty for all. sample: queries for each
-    index. fix: store the ef_search that reaches `TARGET` where the one in force does not; for
-    searches among images also where a smaller one does, but never less than the default unless
-    there are enough vectors and queries to say so. Banks keep a higher one: they were calibrated on
-    patches of parts left out of the index, which are harder to find.
+    Args:
+        categories: those of their active detectors only; empty for all.
+        sample: queries for each index.
+        fix: store the ef_search that reaches `TARGET` where the one in force does not; for
+            searches among images also where a smaller one does, but never less than the default
+            unless there are enough vectors and queries to say so. Banks keep a higher one: they
+            were calibrated on patches of parts left out of the index, which are harder to find.
 
-    Raises NotFound for a category that is not there.
+    Raises:
+        NotFound: for a category that is not there.
     """
     with database.connect() as connection:
         indexes = list(_indexes(driver(connection), categories))

@@ -23,12 +23,15 @@ _REGION_WIDTH = 9
 class SearchFilter:
     """Which stored images a search may return; None does not restrict.
 
-    label, defect_type: the known ones, a review's before the data set's; has_defect_type: only
-    images whose defect type is known; since, until: stored at or after, stored before;
-    attributes: what an image's attributes contain; max_distance: a cosine distance, 0 to 2.
-    except_images, except_sha256: left out with all copies of their files; except_part: so is
-    every image of a part that `except_images` show. Images with simulated defects are found
-    only if `simulated`, or by `split`.
+    Attributes:
+        label, defect_type: the known ones, a review's before the data set's.
+        has_defect_type: only images whose defect type is known.
+        since, until: stored at or after, stored before.
+        attributes: what an image's attributes contain.
+        max_distance: a cosine distance, 0 to 2.
+        except_images, except_sha256: left out with all copies of their files.
+        except_part: so is every image of a part that `except_images` show. Images with simulated
+            defects are found only if `simulated`, or by `split`.
     """
 
     category: str | None = None
@@ -59,9 +62,11 @@ class SearchFilter:
 class SearchPlan:
     """How a search goes and why: along the index, or over all rows that pass the filter.
 
-    scanned: rows that pass, estimated by the server unless `counted`, up to a bound; walked:
-    vectors that the index would visit, estimated, each at `walk_cost` times a scanned one's
-    cost; table_rows: all of `partition`'s.
+    Attributes:
+        scanned: rows that pass, estimated by the server unless `counted`, up to a bound.
+        walked: vectors that the index would visit, estimated, each at `walk_cost` times a scanned
+            one's cost.
+        table_rows: all of `partition`'s.
     """
 
     way: Literal["index", "exact"]
@@ -181,7 +186,9 @@ def explain_nearest(
 class MissingEmbeddings:
     """Stored images that a search cannot list, because what it compares was not made of them.
 
-    missing: how many of the newest images `looked_at`; categories: whose they are.
+    Attributes:
+        missing: how many of the newest images `looked_at`.
+        categories: whose they are.
     """
 
     missing: int

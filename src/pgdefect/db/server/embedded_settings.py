@@ -86,7 +86,9 @@ def settings_text(
 ) -> str:
     """The content of ``pgdefect.conf``; an empty ``listen_host`` means no TCP.
 
-    preload: libraries to load at the start, which must be there. major: the server's version.
+    Args:
+        preload: libraries to load at the start, which must be there.
+        major: the server's version.
     """
     maintenance_work_mem = _between(64 * MIB, machine.memory // 16, GIB)
     # A parallel HNSW build takes maintenance_work_mem as dynamic shared memory, and

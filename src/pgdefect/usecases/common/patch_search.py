@@ -140,7 +140,8 @@ def open_search(database: Database, bank: BankInfo, kind: SearchKind) -> PatchSe
     ``fast`` and ``hnsw`` differ in how many patches get their true nearest vector (recall
     0.95 and 0.99 at calibration), so in the anomaly map; the image score is the same.
 
-    Raises NotFound where the bank in the database is not whole any more.
+    Raises:
+        NotFound: where the bank in the database is not whole any more.
     """
     if kind == "hnsw":
         return SqlSearch(database, bank)

@@ -22,7 +22,8 @@ MAX_NAME = 255
 def writable_folder(folder: Path) -> None:
     """Make a folder for pictures, before the work whose result they show.
 
-    Raises UsageError where it cannot be made or written to.
+    Raises:
+        UsageError: where it cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,9 +51,10 @@ def ground_truth(
 ) -> BoolArray | None:
     """The mask to outline in an image of this size `(height, width)`; None where there is none.
 
-    image: the image's file, whose orientation may be that of the mask.
-
     Path and reason of one that does not fit, or cannot be read, go to `failed`.
+
+    Args:
+        image: the image's file, whose orientation may be that of the mask.
     """
     if path is None or not os.path.exists(path):
         return None
@@ -70,7 +72,8 @@ def save_picture_of(photograph: str, picture: Image, folder: Path) -> Path:
     there that was not made of this photograph (same path, same content), a digest is added, so that
     no other's picture is overwritten, whichever run made it. The photograph's own is.
 
-    Raises UsageError where it cannot be written.
+    Raises:
+        UsageError: where it cannot be written.
     """
     path = Path(photograph)
     name = f"{path.parent.name}_{path.stem}" if path.parent.name else path.stem

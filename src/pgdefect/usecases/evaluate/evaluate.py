@@ -54,8 +54,9 @@ from pgdefect.vision.images.preprocess import Preprocessing
 class EvaluateOptions:
     """What is evaluated, and how.
 
-    again: inspect also what this detector has judged before under its present threshold.
-    bootstrap: how many resamples make the intervals; 0 makes none.
+    Attributes:
+        again: inspect also what this detector has judged before under its present threshold.
+        bootstrap: how many resamples make the intervals; 0 makes none.
     """
 
     split: str = "test"
@@ -230,8 +231,9 @@ def evaluate(
 class _Chosen:
     """The labeled images to evaluate on, and what of them was learned from.
 
-    leaking: ids of images of the split whose part was learned from; dropped: how many of them
-    were left out.
+    Attributes:
+        leaking: ids of images of the split whose part was learned from.
+        dropped: how many of them were left out.
     """
 
     kept: list[StoredImage]

@@ -77,9 +77,10 @@ def intervals_of(
 ) -> dict[str, Interval]:
     """The 95 % interval of each figure that has one.
 
-    counts: of rates, how many of how many. Theirs is never narrower than the exact one of as many
-    independent images: resampling cannot draw what was never seen, and of no escape among six
-    would say that there is none.
+    Args:
+        counts: of rates, how many of how many. Theirs is never narrower than the exact one of as
+            many independent images: resampling cannot draw what was never seen, and of no escape
+            among six would say that there is none.
     """
     found = {name: percentile_interval(values) for name, values in replicates.items()}
     for name, of in (counts or {}).items():

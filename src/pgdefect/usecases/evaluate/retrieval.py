@@ -32,7 +32,9 @@ from pgdefect.vision.networks.extractor import unit_vectors
 class RetrievalReport:
     """What was measured; every figure by what was compared.
 
-    images: how many were queries and candidates; parts: how many parts they show.
+    Attributes:
+        images: how many were queries and candidates.
+        parts: how many parts they show.
     """
 
     category: str

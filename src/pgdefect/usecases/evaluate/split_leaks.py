@@ -25,7 +25,8 @@ _BLOCK = 1024
 class Leak:
     """A part (``part``) or file content (``sha256``) that is on both `sides`.
 
-    image_ids: the images of the first side.
+    Attributes:
+        image_ids: the images of the first side.
     """
 
     kind: str
@@ -47,8 +48,9 @@ class Leak:
 class LookAlike:
     """An evaluated image that may show a part the detector has learned from, under another name.
 
-    distance: cosine, between the two images' centered embeddings; usual: the median from a
-    photograph to the nearest other one of its own part.
+    Attributes:
+        distance: cosine, between the two images' centered embeddings.
+        usual: the median from a photograph to the nearest other one of its own part.
     """
 
     path: str
@@ -94,11 +96,13 @@ def find_look_alikes(
     """Evaluated parts that look like a part learned from; of each the most alike pair, nearest
     first.
 
-    embeddings: the image embeddings of one extractor by image id; an image without is left out.
-    A pair is alike whose distance is below that of most photographs to the nearest other one of
-    their own part, and below half of that of most to the nearest one of any other: how much that
-    is the learned images tell, and where fewer than `LEAST_PARTS` of their parts were
-    photographed twice, none is found. What shares a part is a leak, and none of these.
+    Args:
+        embeddings: the image embeddings of one extractor by image id; an image without is left
+            out. A pair is alike whose distance is below that of most photographs to the nearest
+            other one of their own part, and below half of that of most to the nearest one of any
+            other: how much that is the learned images tell, and where fewer than `LEAST_PARTS` of
+            their parts were photographed twice, none is found. What shares a part is a leak, and
+            none of these.
     """
     evaluated, learned = ([i for i in some if i.id in embeddings] for some in (evaluated, learned))
     if not evaluated or not learned:
@@ -146,7 +150,8 @@ def _nearest(
     """Of each query, a unit vector, the nearest of its own part or of another: the place in the
     bank `(n,)` and the distance `(n,)`, infinite where there is none.
 
-    themselves: where in the bank the queries are, which are not their own neighbors.
+    Args:
+        themselves: where in the bank the queries are, which are not their own neighbors.
     """
     indices, nearest = [], []
     for first in range(0, len(queries), _BLOCK):

@@ -40,7 +40,8 @@ Size = tuple[int, int]
 class BankOptions:
     """What a user says of a bank, where its file does not; sizes are `(height, width)`.
 
-    tensor: the name of the bank in a file of several tensors.
+    Attributes:
+        tensor: the name of the bank in a file of several tensors.
     """
 
     image_size: Size | None = None
@@ -67,8 +68,10 @@ class BankOptions:
 class BankFile:
     """A bank `(num_vectors, embedding_dim)` and the network that makes such vectors.
 
-    format: anomalib, tensor or patchcore-inspection; rounding: of the vectors' values, as a
-    share; coreset_ratio: 1 where it is not known.
+    Attributes:
+        format: anomalib, tensor or patchcore-inspection.
+        rounding: of the vectors' values, as a share.
+        coreset_ratio: 1 where it is not known.
     """
 
     format: str
@@ -82,7 +85,8 @@ class BankFile:
 def open_bank(path: Path, options: BankOptions, image_sizes: Collection[Size]) -> BankFile:
     """Read a bank by what it is: a folder or a FAISS index, a checkpoint, a tensor.
 
-    image_sizes: those of the category's images.
+    Args:
+        image_sizes: those of the category's images.
 
     Raises:
         WeightsError: the file is damaged, unsafe or of something else; weights do not fit.

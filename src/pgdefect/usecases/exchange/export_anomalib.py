@@ -57,7 +57,8 @@ def export_anomalib(
     is, with its threshold. Vectors of any other bank are read again, raw, from the images
     and cells they came from; its threshold measures something else and is left out.
 
-    weights: needed where the extractor's came from a file.
+    Args:
+        weights: needed where the extractor's came from a file.
 
     Raises:
         UnknownCategory, NoActiveDetector, MissingExtra;

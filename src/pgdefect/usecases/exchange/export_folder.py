@@ -32,8 +32,9 @@ def new_folder(path: Path, *, force: bool, key: str | None = None) -> Iterator[P
     An empty folder is used, and with `force` an earlier export replaced; nothing else
     is. Where the block fails, what was there is there still.
 
-    key: says what is written. One of this key that was killed, or lost the database, is resumed:
-    the folder then has in it what `Notes` knows of.
+    Args:
+        key: says what is written. One of this key that was killed, or lost the database, is
+            resumed: the folder then has in it what `Notes` knows of.
 
     Raises:
         UsageError: something is in the way, or the place cannot be written to.

@@ -92,11 +92,12 @@ def import_bank(
 ) -> ImportReport:
     """Make a bank from a file the active detector of a category.
 
-    path: a checkpoint of anomalib's Patchcore, a tensor that ``torch.save`` wrote, or a folder
-    of patchcore-inspection's (`bank_files`). The bank is stored as it is:
-    Euclidean, not transformed, in single precision. Where its vectors came from is not known.
-    The threshold, a Euclidean distance, is the one given, or comes from the category's normal
-    training images, leaving out those that the bank was made from (`_learned_from`).
+    Args:
+        path: a checkpoint of anomalib's Patchcore, a tensor that ``torch.save`` wrote, or a folder
+            of patchcore-inspection's (`bank_files`). The bank is stored as it is: Euclidean, not
+            transformed, in single precision. Where its vectors came from is not known. The
+            threshold, a Euclidean distance, is the one given, or comes from the category's normal
+            training images, leaving out those that the bank was made from (`_learned_from`).
 
     Raises:
         UnknownCategory, WeightsError, UsageError, MissingExtra;
@@ -151,7 +152,8 @@ def _extractor(
 ) -> tuple[Extractor, int]:
     """The extractor that a bank was made with, stored, and its id.
 
-    Raises WeightsError where the bank's vectors cannot be its patches.
+    Raises:
+        WeightsError: where the bank's vectors cannot be its patches.
     """
     progress("extractor", 0, 1)
     spec = found.embedder.spec
@@ -225,7 +227,8 @@ def require_plausible(vectors: Float32, path: Path) -> None:
 class _Scored(NamedTuple):
     """An image compared with the bank; own_vectors: positions that a patch of it is the same as.
 
-    window: of some of the images.
+    Attributes:
+        window: of some of the images.
     """
 
     image: StoredImage

@@ -50,8 +50,9 @@ Mask = NDArray[np.bool_]
 class EmbeddedPatches:
     """An inspected image: its file, raw patch embeddings `(rows, cols, raw_dim)` and patch scores.
 
-    source: the path of the file, or the pixels, uint8 `(height, width, 3)`. size: `(height,
-    width)` of the photograph.
+    Attributes:
+        source: the path of the file, or the pixels, uint8 `(height, width, 3)`.
+        size: `(height, width)` of the photograph.
     """
 
     source: str | NDArray[np.uint8]
@@ -109,7 +110,8 @@ class DefectFinder:
     def defect(self, connection: Connection, image: EmbeddedPatches) -> Defect:
         """The image's defect embedding and those of its anomalous regions, worst first.
 
-        Raises ImageError where the file cannot be read any more.
+        Raises:
+            ImageError: where the file cannot be read any more.
         """
         masks = anomalous_regions(image.scores.distances, self.threshold)
         everywhere = np.ones(image.scores.distances.shape, dtype=bool)

@@ -54,10 +54,11 @@ from pgdefect.vision.images.preprocess import Preprocessing
 class InspectReport:
     """Judgements in the order of the files, and the files that could not be read.
 
-    problems: a line for whatever needs one; skipped: files that were left out, by suffix and
-    reason.
-    resumed: how many of the judgements were stored before, by the run that this one resumes or
-    under the same event key.
+    Attributes:
+        problems: a line for whatever needs one.
+        skipped: files that were left out, by suffix and reason.
+        resumed: how many of the judgements were stored before, by the run that this one resumes or
+            under the same event key.
     """
 
     category: str

@@ -39,8 +39,10 @@ __all__ = ["Inspector", "Judged"]
 class Judged:
     """One image on its way through: what was read, its embedding, its verdict.
 
-    patches: raw patch embeddings `(rows, cols, dim)`; None from a network that makes none.
-    extract_ms: an equal share of its batch's time in the network; search_ms: of its own, scoring.
+    Attributes:
+        patches: raw patch embeddings `(rows, cols, dim)`; None from a network that makes none.
+        extract_ms: an equal share of its batch's time in the network.
+        search_ms: of its own, scoring.
     """
 
     file: ImageFile
@@ -109,7 +111,8 @@ class Inspector:
     def defect_finder(self) -> DefectFinder:
         """Finds where and how judged images depart from normal.
 
-        Raises NotFound where this detector cannot say: it has no memory bank, or is an old one.
+        Raises:
+            NotFound: where this detector cannot say: it has no memory bank, or is an old one.
         """
         return DefectFinder(self._database, self._settings, self.detector, self.preprocessing)
 

@@ -56,8 +56,11 @@ UNLIKE_WEIGHT = 0.5
 class Query:
     """What to look for: images by file, id, end of path or start of sha256.
 
-    like: examples, one or more; unlike: counter-examples; crop: `(x, y, width, height)` in
-    pixels of the one example; region: a stored region's id, instead of examples.
+    Attributes:
+        like: examples, one or more.
+        unlike: counter-examples.
+        crop: `(x, y, width, height)` in pixels of the one example.
+        region: a stored region's id, instead of examples.
     """
 
     like: Sequence[str] = ()
@@ -87,8 +90,10 @@ class Query:
 class SearchOptions:
     """How to look, and among which images; None does not restrict.
 
-    all_categories: not the query's own alone; exclude_part: no image of the query's part;
-    fold: near-duplicates count as one.
+    Attributes:
+        all_categories: not the query's own alone.
+        exclude_part: no image of the query's part.
+        fold: near-duplicates count as one.
     """
 
     k: int = 10
@@ -147,10 +152,13 @@ class Example:
 class SearchReport:
     """What was looked for and found, nearest first.
 
-    inspection: the first example's, with its regions where it is anomalous; None where the
-    query is a stored region. by: which embeddings were compared; plan: how, if asked for.
-    regions: what of the first example was looked for, or is anomalous. missing: stored images
-    that could not be listed, because they have no such embedding yet.
+    Attributes:
+        inspection: the first example's, with its regions where it is anomalous; None where the
+            query is a stored region.
+        by: which embeddings were compared.
+        plan: how, if asked for.
+        regions: what of the first example was looked for, or is anomalous.
+        missing: stored images that could not be listed, because they have no such embedding yet.
     """
 
     query: str
@@ -197,12 +205,14 @@ def search(
     region of each image. If `by` does not say: `region` for a crop or a stored region,
     `defect` for an image that is anomalous by verdict or by what is known of it, else `picture`.
 
-    inspectors: by category, loaded already. pictures: images in memory by the word that stands for
-    them in the query; `category` is theirs.
-
     Neighbors come from the same category unless `all_categories`; the examples themselves
     and copies of their files are never among them, images with simulated defects only if
     `simulated`.
+
+    Args:
+        inspectors: by category, loaded already.
+        pictures: images in memory by the word that stands for them in the query; `category` is
+            theirs.
 
     Raises:
         UnknownImage, Conflict: the word names no stored image, or several;

@@ -36,7 +36,8 @@ MAX_COUNT = 100_000
 class Simulated:
     """A simulated image with what the detector said of it.
 
-    in_place: the worst patch touches the defect, or the patch beside it does.
+    Attributes:
+        in_place: the worst patch touches the defect, or the patch beside it does.
     """
 
     image_id: int
@@ -68,12 +69,14 @@ class Rate:
 class SimulationReport:
     """Detection rates of simulated defects.
 
-    sources: how many normal images were altered: ``test`` ones; ``held_out`` training images,
-    which set the threshold; other ``training`` images. Of training images in a memory bank
-    the unaltered parts look more normal than a new photograph's would: what is found is the
-    defect. unaltered: the same images before, those that set the threshold by the score they
-    had for it, without the other training images; None where there are only those.
-    added: how many simulated images are new.
+    Attributes:
+        sources: how many normal images were altered: ``test`` ones; ``held_out`` training images,
+            which set the threshold; other ``training`` images. Of training images in a memory bank
+            the unaltered parts look more normal than a new photograph's would: what is found is
+            the defect.
+        unaltered: the same images before, those that set the threshold by the score they had for
+            it, without the other training images; None where there are only those.
+        added: how many simulated images are new.
     """
 
     category: str

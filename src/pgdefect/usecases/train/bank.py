@@ -152,7 +152,9 @@ def build_bank(
 ) -> MemoryBank:
     """Transform all patches, pick the coreset among them, remember where each came from.
 
-    image_ids: of the spool's images, in order. scales: of the raw dimensions, `(raw_dim,)`.
+    Args:
+        image_ids: of the spool's images, in order.
+        scales: of the raw dimensions, `(raw_dim,)`.
     """
     metric = metric_named(options.metric)
     flat = spool.patches_of(0, len(image_ids))
@@ -225,7 +227,9 @@ def calibration_window(
 ) -> CalibrationWindow:
     """An image's patches, or of a large one a part that lies anywhere.
 
-    vectors: `(rows * cols, dim)`; distances: to their nearest, `(rows, cols)`.
+    Args:
+        vectors: `(rows * cols, dim)`.
+        distances: to their nearest, `(rows, cols)`.
     """
     rows, cols = grid = distances.shape
     high, wide = min(rows, CALIBRATION_SIDE), min(cols, CALIBRATION_SIDE)
@@ -255,15 +259,17 @@ def score_others(
 ) -> tuple[Threshold, dict[int, float]]:
     """The threshold, and the raw scores by image id that it came from.
 
-    images: those of the spool in order; `scored` names the ones to score. Each is compared
-    exactly with a bank made from the images of *other* parts (`held_out`): not of its group, nor
-    of a copy of its file.
-
     Images that score far outside the rest are left out of the threshold, and its rule names them
     (`find_outliers`), but not those `kept`, which a person called normal. `left_out` names more
     of them, at the end of `images`: outliers that the bank was built without.
 
-    Raises TooFewImages where no image has another part to be compared with.
+    Args:
+        images: those of the spool in order; `scored` names the ones to score. Each is compared
+            exactly with a bank made from the images of *other* parts (`held_out`): not of its
+            group, nor of a copy of its file.
+
+    Raises:
+        TooFewImages: where no image has another part to be compared with.
     """
     place = {image.id: n for n, image in enumerate(images)}
     learned = [image for image in images if image.id not in left_out]
@@ -337,9 +343,10 @@ def calibration_for(
 ) -> Calibration:
     """Queries to choose ef_search by: patches of a few images, without the vectors of their parts.
 
-    images: those of the spool in order, of two parts or more. Of as many parts as `MAX_LEFT_OUT`
-    allows, and then more images of these; where parts are so few that it allows none, of the part
-    that gave least to the bank.
+    Args:
+        images: those of the spool in order, of two parts or more. Of as many parts as
+            `MAX_LEFT_OUT` allows, and then more images of these; where parts are so few that it
+            allows none, of the part that gave least to the bank.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images)).tolist()
@@ -383,8 +390,9 @@ def learn_defect_space(
 ) -> DefectSpace:
     """How normal images differ from the other normal parts nearest to them.
 
-    images: those of the spool in order; a few of them are looked at, each compared with the
-    bank's vectors of other parts.
+    Args:
+        images: those of the spool in order; a few of them are looked at, each compared with the
+            bank's vectors of other parts.
     """
     look, glance = (DefectView(view), DefectView(view, orientations=1)) if view else (None, None)
     chosen = _spread(range(len(images)), SPACE_IMAGES if view else COMPARED_IMAGES)

@@ -72,12 +72,15 @@ class TrainReport:
     """What a training made; seconds by stage.
 
     training_images were learned from. held_out_images, some of them, set the threshold: each was
-    compared with the bank without the vectors of its own part. resumed_images: of
-    extracted_images, those reused from an interrupted training; already_stored: it
-    had stored the detector, too. rule: what the threshold was made from, and promises. notes:
-    lines about images that make defects hard to find. outliers: normal images that scored far
-    outside the rest, worst first, which the threshold is chosen without; with them it would be
-    threshold_with_outliers.
+    compared with the bank without the vectors of its own part.
+
+    Attributes:
+        resumed_images: of extracted_images, those reused from an interrupted training.
+        already_stored: it had stored the detector, too.
+        rule: what the threshold was made from, and promises.
+        notes: lines about images that make defects hard to find.
+        outliers: normal images that scored far outside the rest, worst first, which the threshold
+            is chosen without; with them it would be threshold_with_outliers.
     """
 
     category: str
@@ -142,8 +145,10 @@ def train(
 class _Task:
     """What the stages of one training share.
 
-    everything: the category's images; normal: those that are learned from; left_out: ids of
-    outliers, which are only scored.
+    Attributes:
+        everything: the category's images.
+        normal: those that are learned from.
+        left_out: ids of outliers, which are only scored.
     """
 
     database: Database

@@ -41,8 +41,9 @@ MIN_THRESHOLD = 1e-3
 class NetworkReport:
     """What a training made; losses of the last step, and seconds by stage.
 
-    outliers: held-out normal images that scored far outside the rest, worst first, which the
-    threshold is chosen without; with them it would be threshold_with_outliers.
+    Attributes:
+        outliers: held-out normal images that scored far outside the rest, worst first, which the
+            threshold is chosen without; with them it would be threshold_with_outliers.
     """
 
     category: str

@@ -52,8 +52,10 @@ MAX_DIM = 320
 class ComparedImage:
     """A normal image compared with a bank that does not know it.
 
-    patches, nearest: `(rows * cols, raw_dim)`, raw, and the raw bank vectors nearest to them;
-    scores: `(rows, cols)`; features: of the second look, or none.
+    Attributes:
+        patches, nearest: `(rows * cols, raw_dim)`, raw, and the raw bank vectors nearest to them.
+        scores: `(rows, cols)`.
+        features: of the second look, or none.
     """
 
     patches: Float32
@@ -134,7 +136,9 @@ def fit_defect_space(
 def anomaly(space: DefectSpace, scores: Float32, score_std: float, features: Features) -> Float32:
     """How anomalous each patch is, `(rows, cols)`, in standard deviations of normal ones.
 
-    scores: `(rows, cols)`; score_std: of the bank's normal patch scores.
+    Args:
+        scores: `(rows, cols)`.
+        score_std: of the bank's normal patch scores.
     """
     found = scores.astype(np.float64) / max(score_std, 1e-12)
     for n, unlike in enumerate(_unlikeness(space.deep, features)):
@@ -171,8 +175,11 @@ def defect_embedding(
 ) -> Float32:
     """The defect embedding `(embedding_dim,)`, of unit length.
 
-    weights: `(rows, cols)`; patches: `(rows, cols, raw_dim)`; nearest: `(num_weighed, raw_dim)`,
-    the raw bank vectors nearest to the patches whose weight is not 0, in their order.
+    Args:
+        weights: `(rows, cols)`.
+        patches: `(rows, cols, raw_dim)`.
+        nearest: `(num_weighed, raw_dim)`, the raw bank vectors nearest to the patches whose weight
+            is not 0, in their order.
     """
     weighed = weights > 0
     residual = weights[weighed] @ (patches[weighed] - nearest)

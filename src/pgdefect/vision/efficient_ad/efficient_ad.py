@@ -63,7 +63,8 @@ def input_preprocessing(
 ) -> Preprocessing:
     """Pixels from 0 to 1: the networks normalize by ImageNet's mean and deviation themselves.
 
-    Raises UsageError for an input that the networks are too deep for.
+    Raises:
+        UsageError: for an input that the networks are too deep for.
     """
     preprocessing = Preprocessing(
         image_size=image_size, center_crop=center_crop, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
@@ -155,7 +156,8 @@ class EfficientAd:
     def export_extractor(self) -> ExtractorArtifact:
         """The teacher as ONNX, its features on the whole input's grid: zero at the border.
 
-        Raises TrainingError where ONNX and torch disagree.
+        Raises:
+            TrainingError: where ONNX and torch disagree.
         """
         from pgdefect.vision.networks.extractor import Extractor
 
@@ -171,7 +173,8 @@ class EfficientAd:
     def export(self) -> NetworkArtifact:
         """The trained network as ONNX.
 
-        Raises TrainingError where ONNX and torch disagree.
+        Raises:
+            TrainingError: where ONNX and torch disagree.
         """
         from pgdefect.vision.networks.extractor import compile_graph
 

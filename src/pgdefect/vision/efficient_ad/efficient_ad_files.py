@@ -84,7 +84,8 @@ def downloaded_teacher(size: ModelSize) -> Path:
 def _download(info: Any, target: Path, *, inner: str = "") -> None:
     """Anomalib's download, checked and unpacked aside: interrupted, it leaves nothing behind.
 
-    inner: the folder of the archive that becomes `target`; all of it if empty.
+    Args:
+        inner: the folder of the archive that becomes `target`; all of it if empty.
 
     Raises:
         OSError: nothing answers, the checksum is wrong, or the disk is full.

@@ -36,7 +36,8 @@ class Row(NamedTuple):
 def read_table(file: Path, needed: tuple[str, ...]) -> Iterator[Row]:
     """Rows that are not blank, with stripped cells by column; unnamed columns are left out.
 
-    Raises DatasetError where the file is no table in UTF-8, or lacks a column that is needed.
+    Raises:
+        DatasetError: where the file is no table in UTF-8, or lacks a column that is needed.
     """
     if not os.path.isfile(file):
         raise DatasetError(f"{str(file)!r} is not a file that exists. Name a CSV file")

@@ -59,8 +59,11 @@ SIMULATED = "simulated defect"
 class Dataset:
     """The records in order of their paths, under the absolute folder `root`.
 
-    layout: "mvtec", "folders", "masks", "flat" or "manifest"; problems: a line for whatever needs
-    one; folders: what each is taken as; skipped: files that are left out, by suffix and reason.
+    Attributes:
+        layout: "mvtec", "folders", "masks", "flat" or "manifest".
+        problems: a line for whatever needs one.
+        folders: what each is taken as.
+        skipped: files that are left out, by suffix and reason.
     """
 
     root: Path
@@ -159,7 +162,8 @@ def scan(
 def scan_categories(root: Path | str) -> dict[str, Path]:
     """Every folder directly under `root` that is a category's, by name, sorted.
 
-    Raises DatasetError where `root` is no folder or has none.
+    Raises:
+        DatasetError: where `root` is no folder or has none.
     """
     top = Path(os.path.abspath(root))
     if kind_of(top) != "folder":

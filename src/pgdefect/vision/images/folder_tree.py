@@ -60,7 +60,9 @@ _OTHER_PICTURES = words(
 class FolderTree:
     """files: by folder (relative to `root`, "" for itself), the names of readable kinds, sorted.
 
-    skipped: how many files of a suffix are left out, and why; problems: lines about some of them.
+    Attributes:
+        skipped: how many files of a suffix are left out, and why.
+        problems: lines about some of them.
     """
 
     root: Path
@@ -110,7 +112,8 @@ def is_hidden(name: str) -> bool:
 def entries(folder: Path, problems: list[str] | None = None) -> list[os.DirEntry[str]]:
     """List a folder by name, hidden entries and all; [] if it is none.
 
-    Raises DatasetError for one that cannot be read, unless there are `problems` to say so in.
+    Raises:
+        DatasetError: for one that cannot be read, unless there are `problems` to say so in.
     """
     if kind_of(folder) != "folder":
         return []

@@ -161,7 +161,8 @@ _THUMBNAIL_FILE = re.compile(r"^(?:thumb[_-](?P<a>.+)|(?P<b>.+)[_-]thumb(?:nail)
 class Word:
     """What a name means; `certain` is False where other words in it may say otherwise.
 
-    split: "train" or "test", where the name of a label says that, too (``normal_test``).
+    Attributes:
+        split: "train" or "test", where the name of a label says that, too (``normal_test``).
     """
 
     meaning: Meaning

@@ -36,8 +36,10 @@ _NAMES = {
 class Samples:
     """What a file's numbers are: their kind, the brightest, and what a reader should know.
 
-    alpha_ignored: it is zero throughout, and the colors were read as stored; pages: of which the
-    first was read; one_level: all pixels are the same.
+    Attributes:
+        alpha_ignored: it is zero throughout, and the colors were read as stored.
+        pages: of which the first was read.
+        one_level: all pixels are the same.
     """
 
     kind: str

@@ -65,8 +65,9 @@ def read_manifest(
 ) -> list[ImageRecord]:
     """The rows whose image exists; a line for every other goes to `problems`.
 
-    category: with a table of several products (a column ``object``), which one.
-    Raises DatasetError, naming the line, for a row that cannot be understood.
+    Args:
+        category: with a table of several products (a column ``object``), which one. Raises
+            DatasetError, naming the line, for a row that cannot be understood.
     """
     records: list[ImageRecord] = []
     lines: dict[str, int] = {}

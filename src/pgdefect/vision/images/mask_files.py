@@ -34,7 +34,8 @@ MeaningOf = Callable[[str, str], Meaning]
 class Divided:
     """Photographs by folder; masks beside them, by the photograph's path; other masks by folder.
 
-    why: of folders whose masks were told by their content.
+    Attributes:
+        why: of folders whose masks were told by their content.
     """
 
     photographs: dict[str, list[str]] = field(default_factory=dict)
@@ -230,7 +231,9 @@ def match(
 ) -> tuple[dict[str, str], list[str]]:
     """Masks in folders of their own, by photograph; and the masks that belong to none.
 
-    photographs: path and label. A folder that is called like a photograph, of masks, is the mask.
+    Args:
+        photographs: path and label. A folder that is called like a photograph, of masks, is the
+            mask.
     """
     index: dict[tuple[tuple[str, ...], str], list[tuple[bool, str | None, str]]] = defaultdict(list)
     by_stem: dict[str, list[str]] = defaultdict(list)

@@ -58,7 +58,8 @@ def picture_of(pixels: npt.NDArray[Any], name: str = "array") -> Picture:
 def picture_from_bytes(data: bytes, name: str = "bytes", scale: GrayScale | None = None) -> Picture:
     """An image from the bytes of its file, with the gray scale of its category.
 
-    Raises ImageError where they cannot be decoded, or do not fit the scale.
+    Raises:
+        ImageError: where they cannot be decoded, or do not fit the scale.
     """
     return _picture(name, load_image(data, scale), data)
 

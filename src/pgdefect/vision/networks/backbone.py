@@ -44,9 +44,10 @@ _HALVES: Triple = (0.5, 0.5, 0.5)
 class Backbone:
     """A pretrained network by name, with the layers and normalization it is used with.
 
-    layer_weights: how much its layers count in a distance, beside 1 (docs/accuracy.md).
-    package: the Python package that carries the weights; None downloads them by timm.
-    deep_layers: what a second look at anomalous images sees; the three deepest unless given.
+    Attributes:
+        layer_weights: how much its layers count in a distance, beside 1 (docs/accuracy.md).
+        package: the Python package that carries the weights; None downloads them by timm.
+        deep_layers: what a second look at anomalous images sees; the three deepest unless given.
     """
 
     name: str

@@ -39,9 +39,12 @@ _MAX_NUM_NEIGHBORS = 1000
 class AnomalibBank:
     """What a Patchcore checkpoint holds of use here.
 
-    memory_bank: `(num_vectors, embedding_dim)`; rounding: of its values, as a share; backbone:
-    timm's name; weights: the feature network's state dict; pre_processor: anomalib's
-    description of the transform, None where the model has none.
+    Attributes:
+        memory_bank: `(num_vectors, embedding_dim)`.
+        rounding: of its values, as a share.
+        backbone: timm's name.
+        weights: the feature network's state dict.
+        pre_processor: anomalib's description of the transform, None where the model has none.
     """
 
     memory_bank: Float32 = field(repr=False)
@@ -144,10 +147,12 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint that ``Patchcore.load_from_checkpoint`` reads.
 
-    memory_bank: raw vectors `(num_vectors, embedding_dim)`; state: the state dict of
-    anomalib's Lightning model, weights loaded; backbone: timm's name; threshold: on raw
-    image scores. Scores stay raw in anomalib, labels follow the threshold if there is one.
-    The file is whole or not there.
+    Args:
+        memory_bank: raw vectors `(num_vectors, embedding_dim)`.
+        state: the state dict of anomalib's Lightning model, weights loaded.
+        backbone: timm's name.
+        threshold: on raw image scores. Scores stay raw in anomalib, labels follow the threshold if
+            there is one. The file is whole or not there.
     """
     from importlib.metadata import version
 

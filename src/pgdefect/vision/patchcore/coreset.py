@@ -83,9 +83,10 @@ def k_center_greedy(
     ``(num_centers, num_centers)``. ``device`` names a torch device (``"cuda"``) for the
     matrix products; without it NumPy computes them and torch is not needed.
 
-    Raises ValueError for embeddings that are not a matrix of finite numbers, or are too
-    large to square in float32 (about 1e17), and for ``num_centers`` outside 1…num_points;
-    MissingExtra if ``device`` is given and torch is not installed.
+    Raises:
+        ValueError: for embeddings that are not a matrix of finite numbers, or are too large to
+            square in float32 (about 1e17), and for ``num_centers`` outside 1…num_points;
+            MissingExtra if ``device`` is given and torch is not installed.
     """
     _check(embeddings, num_centers)
     points = _Points(embeddings)

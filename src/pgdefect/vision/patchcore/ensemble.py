@@ -20,7 +20,8 @@ __all__ = ["build_ensemble", "joined"]
 def build_ensemble(backbones: Sequence[Backbone], preprocessing: Preprocessing) -> PatchEmbedder:
     """Each backbone with its own layers and weights; images are prepared as for the first.
 
-    Raises what `build_embedder` does.
+    Raises:
+        what: `build_embedder` does.
     """
     return joined(
         backbones, [build_embedder(one, one.layers, preprocessing, None) for one in backbones]

@@ -152,8 +152,11 @@ class PatchSpool:
     def append(self, patches: Float32, entry: Mapping[str, Any] | None = None) -> None:
         """Add images `(n, rows, cols, embedding_dim)` behind those there are.
 
-        entry: what `resumed` is to say of this batch; of JSON types.
-        Raises TrainingError where there is no room left, or a value is out of range.
+        Args:
+            entry: what `resumed` is to say of this batch; of JSON types.
+
+        Raises:
+            TrainingError: where there is no room left, or a value is out of range.
         """
         count, rows, cols, dim = patches.shape
         start = self._starts[-1]

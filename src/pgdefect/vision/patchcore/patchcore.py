@@ -56,7 +56,8 @@ class PatchEmbedder:
         """What each dimension of a patch embedding is multiplied by, `(dim,)`, where its layer has
         a weight; None without any.
 
-        Raises UsageError for a layer that is not tapped.
+        Raises:
+            UsageError: for a layer that is not tapped.
         """
         unknown = sorted(weights.keys() - set(self.spec.layers))
         if unknown:
@@ -78,8 +79,8 @@ class PatchEmbedder:
         """The network as ONNX, with any batch size, and any size of images where their aspect
         ratio is kept; from the cache, where it was exported before.
 
-        Raises TrainingError where ONNX and torch disagree on noise by more than 1e-5 of
-        the norm.
+        Raises:
+            TrainingError: where ONNX and torch disagree on noise by more than 1e-5 of the norm.
         """
         torch = require("torch")
         preprocessing = Preprocessing.from_dict(self.spec.preprocessing)
@@ -146,7 +147,8 @@ def build_embedder(
 ) -> PatchEmbedder:
     """Build anomalib's Patchcore for a backbone and load its weights.
 
-    pooling: make patch embeddings as patchcore-inspection does, not anomalib.
+    Args:
+        pooling: make patch embeddings as patchcore-inspection does, not anomalib.
 
     Raises:
         MissingExtra: the extra ``train`` is not installed.

@@ -101,8 +101,10 @@ def is_pooled(spec: ExtractorSpec) -> bool:
 class InspectionModel:
     """A bank `(num_vectors, embedding_dim)` and what its settings say.
 
-    backbone: patchcore-inspection's name; input_size: `(height, width)` the network sees,
-    cut out of the middle of a larger image whose size the settings do not say.
+    Attributes:
+        backbone: patchcore-inspection's name.
+        input_size: `(height, width)` the network sees, cut out of the middle of a larger image
+            whose size the settings do not say.
     """
 
     memory_bank: Float32

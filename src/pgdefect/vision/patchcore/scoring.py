@@ -18,12 +18,13 @@ __all__ = [
 def reweighted(score: float, support_distances: Float32, metric: Metric) -> float:
     """PatchCore's image score, equation 7 (Roth et al., arXiv 2106.08265).
 
-    score: the worst patch's distance; support_distances `(num_neighbors,)`: distances of
-    that patch to the nearest bank vectors of its nearest bank vector m*, m* first. The
-    softmax is over Euclidean distances; a cosine distance d of unit vectors is √(2d).
-    With a single neighbor the weight is 1.
-
     Same rule in SQL: defect.inspect.
+
+    Args:
+        score: the worst patch's distance; support_distances `(num_neighbors,)`: distances of that
+            patch to the nearest bank vectors of its nearest bank vector m*, m* first. The softmax
+            is over Euclidean distances; a cosine distance d of unit vectors is √(2d). With a
+            single neighbor the weight is 1.
     """
     if len(support_distances) <= 1:
         return score

@@ -101,9 +101,10 @@ def fit_transform(
 def apply_transform(transform: EmbeddingTransform, embeddings: Float32) -> Float32:
     """Raw `(n, raw_dim)` to searched vectors `(n, transformed_dim)`, float32.
 
-    Raises ValueError for zero vectors under ``unit``: pgvector cannot index them.
-
     Same rule in SQL: pgdefect.transformed_patches.
+
+    Raises:
+        ValueError: for zero vectors under ``unit``: pgvector cannot index them.
     """
     if transform.kind == "none":
         return np.ascontiguousarray(embeddings, dtype=np.float32)
