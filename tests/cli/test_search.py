@@ -98,7 +98,12 @@ def test_search_across_categories(
     shutil.copytree(parts / "test", tmp_path / "twin")
     for path in (tmp_path / "twin").glob("*/*.png"):
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
-    good(trained, "ingest", tmp_path / "twin", "--category", "twin")
+    said = [
+        word
+        for kind in (tmp_path / "twin").iterdir()
+        for word in ("--folder", f"{kind.name}=normal")
+    ]
+    good(trained, "ingest", tmp_path / "twin", "--category", "twin", *said)
     good(trained, "train", "twin", *TINY)
     query = ("search", parts / "test/good/000.png", "-k", "40", "--json")
     assert {n["category"] for n in good(trained, *query).json["neighbors"]} == {"parts"}

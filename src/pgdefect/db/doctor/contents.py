@@ -177,9 +177,8 @@ def check_detectors(connection: Connection) -> Iterator[Finding]:
                 "threshold-differs",
                 subject,
                 f"{threshold:.6g} is in use and {recorded:.6g} is the newest on record: it was "
-                "changed past defect.set_threshold",
-                f"{command('threshold', category, detector=number, set=recorded)} puts the "
-                "recorded one back",
+                "changed past defect.set_threshold. The remedy puts the recorded one back",
+                command("threshold", category, detector=number, set=recorded),
             )
 
 
