@@ -63,7 +63,7 @@ def test_wrong_password(cli: Cli, place: Path) -> None:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     up = cli(None, "--data-dir", place / "data", "db", "up", "--listen", address)
     assert up.code == 0, up.err
-    url = up.out.strip()
+    url = cli(None, "--data-dir", place / "data", "db", "url", "--password").out.strip()
     right = psycopg.conninfo.conninfo_to_dict(url)
     assert cli(Database(url), "categories").code == 0
     wrong = Database(url.replace(str(right["password"]), "wr0ng"))

@@ -15,9 +15,9 @@ def test_the_present_threshold_is_explained(trained: Database, good: Cli) -> Non
     assert now == value(trained, "SELECT threshold FROM pgdefect.detector")
     assert result.out.startswith(f"parts, detector 1: threshold {now:.4g}")
     assert "reject at most 5 % of normal images; from 16 held-out normal images" in result.out
-    # Of 16 images the largest: Beta(1, 16), so 1 - 0.975^(1/16) to 1 - 0.025^(1/16).
-    assert "the true false-reject rate is 0.158 to 20.6 %, with 95 % confidence" in result.out
-    assert "too few held-out images to promise that rate: 19 would be needed" in result.out
+    assert "expected false rejects on new parts: 5 %; of as many parts as these (16)" in result.out
+    # Of 16 parts the largest score promises 1 in 17.
+    assert "at most 5.88 % can be promised with 16, and 19 parts would be needed" in result.out
     assert "of 4" in result.out
     assert "of 9" in result.out
     assert "set by" not in result.out  # there is no history yet

@@ -257,7 +257,7 @@ def adds_to_the_category(line: Line, database: Database, n: int) -> None:
             label="normal",
             defect_type=None,
             mask_path=None,
-            group=None,
+            part=None,
             attributes={},
             taken_at=None,
         )
@@ -406,7 +406,9 @@ class Meeting:
     def somebody_waits(self) -> bool:
         row = self.watch.execute(
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
-            "AND wait_event_type = 'Lock')"
+            # Who deletes a detector looks again and again for who holds its bank.
+            "AND (wait_event_type = 'Lock' OR pid <> pg_backend_pid() "
+            "AND query LIKE 'SELECT DISTINCT l.virtualtransaction%'))"
         ).fetchone()
         return row == (True,)
 

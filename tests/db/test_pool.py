@@ -335,7 +335,7 @@ def test_attempts_come_to_an_end(
         database.transact(work)
     assert len(tried) == attempts
     if error is TransactionRolledBack:
-        assert "Nothing of it was stored; run the command again" in str(caught.value)
+        assert "Nothing was stored; run the command again" in str(caught.value)
     with database.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pgdefect.category")) == 0
 
