@@ -109,12 +109,13 @@ def _check_records(dataset: Any) -> None:
 
 def _options(folder: Path) -> Try:
     from pgdefect.cli import search
+    from pgdefect.core.attributes import parse_attributes
     from pgdefect.usecases.train.choose import size_from
 
     def check(word: str) -> None:
         for parse in (
             search._box,
-            search._attributes,
+            parse_attributes,
             partial(search._time, "--since"),
             partial(size_from, "image_size"),
         ):

@@ -20,7 +20,7 @@ DECLARE
     image_ids bigint[];
     scores double precision[];
 BEGIN
-    IF false_reject_rate IS NULL OR NOT (false_reject_rate > 0 AND false_reject_rate < 1) THEN
+    IF false_reject_rate IS NULL OR NOT (false_reject_rate >= 1e-9 AND false_reject_rate < 1) THEN
         RAISE EXCEPTION 'the false-reject rate must lie between 0 and 1, not %',
             coalesce(false_reject_rate::text, 'NULL')
             USING ERRCODE = 'PD400', HINT = '0.05 rejects at most one normal image in twenty.';

@@ -87,7 +87,11 @@ def test_retire_activate_and_delete(good: Cli, cli: Cli, trained: Database, part
     good(trained, "delete", "--category", "parts", "--yes")
     left = contents(trained)
     assert {name: n for name, n in left.items() if n and name in before} == {
-        name: left[name] for name in ("alembic_version", "defect_space", "extractor", "sql_file")
+        name: left[name]
+        for name in (
+            *("alembic_version", "audit", "audit_head"),
+            *("defect_space", "extractor", "sql_file"),
+        )
     }
     assert (parts / "train/good/014.png").exists()
 

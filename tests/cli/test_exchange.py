@@ -62,7 +62,7 @@ def test_parquet_holds_the_rows_and_vectors_of_the_database(
     )
 
     table = parquet.read_table(tmp_path / f"out/memory_bank-{bank.id}.parquet")
-    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: halffloat>[65]"
+    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: halffloat>[153]"
     vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 65)
     np.testing.assert_array_equal(vectors, read_bank(trained, bank))
     columns = [table[name].to_numpy() for name in ("image_id", "row", "col")]

@@ -73,7 +73,9 @@ def test_train_several_ends_with_one_table(
     good(trained, "ingest", parts, "--category", "second")
     good(trained, "ingest", parts / "test/good", "--category", "few")  # four images
     table = good(trained, "train", "parts", "second", *TINY).out.splitlines()
-    assert [line.split()[0] for line in table] == ["category", "--------", "parts", "second"]
+    words = [line.split()[0] for line in table if line.strip()]
+    start = words.index("category")
+    assert words[start : start + 4] == ["category", "--------", "parts", "second"]
     # One that cannot be trained does not cost the others their table.
     result = cli(trained, "train", "--all", *TINY)
     assert result.code == 1

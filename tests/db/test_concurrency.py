@@ -399,7 +399,11 @@ def test_upgrade_while_others_write(older: Database) -> None:
         ).fetchall()
         assert dict(rows) == dict.fromkeys(names, 1)
         connection.execute("DELETE FROM pgdefect.image WHERE sha256 = repeat('e', 64)")
-    assert digests(older, kept, SAYS_VERSION) == before
+    after = digests(older, kept, SAYS_VERSION)
+    trail = ("audit", "audit_head")  # what the writers did is in it
+    assert {k: v for k, v in after.items() if k not in trail} == {
+        k: v for k, v in before.items() if k not in trail
+    }
 
 
 def record(connection: Connection, name: str) -> None:

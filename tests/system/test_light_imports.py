@@ -55,7 +55,7 @@ def test_queries_and_inspections_load_no_training_library(trained: Database, par
     url = ("--database-url", trained.url)
     assert not loaded_by(*url, "categories") & (HEAVY | {"openvino", "PIL"})
     assert not loaded_by(*url, "doctor") & (HEAVY | {"openvino", "PIL"})
-    assert not loaded_by(*url, "db", "role", "list") & (HEAVY | {"openvino", "PIL", "numpy"})
+    assert not loaded_by(*url, "db", "role", "list") & (HEAVY | {"openvino", "PIL"})
     assert not loaded_by(*url, "search", "--patch", "1:0") & HEAVY
     image = parts / "test/chip/000.png"
     assert not loaded_by(*url, "inspect", image, "--category", "parts") & HEAVY

@@ -19,6 +19,7 @@ from pgdefect.core.errors import (
     TooFewImages,
     UsageError,
 )
+from pgdefect.core.signal_stack import widen_signal_stack
 from pgdefect.db.connection.engine import Database
 from pgdefect.db.records.detectors import active_detector
 from pgdefect.db.search.queries import image_embeddings_of, images_of
@@ -174,6 +175,7 @@ def test_interrupted_training_leaves_everything_as_it_was(
 ) -> None:
     def interrupt(at: str, done: int, total: int) -> None:
         if at == stage and done:
+            widen_signal_stack()
             signal.raise_signal(signal.SIGINT)
 
     before = state(cells)

@@ -16,6 +16,7 @@ from pgdefect.core.config import Settings
 from pgdefect.core.detector_kinds import PATCHCORE
 from pgdefect.core.errors import TooFewImages
 from pgdefect.core.progress import Progress, silent
+from pgdefect.core.signal_stack import widen_signal_stack
 from pgdefect.core.types import (
     DefectViewArtifact,
     Float32,
@@ -276,6 +277,7 @@ def _learn(
         space = learn_defect_space(bank, spool, readable, view)
         ensure_defect_space(task.database, task.extractor_id, space, view)
     with clock("export"):
+        widen_signal_stack()
         task.database.transact(partial(_store_means, task.extractor_id, extracted.means))
         return store_detector(
             task.database,
@@ -431,6 +433,7 @@ def _extractor(
     if extractor_id is None:
         extractor_id = store_extractor(database, embedder.export(settings.cache_dir))
     extractor = Extractor(load_extractor(database, extractor_id, settings.cache_dir))
+    widen_signal_stack()  # the libraries are loaded: Ctrl-C from here on is an error as any other
     progress("extractor", 1, 1)
     return extractor, extractor_id, embedder
 
