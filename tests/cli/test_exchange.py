@@ -63,7 +63,7 @@ def test_parquet_holds_the_rows_and_vectors_of_the_database(
 
     table = parquet.read_table(tmp_path / f"out/memory_bank-{bank.id}.parquet")
     assert str(table.schema.field("embedding").type) == "fixed_size_list<element: halffloat>[153]"
-    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 65)
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 153)
     np.testing.assert_array_equal(vectors, read_bank(trained, bank))
     columns = [table[name].to_numpy() for name in ("image_id", "row", "col")]
     np.testing.assert_array_equal(columns, bank_cells(trained, bank))
@@ -75,7 +75,7 @@ def test_parquet_holds_the_rows_and_vectors_of_the_database(
     about = json.loads(table.schema.metadata[b"pgdefect"])
     fingerprint = value(trained, "SELECT fingerprint FROM pgdefect.extractor")
     assert (about["extractor"]["fingerprint"], about["metric"]) == (fingerprint, "cosine")
-    assert about["dim"] == 65
+    assert about["dim"] == 153
     assert about["transform"]["kind"] == "centered"
     np.testing.assert_allclose(about["transform"]["mean"], bank.transform.mean, rtol=1e-6)
     np.testing.assert_allclose(

@@ -26,17 +26,17 @@ TABLE = "pgdefect.image_embedding"
 LOADER = textwrap.dedent("""
     import sys, time
     import numpy as np
-    from pgdefect.db import loading
+    from pgdefect.db.records import bulk_load
     from pgdefect.db.connection.engine import Database
 
     url, extractor, folder = sys.argv[1:]
-    loading.DEFERRED_FROM = 100
+    bulk_load.DEFERRED_FROM = 100
 
     def progress(stage, done, total):
         print(stage, done, flush=True)
         time.sleep(0.2)
 
-    loading.load_image_embeddings(
+    bulk_load.load_image_embeddings(
         Database(url), int(extractor), np.load(folder + "/ids.npy"),
         np.load(folder + "/vectors.npy", mmap_mode="r"), progress=progress, chunk_rows=100,
     )

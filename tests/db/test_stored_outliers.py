@@ -116,7 +116,7 @@ def test_doctor_names_outliers_and_what_the_bank_learned_of_them(line: Line) -> 
     assert "/nowhere/parts/00011.png (3.5000), /nowhere/parts/00010.png (2.5000)" in finding.message
     assert "its bank has learned 2 of them" in finding.message
     assert "pgdefect review parts --queue" in finding.remedy
-    assert "pgdefect train parts --leave-out-outliers" in finding.remedy
+    assert "leave_out_outliers=True" in finding.remedy
     assert line.findings("check_learned_defects") == []
     for image in (line.odd, line.odder):
         done = review_image(line.database, str(image), "anomalous")
