@@ -124,7 +124,7 @@ def test_doctor_names_outliers_and_what_the_bank_learned_of_them(line: Line) -> 
     assert line.findings("check_outliers") == []
     [finding] = line.findings("check_learned_defects")
     assert "2 images that are known to be anomalous" in finding.message
-    assert finding.remedy == "pgdefect train parts"
+    assert finding.remedy == "project.train('parts')"
 
 
 def test_the_center_does_not_follow_outliers(line: Line) -> None:
