@@ -165,8 +165,8 @@ def _out_of_range(folder: BadFolder) -> None:
         folder.put(name, encode(Image.fromarray(changed), "TIFF"))
         folder.refused[name] = reason
     integers = Image.fromarray(np.full((40, 56), -70_000, np.int32))
-    folder.put("negative_integers.tif", encode(integers, "TIFF"))
-    folder.refused["negative_integers.tif"] = "only 0 to 65535"
+    folder.put("below_zero.tif", encode(integers, "TIFF"))
+    folder.refused["below_zero.tif"] = "only 0 to 65535"
 
 
 def _no_files(folder: BadFolder) -> None:
